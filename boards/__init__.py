@@ -1,0 +1,1 @@
+"""One TOML file a board: data only, read by qedge.toolkit.board."""

@@ -1,0 +1,41 @@
+"""qedge.runtime: runs a flash image in a fixed amount of memory.
+
+    from qedge.runtime import Model
+
+    with Model.open("model.qimg", memory="300M") as model:
+        for piece in model.generate("Once upon a time", max_tokens=64):
+            print(piece, end="", flush=True)
+
+Needs nothing but Python; numpy only when `Model.logits` is asked for an array.
+"""
+
+from __future__ import annotations
+
+from qedge.runtime.errors import (
+    BoardTestError,
+    BudgetError,
+    ImageError,
+    NoBoardError,
+    QedgeError,
+    SeveralBoardsError,
+    UsageError,
+    VerifyError,
+    WriteError,
+    WrongBoardError,
+)
+from qedge.runtime.model import Model, Stats
+
+__all__ = [
+    "BoardTestError",
+    "BudgetError",
+    "ImageError",
+    "Model",
+    "NoBoardError",
+    "QedgeError",
+    "SeveralBoardsError",
+    "Stats",
+    "UsageError",
+    "VerifyError",
+    "WriteError",
+    "WrongBoardError",
+]

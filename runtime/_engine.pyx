@@ -1,0 +1,463 @@
+# cython: language_level=3, boundscheck=False
+"""Binds the C engine and its host half, one to one: no policy, no defaults; the GIL is released
+around everything that takes time.  What the functions mean is said in qedge.h and host.h."""
+
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+cdef extern from "host/host.h" nogil:
+    ctypedef struct qe_config:
+        uint32_t dim, layers, heads, kv_heads, head_size, ffn, vocab_size, trained_context, tied
+        float norm_eps
+    ctypedef struct qe_session_options:
+        uint32_t context, batch, threads, kv
+    ctypedef struct qe_vocab:
+        pass
+    ctypedef struct qe_image:
+        qe_config config
+        qe_session_options plan
+        uint64_t plan_arena_bytes, bytes
+        char board[33]
+        uint8_t id[32]
+        uint32_t rope_context
+        qe_vocab vocab
+    ctypedef struct qe_tensor:
+        uint32_t kind, layer, type, layout, rows, columns
+        uint64_t bytes
+    ctypedef struct qe_workers:
+        pass
+    ctypedef struct qe_session:
+        uint32_t position
+        uint64_t arena_bytes
+    ctypedef struct qe_sampler:
+        float temperature, top_p, min_p, repeat_penalty
+        uint32_t top_k
+        uint64_t random
+    ctypedef struct qe_sha256:
+        pass
+    ctypedef struct qe_pool:
+        pass
+    enum: QE_ERR_SPACE
+    enum: QE_ERR_USAGE
+    enum: QE_ERR_KERNELS
+    enum: QE_ERR_CONTEXT
+
+    int qe_image_open(qe_image *, const void *, uint64_t)
+    int32_t qe_image_verify(const qe_image *, uint32_t, uint32_t)
+    const uint8_t *qe_image_section(const qe_image *, uint32_t, uint64_t *)
+    qe_tensor qe_image_tensor(const qe_image *, uint32_t)
+    uint32_t qe_image_tensor_count(const qe_image *)
+    uint64_t qe_session_size(const qe_config *, const qe_session_options *)
+    int qe_session_init(qe_session *, const qe_image *, const qe_session_options *, const void *,
+                        const qe_workers *, void *, uint64_t)
+    int qe_session_eval(qe_session *, const uint32_t *, uint32_t, float *)
+    uint32_t *qe_session_tokens(const qe_session *)
+    const float *qe_session_logits(const qe_session *)
+    int qe_session_rewind(qe_session *, uint32_t)
+    void *qe_session_scratch(const qe_session *, uint64_t *)
+    int32_t qe_session_sample(qe_session *, qe_sampler *)
+    const void *qe_kernels_find(const char *, uint32_t)
+    const char *qe_kernels_name(const void *)
+    const char *qe_kernels_list(uint32_t, uint32_t, int *)
+    const char *qe_error_text(int)
+    void qe_sha256_init(qe_sha256 *)
+    void qe_sha256_update(qe_sha256 *, const void *, size_t)
+    void qe_sha256_digest(const qe_sha256 *, uint8_t *)
+
+    int qe_vocab_open(qe_vocab *, const void *, size_t)
+    size_t qe_vocab_scratch_bytes(const qe_vocab *, size_t)
+    int32_t qe_vocab_encode(const qe_vocab *, const uint8_t *, size_t, uint32_t, uint32_t *, size_t,
+                            void *, size_t)
+    int32_t qe_vocab_decode(const qe_vocab *, uint32_t, int, uint8_t *, size_t)
+    int qe_vocab_is_stop(const qe_vocab *, uint32_t)
+    uint32_t qe_vocab_token_count(const qe_vocab *)
+    uint32_t qe_vocab_bos(const qe_vocab *)
+    uint32_t qe_vocab_eos(const qe_vocab *)
+    uint32_t qe_vocab_longest_token_bytes(const qe_vocab *)
+    int qe_vocab_adds_bos(const qe_vocab *)
+
+    uint32_t qe_host_features()
+    uint32_t qe_host_cpus()
+    int qe_host_map(const char *, const uint8_t **, uint64_t *)
+    void qe_host_unmap(const uint8_t *, uint64_t)
+    void *qe_host_arena(uint64_t)
+    void qe_host_arena_free(void *, uint64_t)
+    uint64_t qe_host_float_enter()
+    void qe_host_float_leave(uint64_t)
+    qe_pool *qe_pool_open(uint32_t)
+    void qe_pool_close(qe_pool *)
+    const qe_workers *qe_pool_workers(qe_pool *)
+
+cdef uint32_t NONE = 0xFFFFFFFF
+
+
+class EngineError(Exception):
+    """A negative result of the engine: `code` is one of qedge.h's QE_ERR_*."""
+
+    def __init__(self, int code):
+        self.code = code
+        super().__init__((<bytes>qe_error_text(code)).decode())
+
+
+cdef int checked(int result) except -1:
+    if result < 0:
+        raise EngineError(result)
+    return result
+
+
+def kernel_sets():
+    """The kernel sets of this build, fastest first: (name, whether this machine can run it)."""
+    cdef int usable = 0
+    cdef uint32_t i = 0, features = qe_host_features()
+    found = []
+    while True:
+        name = qe_kernels_list(i, features, &usable)
+        if name == NULL:
+            return found
+        found.append(((<bytes>name).decode(), bool(usable)))
+        i += 1
+
+
+def cpus():
+    """CPUs that this process may run on."""
+    return qe_host_cpus()
+
+
+def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads, uint32_t kv):
+    """qe_session_size for a configuration that is not in an image yet; 0 when out of range."""
+    cdef qe_config c
+    cdef qe_session_options o
+    memset(&c, 0, sizeof(c))
+    c.dim = config["dim"]
+    c.layers = config["layers"]
+    c.heads = config["heads"]
+    c.kv_heads = config["kv_heads"]
+    c.head_size = config["head_size"]
+    c.ffn = config["ffn"]
+    c.vocab_size = config["vocab_size"]
+    o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
+    return qe_session_size(&c, &o)
+
+
+cdef encode(const qe_vocab *vocab, bytes text, uint32_t flags, uint8_t *room, uint64_t room_bytes):
+    """Ids of text; room holds the ids and the scratch, NULL takes memory for the call."""
+    cdef size_t count = len(text), most = count + 4
+    cdef size_t scratch = qe_vocab_scratch_bytes(vocab, count)
+    cdef uint8_t *memory = room
+    cdef const uint8_t *data = <const uint8_t *><const char *>text
+    cdef int32_t n
+    cdef size_t ids_bytes = (most * 4 + 63) // 64 * 64
+    if room == NULL:
+        memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
+        if memory == NULL:
+            raise MemoryError
+    elif room_bytes < ids_bytes + scratch:
+        raise EngineError(QE_ERR_SPACE)
+    try:
+        with nogil:
+            n = qe_vocab_encode(vocab, data, count, flags, <uint32_t *>memory, most,
+                                memory + ids_bytes, scratch)
+        checked(n)
+        return [(<uint32_t *>memory)[i] for i in range(n)]
+    finally:
+        if room == NULL:
+            PyMem_Free(memory)
+
+
+cdef bytes decode(const qe_vocab *vocab, uint32_t token, bint special):
+    cdef uint8_t small[256]
+    cdef uint8_t *out = small
+    cdef size_t room = sizeof(small)
+    cdef int32_t n
+    if qe_vocab_longest_token_bytes(vocab) > room:
+        room = qe_vocab_longest_token_bytes(vocab)
+        out = <uint8_t *>PyMem_Malloc(room)
+        if out == NULL:
+            raise MemoryError
+    try:
+        n = checked(qe_vocab_decode(vocab, token, special, out, room))
+        return PyBytes_FromStringAndSize(<char *>out, n)
+    finally:
+        if out != small:
+            PyMem_Free(out)
+
+
+cdef describe_vocab(const qe_vocab *vocab):
+    cdef uint32_t bos = qe_vocab_bos(vocab), eos = qe_vocab_eos(vocab)
+    return {"size": qe_vocab_token_count(vocab), "bos": None if bos == NONE else bos,
+            "eos": None if eos == NONE else eos, "add_bos": bool(qe_vocab_adds_bos(vocab))}
+
+
+cdef class Vocab:
+    """A tokenizer section on its own (SPEC-vocab.md), in memory that is aligned for it."""
+
+    cdef qe_vocab vocab
+    cdef void *memory
+    cdef uint64_t memory_bytes
+
+    def __cinit__(self, bytes section not None):
+        cdef size_t n = len(section)
+        self.memory_bytes = n + 1
+        self.memory = qe_host_arena(self.memory_bytes)
+        if self.memory == NULL:
+            raise MemoryError
+        (<uint8_t *>self.memory)[:n] = section
+        checked(qe_vocab_open(&self.vocab, self.memory, n))
+
+    def __dealloc__(self):
+        if self.memory != NULL:
+            qe_host_arena_free(self.memory, self.memory_bytes)
+
+    def encode(self, bytes text not None, bint special=False, bint bos=False):
+        return encode(&self.vocab, text, (1 if bos else 0) | (4 if special else 0), NULL, 0)
+
+    def decode(self, uint32_t token, bint special=False):
+        return decode(&self.vocab, token, special)
+
+    def is_stop(self, uint32_t token):
+        return bool(qe_vocab_is_stop(&self.vocab, token))
+
+    @property
+    def size(self):
+        return qe_vocab_token_count(&self.vocab)
+
+    @property
+    def bos(self):
+        return describe_vocab(&self.vocab)["bos"]
+
+    @property
+    def eos(self):
+        return describe_vocab(&self.vocab)["eos"]
+
+
+cdef class Image:
+    """A mapped and opened image."""
+
+    cdef qe_image image
+    cdef const uint8_t *base
+    cdef uint64_t mapped
+
+    def __cinit__(self, bytes path not None):
+        cdef int error
+        cdef const char *name = path
+        with nogil:
+            error = qe_host_map(name, &self.base, &self.mapped)
+        if error:
+            raise OSError(error, "cannot map")
+        with nogil:
+            error = qe_image_open(&self.image, self.base, self.mapped)
+        checked(error)
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            qe_host_unmap(self.base, self.mapped)
+
+    @property
+    def config(self):
+        cdef qe_config c = self.image.config
+        return {"dim": c.dim, "layers": c.layers, "heads": c.heads, "kv_heads": c.kv_heads,
+                "head_size": c.head_size, "ffn": c.ffn, "vocab_size": c.vocab_size,
+                "trained_context": c.trained_context, "norm_eps": c.norm_eps,
+                "tied": bool(c.tied)}
+
+    @property
+    def plan(self):
+        cdef qe_session_options o = self.image.plan
+        return {"board": (<bytes>self.image.board).decode("utf-8", "replace"),
+                "context": o.context, "batch": o.batch, "threads": o.threads, "kv": o.kv,
+                "arena_bytes": self.image.plan_arena_bytes}
+
+    @property
+    def id(self):
+        return PyBytes_FromStringAndSize(<char *>self.image.id, 32)
+
+    @property
+    def bytes(self):
+        return self.image.bytes
+
+    @property
+    def rope_context(self):
+        return self.image.rope_context
+
+    @property
+    def vocab(self):
+        return describe_vocab(&self.image.vocab)
+
+    def section(self, uint32_t kind):
+        """A copy of a section's bytes, or None."""
+        cdef uint64_t n = 0
+        cdef const uint8_t *p = qe_image_section(&self.image, kind, &n)
+        return None if p == NULL else PyBytes_FromStringAndSize(<const char *>p, n)
+
+    def section_bytes(self, uint32_t kind):
+        cdef uint64_t n = 0
+        return None if qe_image_section(&self.image, kind, &n) == NULL else n
+
+    def tensors(self):
+        """(kind, layer, type, rows of the layout, group, rows, columns, bytes) of each tensor."""
+        cdef qe_tensor t
+        found = []
+        for i in range(qe_image_tensor_count(&self.image)):
+            t = qe_image_tensor(&self.image, i)
+            found.append((t.kind, t.layer, t.type, t.layout & 255, t.layout >> 8, t.rows,
+                          t.columns, t.bytes))
+        return found
+
+    def verify(self, uint32_t first, uint32_t count):
+        cdef int32_t n
+        with nogil:
+            n = qe_image_verify(&self.image, first, count)
+        return checked(n)
+
+    def session_size(self, uint32_t context, uint32_t batch, uint32_t threads, uint32_t kv):
+        cdef qe_session_options o
+        o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
+        return qe_session_size(&self.image.config, &o)
+
+    def encode(self, bytes text not None, bint special=False, bint bos=False):
+        return encode(&self.image.vocab, text, (1 if bos else 0) | (4 if special else 0), NULL, 0)
+
+    def decode(self, uint32_t token, bint special=False):
+        return decode(&self.image.vocab, token, special)
+
+    def is_stop(self, uint32_t token):
+        return bool(qe_vocab_is_stop(&self.image.vocab, token))
+
+
+cdef class Session:
+    """A session with its arena and its workers; both are made here and only here."""
+
+    cdef Image image
+    cdef qe_session session
+    cdef qe_sampler sampler
+    cdef qe_sha256 sha
+    cdef qe_pool *pool
+    cdef const void *kernel_set
+    cdef void *arena
+    cdef uint64_t arena_size
+    cdef uint32_t context_size
+
+    def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
+                  uint32_t kv, uint32_t running, kernels=None):
+        """`threads` sizes the arena, `running` of them (at most) do the work."""
+        cdef qe_session_options o
+        cdef bytes name
+        o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
+        self.image = image
+        self.context_size = context
+        self.arena_size = qe_session_size(&image.image.config, &o)
+        if kernels is None:
+            self.kernel_set = qe_kernels_find(NULL, qe_host_features())
+        else:
+            name = kernels.encode()
+            self.kernel_set = qe_kernels_find(name, qe_host_features())
+        if self.kernel_set == NULL:
+            raise EngineError(QE_ERR_KERNELS)
+        if self.arena_size == 0 or not 1 <= running <= threads:
+            raise EngineError(QE_ERR_USAGE)
+        self.arena = qe_host_arena(self.arena_size)
+        if self.arena == NULL:
+            raise MemoryError
+        self.pool = qe_pool_open(running)
+        if self.pool == NULL:
+            raise MemoryError
+        checked(qe_session_init(&self.session, &image.image, &o, self.kernel_set,
+                                qe_pool_workers(self.pool), self.arena, self.arena_size))
+        qe_sha256_init(&self.sha)
+        self.sampler.top_p = 1
+        self.sampler.repeat_penalty = 1
+
+    def __dealloc__(self):
+        if self.pool != NULL:
+            qe_pool_close(self.pool)
+        if self.arena != NULL:
+            qe_host_arena_free(self.arena, self.arena_size)
+
+    @property
+    def position(self):
+        return self.session.position
+
+    @property
+    def arena_bytes(self):
+        return self.arena_size
+
+    @property
+    def kernels(self):
+        return (<bytes>qe_kernels_name(self.kernel_set)).decode()
+
+    def encode(self, bytes text not None, bint special=False, bint bos=False):
+        """Like Image.encode, with the arena as scratch: EngineError(QE_ERR_SPACE) when too long."""
+        cdef uint64_t n = 0
+        cdef uint8_t *room = <uint8_t *>qe_session_scratch(&self.session, &n)
+        return encode(&self.image.image.vocab, text, (1 if bos else 0) | (4 if special else 0),
+                      room, n)
+
+    def eval(self, tokens, out=None):
+        """Appends tokens; with out, a writable float32 buffer (len(tokens), ceil(vocab, 32))."""
+        cdef uint32_t n = len(tokens), i = 0
+        cdef uint32_t *room = qe_session_tokens(&self.session)
+        cdef float *rows = NULL
+        cdef Py_buffer view
+        cdef int error
+        cdef uint64_t saved, need
+        if n > self.context_size - self.session.position:
+            raise EngineError(QE_ERR_CONTEXT)
+        for token in tokens:
+            room[i] = token
+            i += 1
+        if out is not None:
+            PyObject_GetBuffer(out, &view, PyBUF_CONTIG)
+            need = <uint64_t>n * ((self.image.image.config.vocab_size + 31) // 32 * 32) * 4
+            if <uint64_t>view.len < need:
+                PyBuffer_Release(&view)
+                raise EngineError(QE_ERR_SPACE)
+            rows = <float *>view.buf
+        with nogil:
+            saved = qe_host_float_enter()
+            error = qe_session_eval(&self.session, room, n, rows)
+            qe_host_float_leave(saved)
+        if out is not None:
+            PyBuffer_Release(&view)
+        checked(error)
+
+    def set_sampler(self, float temperature, uint32_t top_k, float top_p, float min_p,
+                    float repeat_penalty, uint64_t seed):
+        self.sampler.temperature = temperature
+        self.sampler.top_k = top_k
+        self.sampler.top_p = top_p
+        self.sampler.min_p = min_p
+        self.sampler.repeat_penalty = repeat_penalty
+        self.sampler.random = seed
+
+    def sample(self):
+        cdef int32_t token
+        cdef uint64_t saved
+        with nogil:
+            saved = qe_host_float_enter()
+            token = qe_session_sample(&self.session, &self.sampler)
+            qe_host_float_leave(saved)
+        return checked(token)
+
+    def rewind(self, uint32_t position):
+        checked(qe_session_rewind(&self.session, position))
+
+    def logits(self):
+        """A copy of the last token's logits: float32 bytes."""
+        return PyBytes_FromStringAndSize(<const char *>qe_session_logits(&self.session),
+                                         4 * self.image.image.config.vocab_size)
+
+    def hash_reset(self):
+        qe_sha256_init(&self.sha)
+
+    def hash_logits(self):
+        with nogil:
+            qe_sha256_update(&self.sha, qe_session_logits(&self.session),
+                             4 * <size_t>self.image.image.config.vocab_size)
+
+    def hash_digest(self):
+        cdef uint8_t digest[32]
+        qe_sha256_digest(&self.sha, digest)
+        return PyBytes_FromStringAndSize(<char *>digest, 32)

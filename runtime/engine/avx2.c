@@ -1,0 +1,210 @@
+/* avx2.c - kernels for AVX2 with F16C (any x86-64-v3). A register holds 8 rows by 4 columns; products
+ * of bytes go through int16 pairs that cannot overflow (SPEC 2.3: |x| <= 127). Equal to portable.c. */
+#if defined(__x86_64__)
+#include "kernels.h"
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,f16c")
+#endif
+
+#define W 8
+typedef float vf __attribute__((vector_size(32)));
+typedef int32_t vi __attribute__((vector_size(32)));
+
+static inline vf half_load(const uint8_t *p)
+{
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+static inline void narrow(vi v, int8_t *q)
+{
+    const __m256i wide = (__m256i)v;
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64((__m128i *)(void *)q, _mm_packs_epi16(words, words));
+}
+
+#include "lanes.h"
+
+#define NT 4 /* tokens that share a load of the weights */
+
+static inline __m256i quants(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+static inline __m256i four(const int8_t *q)
+{
+    int32_t v;
+    memcpy(&v, q, 4);
+    return _mm256_set1_epi32(v);
+}
+
+/* Eight rows (half 0 or 1 of a group of 16) against `tokens` activation rows. */
+static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int q4, uint32_t blocks,
+                                                           const qe_act *act, size_t token,
+                                                           int tokens, float *out, size_t stride,
+                                                           int half)
+{
+    const size_t tile = q4 ? 288 : 544, row = act->stride / 32;
+    const int8_t *q = act->q + token * act->stride;
+    const float *d = act->d + token * row;
+    const int32_t *s = act->s + token * row;
+    const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
+    __m256 acc[NT];
+    for (int j = 0; j < tokens; j++)
+        acc[j] = _mm256_setzero_ps();
+    for (uint32_t b = 0; b < blocks; b++, w += tile) {
+        const __m256 dw = (__m256)half_load(w + 16 * half);
+        const uint8_t *p = w + 32 + 32 * half;
+        __m256i isum[NT];
+        if (tokens == 1)
+            for (size_t line = 0; line < tile; line += 64)
+                _mm_prefetch((const char *)w + 16 * tile + line, _MM_HINT_T0);
+        if (q4) {
+            __m256i pairs[NT]; /* up to 8 * 2 * 15 * 127 = 30480: fits int16 */
+            for (int j = 0; j < tokens; j++)
+                pairs[j] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+            for (int g = 0; g < 4; g++) {
+                const __m256i v = quants(p + 64 * g), a = _mm256_and_si256(v, low),
+                              c = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+#pragma GCC unroll 4
+                for (int j = 0; j < tokens; j++) {
+                    const int8_t *x = q + (size_t)j * act->stride + b * 32 + 4 * g;
+                    pairs[j] = _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(a, four(x)));
+                    pairs[j] = _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(c, four(x + 16)));
+                }
+            }
+            for (int j = 0; j < tokens; j++)
+                isum[j] = _mm256_add_epi32(_mm256_madd_epi16(pairs[j], ones),
+                                           _mm256_set1_epi32(-8 * s[(size_t)j * row + b]));
+        } else {
+            for (int j = 0; j < tokens; j++)
+                isum[j] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+            for (int g = 0; g < 8; g++) {
+                const __m256i v = quants(p + 64 * g), a = _mm256_abs_epi8(v);
+#pragma GCC unroll 4
+                for (int j = 0; j < tokens; j++) {
+                    const __m256i x = four(q + (size_t)j * act->stride + b * 32 + 4 * g);
+                    const __m256i pair = _mm256_maddubs_epi16(a, _mm256_sign_epi8(x, v));
+                    isum[j] = _mm256_add_epi32(isum[j], _mm256_madd_epi16(pair, ones));
+                }
+            }
+        }
+        for (int j = 0; j < tokens; j++) {
+            const __m256 scale = _mm256_mul_ps(dw, _mm256_set1_ps(d[(size_t)j * row + b]));
+            acc[j] = _mm256_add_ps(acc[j], _mm256_mul_ps(scale, _mm256_cvtepi32_ps(isum[j])));
+        }
+    }
+    for (int j = 0; j < tokens; j++)
+        _mm256_storeu_ps(out + (size_t)j * stride + 8 * half, acc[j]);
+}
+
+static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4, uint32_t group)
+{
+    const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
+    const uint8_t *w = m->w + (size_t)group * blocks * (q4 ? 288 : 544);
+    float *out = m->out + group * 16;
+    uint32_t t = 0;
+    for (; t + NT <= m->tokens; t += NT)
+        for (int half = 0; half < 2; half++)
+            half_row(w, q4, blocks, &m->act, t, NT, out + t * m->out_stride, m->out_stride, half);
+    for (; t < m->tokens; t++)
+        for (int half = 0; half < 2; half++)
+            half_row(w, q4, blocks, &m->act, t, 1, out + t * m->out_stride, m->out_stride, half);
+}
+
+static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
+{
+    if (common_matmul(m, first, count))
+        return;
+    for (uint32_t group = first; group < first + count; group++) {
+        if (m->type == QE_Q4_0)
+            group_rows(m, 1, group);
+        else
+            group_rows(m, 0, group);
+    }
+}
+
+/* A key tile of whole blocks has the bytes of a q8_0 weight tile. */
+static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
+                     uint32_t heads, float *scores, size_t stride)
+{
+    if (head_size % 32) {
+        qe_portable_score_q8(k, tiles, head_size, q, heads, scores, stride);
+        return;
+    }
+    for (uint32_t tile = 0; tile < tiles; tile++, k += qe_key_tile_bytes(head_size))
+        for (int half = 0; half < 2; half++) {
+            uint32_t h = 0;
+            float *out = scores + tile * 16;
+            for (; h + 3 <= heads; h += 3)
+                half_row(k, 0, head_size / 32, q, h, 3, out + h * stride, stride, half);
+            for (; h < heads; h++)
+                half_row(k, 0, head_size / 32, q, h, 1, out + h * stride, stride, half);
+        }
+}
+
+/* Weights are never negative, so they are the unsigned side; a lane owns a value. */
+static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c, uint32_t width,
+                   const int8_t *uq, const float *du, float *out)
+{
+    if (head_size % 32) {
+        qe_portable_mix_q8(v, tiles, head_size, c, width, uq, du, out);
+        return;
+    }
+    const uint8_t *values = v + head_size / 32 * 64 + c * 128;
+    const size_t tile_bytes = qe_value_tile_bytes(head_size), step = (size_t)head_size * 4;
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 acc[4];
+    for (int k = 0; k < 4; k++)
+        acc[k] = _mm256_setzero_ps();
+    for (uint32_t tile = 0; tile < tiles; tile++, values += tile_bytes) {
+        __m256i isum[4];
+        for (int k = 0; k < 4; k++)
+            isum[k] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; g++) {
+            const __m256i u = four(uq + tile * 32 + 4 * g);
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) {
+                const __m256i pair = _mm256_maddubs_epi16(u, quants(values + (size_t)g * step + 32 * k));
+                isum[k] = _mm256_add_epi32(isum[k], _mm256_madd_epi16(pair, ones));
+            }
+        }
+        const __m256 d = _mm256_set1_ps(du[tile]);
+        for (int k = 0; k < 4; k++)
+            acc[k] = _mm256_add_ps(acc[k], _mm256_mul_ps(d, _mm256_cvtepi32_ps(isum[k])));
+    }
+    for (int k = 0; k < 4; k++)
+        _mm256_storeu_ps(out + 8 * k, acc[k]);
+}
+
+const qe_kernels qe_avx2 = {
+    .name = "avx2",
+    .quantize = quantize,
+    .matmul = matmul,
+    .rmsnorm = rmsnorm,
+    .silu_mul = silu_mul,
+    .score_q8 = score_q8,
+    .softmax = softmax,
+    .weigh_q8 = weigh_q8,
+    .mix_q8 = mix_q8,
+    .score_f16 = score_f16,
+    .mix_f16 = mix_f16,
+    .weights = weights,
+};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#else
+typedef int qe_no_avx2;
+#endif

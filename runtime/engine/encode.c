@@ -1,0 +1,176 @@
+/* encode.c - qe_vocab_encode: checks the text, takes the special tokens out of it, and hands the
+ * pieces between them to bpe.c or spm.c. Scratch is carved here.
+ */
+#include "unicode.h"
+#include "vocab_internal.h"
+
+/* What a byte of the text belongs to. */
+enum { RAW, SPECIAL_FIRST, SPECIAL_REST, STRIPPED };
+
+size_t qe_vocab_scratch_bytes(const qe_vocab *vocab, size_t text_bytes) {
+    (void)vocab;
+    if (text_bytes > QE_VOCAB_TEXT_MAX) {
+        return SIZE_MAX;
+    }
+    /* five arrays of words, a map of the text, a piece with its space prefix, alignment */
+    return (text_bytes + 1) * (5 * 4 + 1 + 1) + 3;
+}
+
+static int is_utf8(const uint8_t *text, size_t bytes) {
+    for (size_t at = 0; at < bytes;) {
+        uint32_t code_point;
+        size_t length = text[at] < 0x80 ? 1 : qe_utf8_read(text + at, bytes - at, &code_point);
+        if (length == 0) {
+            return 0;
+        }
+        at += length;
+    }
+    return 1;
+}
+
+static int is_ascii_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+static int is_raw(const uint8_t *map, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++) {
+        if (map[i] != RAW) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Marks every occurrence of one special token in what is still raw, from the left. */
+static void claim(const uint8_t *text, size_t bytes, uint8_t *map, const uint8_t *string,
+                  uint32_t string_bytes, unsigned attributes) {
+    size_t at = 0;
+    while (bytes - at >= string_bytes) {
+        if (text[at] != string[0] || memcmp(text + at, string, string_bytes) != 0 ||
+            !is_raw(map + at, string_bytes)) {
+            at++;
+            continue;
+        }
+        if (attributes & QE_TOKEN_LSTRIP) {
+            for (size_t i = at; i > 0 && map[i - 1] == RAW && is_ascii_space(text[i - 1]); i--) {
+                map[i - 1] = STRIPPED;
+            }
+        }
+        map[at] = SPECIAL_FIRST;
+        memset(map + at + 1, SPECIAL_REST, string_bytes - 1);
+        at += string_bytes;
+        if (attributes & QE_TOKEN_RSTRIP) {
+            while (at < bytes && map[at] == RAW && is_ascii_space(text[at])) {
+                map[at++] = STRIPPED;
+            }
+        }
+    }
+}
+
+/* The list is sorted longest first, then by id: the order in which tokens claim their text. */
+static void claim_specials(const qe_vocab *vocab, const uint8_t *text, size_t bytes,
+                           uint8_t *map, uint32_t flags) {
+    uint8_t is_present[256] = {0}; /* most texts have no byte that a special token begins with */
+    for (size_t i = 0; i < bytes; i++) {
+        is_present[text[i]] = 1;
+    }
+    memset(map, RAW, bytes);
+    for (uint32_t i = 0; i < vocab->special_count; i++) {
+        uint32_t id = qe_vocab_load(vocab->specials, i), string_bytes = 0;
+        const uint8_t *string = qe_vocab_string(vocab, id, &string_bytes);
+        if (string == NULL || string_bytes == 0 || id >= vocab->token_count ||
+            !is_present[string[0]]) {
+            continue;
+        }
+        unsigned attributes = vocab->attributes[id];
+        if ((attributes & QE_TOKEN_TYPE) == QE_TOKEN_USER_DEFINED || (flags & QE_ENCODE_SPECIAL)) {
+            claim(text, bytes, map, string, string_bytes, attributes);
+        }
+    }
+}
+
+static uint32_t find_special(const qe_vocab *vocab, const uint8_t *text, size_t bytes) {
+    for (uint32_t i = 0; i < vocab->special_count; i++) {
+        uint32_t id = qe_vocab_load(vocab->specials, i), string_bytes = 0;
+        const uint8_t *string = qe_vocab_string(vocab, id, &string_bytes);
+        if (string && string_bytes == bytes && memcmp(string, text, bytes) == 0) {
+            return id;
+        }
+    }
+    return QE_VOCAB_NONE;
+}
+
+static int encode_piece(qe_merging *merging, const uint8_t *text, size_t bytes, int prefix,
+                        uint8_t *copy, qe_id_sink *sink) {
+    if (merging->vocab->kind == QE_VOCAB_BPE) {
+        return qe_bpe_encode(merging, text, bytes, sink);
+    }
+    if (prefix && qe_vocab_adds_space_prefix(merging->vocab)) {
+        copy[0] = ' ';
+        memcpy(copy + 1, text, bytes);
+        return qe_spm_encode(merging, copy, bytes + 1, sink);
+    }
+    return qe_spm_encode(merging, text, bytes, sink);
+}
+
+static int encode_pieces(qe_merging *merging, const uint8_t *text, size_t bytes,
+                         const uint8_t *map, uint8_t *copy, qe_id_sink *sink) {
+    int after_special = 1; /* the text's beginning counts as one */
+    for (size_t at = 0; at < bytes;) {
+        int error = QE_OK;
+        size_t end = at + 1;
+        if (map[at] == RAW) {
+            while (end < bytes && map[end] == RAW) {
+                end++;
+            }
+            error = encode_piece(merging, text + at, end - at, after_special, copy, sink);
+            after_special = 0;
+        } else if (map[at] == SPECIAL_FIRST) {
+            while (end < bytes && map[end] == SPECIAL_REST) {
+                end++;
+            }
+            error = qe_sink_put(sink, find_special(merging->vocab, text + at, end - at));
+            after_special = 1;
+        }
+        if (error) {
+            return error;
+        }
+        at = end;
+    }
+    return QE_OK;
+}
+
+int32_t qe_vocab_encode(const qe_vocab *vocab, const uint8_t *text, size_t text_bytes,
+                        uint32_t flags, uint32_t *ids, size_t max_ids, void *scratch,
+                        size_t scratch_bytes) {
+    if (text_bytes > QE_VOCAB_TEXT_MAX) {
+        return QE_ERR_USAGE;
+    }
+    if (scratch_bytes < qe_vocab_scratch_bytes(vocab, text_bytes)) {
+        return QE_ERR_SPACE;
+    }
+    if (!is_utf8(text, text_bytes)) {
+        return QE_ERR_TEXT;
+    }
+    size_t words = text_bytes + 1;
+    uint32_t *array = (uint32_t *)(((uintptr_t)scratch + 3) & ~(uintptr_t)3);
+    qe_merging merging = {.vocab = vocab,
+                          .ids = array,
+                          .lengths = array + words,
+                          .starts = array + 2 * words,
+                          .priorities = array + 3 * words,
+                          .tree = array + 4 * words};
+    uint8_t *map = (uint8_t *)(array + 5 * words);
+    qe_id_sink sink = {ids, 0, max_ids};
+    int error = QE_OK;
+    if ((flags & QE_ENCODE_BOS) && qe_vocab_adds_bos(vocab) && vocab->bos != QE_VOCAB_NONE) {
+        error = qe_sink_put(&sink, vocab->bos);
+    }
+    if (!error && text_bytes) {
+        claim_specials(vocab, text, text_bytes, map, flags);
+        error = encode_pieces(&merging, text, text_bytes, map, map + words, &sink);
+    }
+    if (!error && (flags & QE_ENCODE_EOS) && qe_vocab_adds_eos(vocab) &&
+        vocab->eos != QE_VOCAB_NONE) {
+        error = qe_sink_put(&sink, vocab->eos);
+    }
+    return error ? error : (int32_t)sink.count;
+}

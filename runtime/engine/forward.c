@@ -1,0 +1,238 @@
+/* forward.c - the pass of SPEC 2.8, read from top to bottom. Shapes are in session.h; which token and
+ * which row runs where never changes a result. */
+#include "session.h"
+
+typedef struct {
+    qe_session *s;
+    qe_matmul m[3]; /* matrices with one input, run together */
+    uint32_t groups[3], matrices, chunk_groups;
+} products;
+
+static void product_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const products *p = argument;
+    uint32_t first = chunk * p->chunk_groups, left = p->chunk_groups;
+    (void)worker;
+    for (uint32_t i = 0; i < p->matrices && left; i++) {
+        if (first >= p->groups[i]) {
+            first -= p->groups[i];
+            continue;
+        }
+        const uint32_t here = p->groups[i] - first < left ? p->groups[i] - first : left;
+        qe_set(p->s)->matmul(&p->m[i], first, here);
+        left -= here;
+        first = 0;
+    }
+}
+
+/* Adds out = W x for the tensor; x and its quantized form are shared by all of p. */
+static void add_product(products *p, uint32_t tensor, const float *x, size_t x_stride, float *out,
+                        size_t out_stride, uint32_t tokens)
+{
+    const qe_tensor t = qe_image_tensor(p->s->image, tensor);
+    const qe_act act = {.q = qe_at(p->s, AT_ACT),
+                        .d = qe_at(p->s, AT_ACT_D),
+                        .s = qe_at(p->s, AT_ACT_S),
+                        .stride = qe_ceil(t.columns, 32)};
+    p->m[p->matrices] = (qe_matmul){.w = t.data, .type = t.type, .layout = t.layout, .rows = t.rows,
+                                    .columns = t.columns, .act = act, .x = x, .x_stride = x_stride,
+                                    .out = out, .out_stride = out_stride, .tokens = tokens};
+    p->groups[p->matrices++] = (t.rows + 15) / 16;
+}
+
+/* A few chunks for each worker, so that a slow one does not hold up the others. */
+static void run_products(products *p)
+{
+    const uint32_t threads = p->s->workers ? p->s->options.threads : 1;
+    uint32_t groups = 0;
+    for (uint32_t i = 0; i < p->matrices; i++)
+        groups += p->groups[i];
+    uint32_t chunks = threads == 1 ? 1 : threads * 4;
+    p->chunk_groups = (groups + chunks - 1) / chunks;
+    chunks = (groups + p->chunk_groups - 1) / p->chunk_groups;
+    qe_run(p->s, product_chunk, p, chunks);
+    p->matrices = 0;
+}
+
+static int quantized(const qe_session *s, uint32_t tensor)
+{
+    const uint32_t type = qe_image_tensor(s->image, tensor).type;
+    return type == QE_Q4_0 || type == QE_Q8_0;
+}
+
+static const float *norm_weights(const qe_session *s, uint32_t tensor)
+{
+    return (const float *)(const void *)qe_image_tensor(s->image, tensor).data;
+}
+
+/* ---- work on single tokens, in chunks of tokens ---- */
+
+typedef struct {
+    qe_session *s;
+    const float *norm;          /* rmsnorm x to n with it, or NULL */
+    const float *added;         /* add these rows to x first, or NULL */
+    float *input;               /* rows to quantize */
+    uint32_t n, stride, tokens; /* of input */
+    int silu, quantize;
+} token_step;
+
+static void token_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const token_step *p = argument;
+    const qe_config *c = &p->s->image->config;
+    const qe_kernels *k = qe_set(p->s);
+    const uint32_t dim = qe_ceil(c->dim, 32), end = chunk * 8 + 8 < p->tokens ? chunk * 8 + 8 : p->tokens;
+    (void)worker;
+    for (uint32_t t = chunk * 8; t < end; t++) {
+        float *x = qe_floats(p->s, AT_X) + (size_t)t * dim, *in = p->input + (size_t)t * p->stride;
+        if (p->added)
+            for (uint32_t i = 0; i < c->dim; i++)
+                x[i] = x[i] + p->added[(size_t)t * dim + i];
+        if (p->norm)
+            k->rmsnorm(in, x, p->norm, c->dim, c->norm_eps);
+        if (p->silu)
+            k->silu_mul(in, qe_floats(p->s, AT_UP) + (size_t)t * p->stride, c->ffn);
+        for (uint32_t i = p->n; i < p->stride; i++)
+            in[i] = 0.0f;
+        if (p->quantize) {
+            const size_t row = (size_t)t * p->stride;
+            k->quantize(in, p->n, (int8_t *)qe_at(p->s, AT_ACT) + row,
+                        qe_floats(p->s, AT_ACT_D) + row / 32,
+                        (int32_t *)qe_at(p->s, AT_ACT_S) + row / 32);
+        }
+    }
+}
+
+static void run_tokens(token_step *step)
+{
+    qe_run(step->s, token_chunk, step, (step->tokens + 7) / 8);
+}
+
+/* x = row `token` of the embedding, dequantized. */
+static void embed(const qe_session *s, uint32_t token, float *x)
+{
+    const qe_tensor t = qe_image_tensor(s->image, 0);
+    const uint32_t columns = qe_ceil(t.columns, 32), R = t.layout & 255u, g = t.layout >> 8;
+    if (t.type == QE_F32 || t.type == QE_F16) {
+        const uint8_t *row = t.data + (size_t)token * columns * (t.type == QE_F16 ? 2 : 4);
+        for (uint32_t i = 0; i < t.columns; i++)
+            x[i] = t.type == QE_F16 ? qe_half_to_float(qe_load16(row + 2 * (size_t)i))
+                                    : qe_float(qe_load32(row + 4 * (size_t)i));
+        return;
+    }
+    const size_t tile = qe_tile_bytes(t.type, R);
+    const uint8_t *w = t.data + token / R * tile * (columns / 32);
+    const uint32_t r = token % R;
+    for (uint32_t i = 0; i < t.columns; i++) {
+        const uint8_t *b = w + i / 32 * tile;
+        const uint32_t c = t.type == QE_Q4_0 ? i % 16 : i % 32;
+        const uint8_t byte = b[2 * R + c / g * R * g + r * g + c % g];
+        const int32_t q = t.type == QE_Q8_0 ? (int8_t)byte : (i % 32 < 16 ? byte & 15 : byte >> 4) - 8;
+        x[i] = qe_half_to_float(qe_load16(b + 2 * r)) * (float)q;
+    }
+}
+
+static int finite(const float *x, uint32_t n)
+{
+    uint32_t worst = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t bits = qe_bits(x[i]) & 0x7FFFFFFFu;
+        worst = bits > worst ? bits : worst;
+    }
+    return worst < QE_INF_BITS;
+}
+
+/* Logits of tokens first .. first + rows - 1 of the batch, whose last layer's output is still in n:
+ * x = x + n, n = rmsnorm(x), out = W_output n. */
+static void head(qe_session *s, uint32_t first, uint32_t rows, float *out, size_t out_stride)
+{
+    const qe_config *c = &s->image->config;
+    const uint32_t dim = qe_ceil(c->dim, 32), output = c->tied ? 0 : 2;
+    float *x = qe_floats(s, AT_X), *n = qe_floats(s, AT_N);
+    products p = {.s = s};
+    if (first) {
+        memmove(x, x + (size_t)first * dim, (size_t)rows * dim * 4);
+        memmove(n, n + (size_t)first * dim, (size_t)rows * dim * 4);
+    }
+    token_step step = {.s = s, .norm = norm_weights(s, 1), .added = n, .input = n, .n = c->dim,
+                       .stride = dim, .tokens = rows, .quantize = quantized(s, output)};
+    run_tokens(&step);
+    add_product(&p, output, n, dim, out, out_stride, rows);
+    run_products(&p);
+}
+
+static void layer_pass(qe_session *s, uint32_t layer, uint32_t first, uint32_t tokens)
+{
+    const qe_config *c = &s->image->config;
+    const uint32_t dim = qe_ceil(c->dim, 32), att = qe_ceil(c->heads * c->head_size, 32),
+                   kv = qe_ceil(c->kv_heads * c->head_size, 32), ffn = qe_ceil(c->ffn, 32);
+    const uint32_t base = 3 - c->tied + 9 * layer; /* tensors: attn_norm, q, k, v, o, norm, ... */
+    float *n = qe_floats(s, AT_N), *a = qe_floats(s, AT_A), *gate = qe_floats(s, AT_GATE);
+    products p = {.s = s};
+
+    token_step norm = {.s = s, .norm = norm_weights(s, base),
+                       .added = layer ? n : NULL, .input = n, .n = c->dim, .stride = dim,
+                       .tokens = tokens,
+                       .quantize = quantized(s, base + 1) || quantized(s, base + 2) ||
+                                   quantized(s, base + 3)};
+    run_tokens(&norm);
+    add_product(&p, base + 1, n, dim, qe_floats(s, AT_Q), att, tokens);
+    add_product(&p, base + 2, n, dim, qe_floats(s, AT_K), kv, tokens);
+    add_product(&p, base + 3, n, dim, qe_floats(s, AT_V), kv, tokens);
+    run_products(&p);
+
+    qe_attend(s, layer, first, tokens);
+    token_step mixed = {.s = s, .input = a, .n = c->heads * c->head_size, .stride = att,
+                        .tokens = tokens, .quantize = quantized(s, base + 4)};
+    run_tokens(&mixed);
+    add_product(&p, base + 4, a, att, n, dim, tokens);
+    run_products(&p);
+
+    token_step norm2 = {.s = s, .norm = norm_weights(s, base + 5),
+                        .added = n, .input = n, .n = c->dim, .stride = dim, .tokens = tokens,
+                        .quantize = quantized(s, base + 6) || quantized(s, base + 7)};
+    run_tokens(&norm2);
+    add_product(&p, base + 6, n, dim, gate, ffn, tokens);
+    add_product(&p, base + 7, n, dim, qe_floats(s, AT_UP), ffn, tokens);
+    run_products(&p);
+
+    token_step hidden = {.s = s, .input = gate, .n = c->ffn, .stride = ffn, .tokens = tokens,
+                         .silu = 1, .quantize = quantized(s, base + 8)};
+    run_tokens(&hidden);
+    add_product(&p, base + 8, gate, ffn, n, dim, tokens);
+    run_products(&p);
+}
+
+int qe_session_eval(qe_session *s, const uint32_t *tokens, uint32_t count, float *all_logits)
+{
+    const qe_config *c = &s->image->config;
+    const uint32_t dim = qe_ceil(c->dim, 32);
+    const size_t stride = qe_ceil(c->vocab_size, 32);
+    float *logits = qe_floats(s, AT_LOGITS);
+    if (!count)
+        return QE_ERR_USAGE;
+    if (count > s->options.context - s->position)
+        return QE_ERR_CONTEXT;
+    for (uint32_t i = 0; i < count; i++)
+        if (tokens[i] >= c->vocab_size)
+            return QE_ERR_USAGE;
+    memmove(qe_session_tokens(s), tokens, (size_t)count * 4);
+
+    for (uint32_t done = 0, now; done < count; done += now) {
+        now = count - done < s->options.batch ? count - done : s->options.batch;
+        for (uint32_t t = 0; t < now; t++)
+            embed(s, tokens[done + t], qe_floats(s, AT_X) + (size_t)t * dim);
+        for (uint32_t layer = 0; layer < c->layers; layer++)
+            layer_pass(s, layer, s->position, now);
+        s->position += now;
+        if (all_logits) {
+            head(s, 0, now, all_logits, stride);
+            all_logits += now * stride;
+        } else if (done + now == count) {
+            head(s, now - 1, 1, logits, 0);
+        }
+    }
+    if (all_logits)
+        memcpy(logits, all_logits - stride, (size_t)c->vocab_size * 4);
+    return finite(logits, c->vocab_size) ? QE_OK : QE_ERR_NUMERIC;
+}

@@ -1,0 +1,37 @@
+/* kernels.c - which kernel sets this build holds, and which of them a machine may run. */
+#include "kernels.h"
+
+static const struct {
+    const qe_kernels *set;
+    uint32_t needs;
+} sets[] = { /* the fastest first */
+#if defined(__x86_64__)
+    {&qe_avx512, QE_HAS_AVX2 | QE_HAS_AVX512},
+    {&qe_avx2, QE_HAS_AVX2},
+#elif defined(__aarch64__)
+    {&qe_dotprod, QE_HAS_NEON | QE_HAS_DOTPROD},
+    {&qe_neon, QE_HAS_NEON},
+#endif
+    {&qe_portable, 0},
+};
+
+const char *qe_kernels_list(uint32_t i, uint32_t features, int *usable)
+{
+    if (i >= sizeof sets / sizeof sets[0])
+        return NULL;
+    *usable = (sets[i].needs & ~features) == 0;
+    return sets[i].set->name;
+}
+
+const void *qe_kernels_find(const char *name, uint32_t features)
+{
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
+        if ((sets[i].needs & ~features) == 0 && (!name || strcmp(name, sets[i].set->name) == 0))
+            return sets[i].set;
+    return NULL;
+}
+
+const char *qe_kernels_name(const void *kernels)
+{
+    return ((const qe_kernels *)kernels)->name;
+}

@@ -1,0 +1,265 @@
+/* lanes.h - the float kernels of SPEC 2 on vectors of the machine's own width. Included by each SIMD
+ * set after it has defined:
+ *   W                              floats in a vector: 4, 8 or 16
+ *   vf, vi                         vectors of W floats, of W int32 (GCC vector types)
+ *   half_load(p)                   W f16 at p, as floats
+ *   vec_sqrt is not needed: rmsnorm takes one scalar root.
+ * GCC's and clang's vector types round like scalars, so this text is one for all machines. */
+
+#define PARTS (16 / W)
+
+static inline vf load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+static inline vf splat(float x)
+{
+    return x - (vf){0}; /* x - 0 is x, -0 included */
+}
+
+static inline vf choose(vi mask, vf a, vf b)
+{
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+
+static inline float halves(const vf part[PARTS])
+{
+    float s[16];
+    for (int i = 0; i < PARTS; i++)
+        store(s + i * W, part[i]);
+    for (int width = 8; width; width /= 2)
+        for (int l = 0; l < width; l++)
+            s[l] = s[l] + s[l + width];
+    return s[0];
+}
+
+static inline vf vec_exp(vf x)
+{
+    const vf limit = splat(QE_EXP_LIMIT), magic = splat(QE_MAGIC);
+    const vi live = (vi)(x > -limit);
+    x = choose((vi)(x > limit), limit, x);
+    vf t = x * splat(QE_LOG2E) + magic, n = t - magic;
+    vf r = (x - n * splat(QE_LN2_HIGH)) - n * splat(QE_LN2_LOW);
+    vf p = splat(QE_EXP_C4) * r + splat(QE_EXP_C3);
+    p = p * r + splat(QE_EXP_C2);
+    p = p * r + splat(QE_EXP_C1);
+    p = p * r + splat(QE_EXP_C0);
+    vf y = ((p * r) * r + r) + splat(1.0f);
+    vi e = ((vi)t - QE_MAGIC_BITS + 127) << 23;
+    return (vf)((vi)(y * (vf)(e & live)) & live);
+}
+
+static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s)
+{
+    float padded[32];
+    for (uint32_t b = 0; b * 32 < n; b++, x += 32, q += 32) {
+        const float *in = x;
+        if (n - b * 32 < 32) {
+            memset(padded, 0, sizeof padded);
+            memcpy(padded, x, (n - b * 32) * sizeof(float));
+            in = padded;
+        }
+        vi top = {0};
+        for (int i = 0; i < 32; i += W) {
+            vi bits = (vi)load(in + i) & 0x7FFFFFFF;
+            vi more = (vi)(bits > top);
+            top = (bits & more) | (top & ~more);
+        }
+        int32_t each[W];
+        uint32_t amax = 0;
+        memcpy(each, &top, sizeof top);
+        for (int i = 0; i < W; i++)
+            amax = (uint32_t)each[i] > amax ? (uint32_t)each[i] : amax;
+        float r;
+        if (!qe_block_scale(amax, &d[b], &r)) {
+            memset(q, 0, 32);
+            s[b] = 0;
+            continue;
+        }
+        vi sum = {0};
+        for (int i = 0; i < 32; i += W) {
+            vi v = (vi)(load(in + i) * splat(r) + splat(QE_MAGIC)) - QE_MAGIC_BITS;
+            sum += v;
+            narrow(v, q + i);
+        }
+        int32_t all = 0;
+        memcpy(each, &sum, sizeof sum);
+        for (int i = 0; i < W; i++)
+            all += each[i];
+        s[b] = all;
+    }
+}
+
+static void rmsnorm(float *out, const float *x, const float *w, uint32_t n, float eps)
+{
+    vf part[PARTS] = {{0}};
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < PARTS; k++) {
+            vf v = load(x + i + k * W);
+            part[k] = part[k] + v * v;
+        }
+    if (i < n) {
+        float tail[16] = {0};
+        memcpy(tail, x + i, (n - i) * sizeof(float));
+        for (int k = 0; k < PARTS; k++) {
+            vf v = load(tail + k * W);
+            part[k] = part[k] + v * v;
+        }
+    }
+    const float r = 1.0f / qe_sqrt(halves(part) / (float)n + eps);
+    for (i = 0; i + W <= n; i += W)
+        store(out + i, (load(x + i) * splat(r)) * load(w + i));
+    for (; i < n; i++)
+        out[i] = (x[i] * r) * w[i];
+}
+
+static void silu_mul(float *gate, const float *up, uint32_t n)
+{
+    uint32_t i = 0;
+    for (; i + W <= n; i += W) {
+        vf g = load(gate + i);
+        store(gate + i, (g / (splat(1.0f) + vec_exp(-g))) * load(up + i));
+    }
+    for (; i < n; i++)
+        gate[i] = (gate[i] / (1.0f + qe_exp(-gate[i]))) * up[i];
+}
+
+/* The scores have room for ceil(n, 32). */
+static float softmax(float *s, uint32_t n)
+{
+    vf most = splat(qe_float(0xFF800000u)), part[PARTS] = {{0}};
+    for (uint32_t j = n; j < qe_ceil(n, 32); j++)
+        s[j] = qe_float(0xFF800000u);
+    for (uint32_t j = 0; j < n; j += W) {
+        vf v = load(s + j);
+        most = choose((vi)(v > most), v, most);
+    }
+    float each[W], m = qe_float(0xFF800000u);
+    store(each, most);
+    for (int i = 0; i < W; i++)
+        m = each[i] > m ? each[i] : m;
+    for (uint32_t j = 0; j < n; j += 16)
+        for (int k = 0; k < PARTS; k++) {
+            vf e = vec_exp(load(s + j + k * W) - splat(m));
+            store(s + j + k * W, e);
+            part[k] = part[k] + e;
+        }
+    for (uint32_t j = n; j < qe_ceil(n, 32); j++)
+        s[j] = 0.0f;
+    return 1.0f / halves(part);
+}
+
+static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                     const float *e, int8_t *uq, float *du)
+{
+    for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
+        float u[32];
+        int32_t sum;
+        for (int i = 0; i < 32; i += W) {
+            vf w = load(e + tile * 32 + i);
+            vi live = ~(vi)(w == (vf){0});
+            store(u + i, (vf)((vi)(w * half_load(v + c * 64 + 2 * i)) & live));
+        }
+        quantize(u, 32, uq + tile * 32, &du[tile], &sum);
+    }
+}
+
+static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+{
+    for (uint32_t j = 0; j < n; j++, k += 2 * (size_t)head_size) {
+        vf part[PARTS] = {{0}};
+        uint32_t i = 0;
+        for (; i + 16 <= head_size; i += 16)
+            for (int p = 0; p < PARTS; p++)
+                part[p] = part[p] + load(q + i + p * W) * half_load(k + 2 * (i + (uint32_t)p * W));
+        if (i < head_size) {
+            float a[16] = {0};
+            uint8_t b[32] = {0};
+            memcpy(a, q + i, (head_size - i) * sizeof(float));
+            memcpy(b, k + 2 * (size_t)i, 2 * (size_t)(head_size - i));
+            for (int p = 0; p < PARTS; p++)
+                part[p] = part[p] + load(a + p * W) * half_load(b + 2 * p * W);
+        }
+        s[j] = halves(part);
+    }
+}
+
+static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+{
+    uint32_t i = 0;
+    for (; i + W <= head_size; i += W) {
+        vf acc = {0};
+        for (uint32_t j = 0; j < n; j++)
+            acc = acc + splat(e[j]) * half_load(v + 2 * ((size_t)j * head_size + i));
+        store(out + i, acc);
+    }
+    for (; i < head_size; i++) {
+        float acc = 0.0f;
+        for (uint32_t j = 0; j < n; j++)
+            acc = acc + e[j] * qe_half_to_float(qe_load16(v + 2 * ((size_t)j * head_size + i)));
+        out[i] = acc;
+    }
+}
+
+static void weights(const float *x, uint32_t n, float top, float scale, uint32_t *w)
+{
+    uint32_t i = 0;
+    for (; i + W <= n; i += W) {
+        vf e = vec_exp((load(x + i) - splat(top)) * splat(scale)) * splat(0x1p30f);
+        vi whole = __builtin_convertvector(e, vi) | 1;
+        memcpy(w + i, &whole, sizeof whole);
+    }
+    for (; i < n; i++)
+        w[i] = (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
+}
+
+/* f16 and f32 rows: SPEC 2.5. Two tokens at a time share the weights. */
+static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)
+{
+    const uint32_t columns = qe_ceil(m->columns, 32), unit = m->type == QE_F16 ? 2 : 4;
+    for (uint32_t row = first; row < end; row++) {
+        const uint8_t *w = m->w + (size_t)row * columns * unit;
+        for (uint32_t t = 0; t < m->tokens; t += 2) {
+            const float *a = m->x + t * m->x_stride, *b = t + 1 < m->tokens ? a + m->x_stride : a;
+            vf pa[PARTS] = {{0}}, pb[PARTS] = {{0}};
+            for (uint32_t i = 0; i < columns; i += 16)
+                for (int p = 0; p < PARTS; p++) {
+                    const uint32_t at = i + (uint32_t)p * W;
+                    vf v;
+                    if (unit == 2)
+                        v = half_load(w + 2 * (size_t)at);
+                    else
+                        memcpy(&v, w + 4 * (size_t)at, sizeof v);
+                    pa[p] = pa[p] + v * load(a + at);
+                    pb[p] = pb[p] + v * load(b + at);
+                }
+            m->out[t * m->out_stride + row] = halves(pa);
+            if (b != a)
+                m->out[(t + 1) * m->out_stride + row] = halves(pb);
+        }
+    }
+}
+
+/* What every SIMD set's matmul begins with: returns 1 when it has done the work. */
+static int common_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
+{
+    const uint32_t end = (first + count) * 16 < m->rows ? (first + count) * 16 : m->rows;
+    if (m->type == QE_F16 || m->type == QE_F32) {
+        plain_rows(m, first * 16, end);
+        return 1;
+    }
+    if (m->layout != QE_LAYOUT(16, 4)) {
+        qe_portable_matmul(m, first, count);
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,216 @@
+/* portable.c - the kernels in plain C. The definition of right: every other set must equal it, bit
+ * for bit. It reads every layout; speed is the business of the other sets. */
+#include "kernels.h"
+
+static float halves(float *s) /* the end of lanes(): SPEC 2.2 */
+{
+    for (int width = 8; width; width /= 2)
+        for (int l = 0; l < width; l++)
+            s[l] = s[l] + s[l + width];
+    return s[0];
+}
+
+static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s)
+{
+    for (uint32_t b = 0; b * 32 < n; b++, x += 32, q += 32) {
+        uint32_t width = n - b * 32 < 32 ? n - b * 32 : 32, amax = 0;
+        for (uint32_t i = 0; i < width; i++) {
+            uint32_t bits = qe_bits(x[i]) & 0x7FFFFFFFu;
+            amax = bits > amax ? bits : amax;
+        }
+        float r;
+        int32_t sum = 0;
+        int nonzero = qe_block_scale(amax, &d[b], &r);
+        for (uint32_t i = 0; i < 32; i++) {
+            q[i] = (int8_t)(nonzero && i < width ? qe_round(x[i] * r) : 0);
+            sum += q[i];
+        }
+        s[b] = sum;
+    }
+}
+
+/* One group of R rows against one token. */
+static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t token, float *out)
+{
+    const uint32_t group = m->layout >> 8, blocks = qe_ceil(m->columns, 32) / 32;
+    const int8_t *q = m->act.q + token * m->act.stride;
+    const float *d = m->act.d + token * (m->act.stride / 32);
+    float acc[16] = {0};
+    for (uint32_t b = 0; b < blocks; b++, w += qe_tile_bytes(m->type, R), q += 32) {
+        const uint8_t *quants = w + 2 * R;
+        for (uint32_t r = 0; r < R; r++) {
+            int32_t isum = 0;
+            if (m->type == QE_Q4_0) {
+                for (uint32_t j = 0; j < 16; j++) {
+                    uint8_t byte = quants[j / group * R * group + r * group + j % group];
+                    isum += ((byte & 15) - 8) * q[j] + ((byte >> 4) - 8) * q[j + 16];
+                }
+            } else {
+                for (uint32_t c = 0; c < 32; c++)
+                    isum += (int8_t)quants[c / group * R * group + r * group + c % group] * q[c];
+            }
+            float dw = qe_half_to_float(qe_load16(w + 2 * r));
+            acc[r] = acc[r] + (dw * d[b]) * (float)isum;
+        }
+    }
+    memcpy(out, acc, R * sizeof(float));
+}
+
+static float plain_row(const uint8_t *w, uint32_t type, const float *x, uint32_t columns)
+{
+    float s[16] = {0};
+    for (uint32_t i = 0; i < columns; i++) {
+        float value;
+        if (type == QE_F16)
+            value = qe_half_to_float(qe_load16(w + 2 * (size_t)i));
+        else
+            memcpy(&value, w + 4 * (size_t)i, 4);
+        s[i % 16] = s[i % 16] + value * x[i];
+    }
+    return halves(s);
+}
+
+void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
+{
+    const uint32_t columns = qe_ceil(m->columns, 32), R = m->layout & 255u;
+    const uint32_t end = (first + count) * 16 < qe_ceil(m->rows, R) ? (first + count) * 16
+                                                                    : qe_ceil(m->rows, R);
+    for (uint32_t row = first * 16; row < end; row += R) {
+        for (uint32_t t = 0; t < m->tokens; t++) {
+            float *out = m->out + t * m->out_stride + row;
+            if (m->type == QE_Q4_0 || m->type == QE_Q8_0) {
+                size_t tile_row = qe_tile_bytes(m->type, R) * (columns / 32);
+                tile_rows(m, m->w + row / R * tile_row, R, t, out);
+            } else {
+                size_t row_bytes = (size_t)columns * (m->type == QE_F16 ? 2 : 4);
+                *out = plain_row(m->w + row * row_bytes, m->type, m->x + t * m->x_stride, columns);
+            }
+        }
+    }
+}
+
+static void rmsnorm(float *out, const float *x, const float *w, uint32_t n, float eps)
+{
+    float s[16] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        s[i % 16] = s[i % 16] + x[i] * x[i];
+    float r = 1.0f / qe_sqrt(halves(s) / (float)n + eps);
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = (x[i] * r) * w[i];
+}
+
+static void silu_mul(float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        gate[i] = (gate[i] / (1.0f + qe_exp(-gate[i]))) * up[i];
+}
+
+void qe_portable_score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
+                          uint32_t heads, float *scores, size_t stride)
+{
+    for (uint32_t tile = 0; tile < tiles; tile++, k += qe_key_tile_bytes(head_size)) {
+        for (uint32_t h = 0; h < heads; h++) {
+            const uint8_t *block = k;
+            float acc[16] = {0};
+            for (uint32_t b = 0; b * 32 < head_size; b++) {
+                uint32_t width = head_size - b * 32 < 32 ? head_size - b * 32 : 32;
+                const int8_t *qb = q->q + h * q->stride + b * 32;
+                float dq = q->d[h * (q->stride / 32) + b];
+                for (uint32_t p = 0; p < 16; p++) {
+                    int32_t isum = 0;
+                    for (uint32_t i = 0; i < width; i++)
+                        isum += (int8_t)block[32 + i / 4 * 64 + p * 4 + i % 4] * qb[i];
+                    float dk = qe_half_to_float(qe_load16(block + 2 * p));
+                    acc[p] = acc[p] + (dk * dq) * (float)isum;
+                }
+                block += 32 + (size_t)width * 16;
+            }
+            memcpy(scores + h * stride + tile * 16, acc, sizeof acc);
+        }
+    }
+}
+
+static float softmax(float *s, uint32_t n)
+{
+    float m = qe_float(0xFF800000u), lane[16] = {0};
+    for (uint32_t j = 0; j < n; j++)
+        m = s[j] > m ? s[j] : m;
+    for (uint32_t j = 0; j < n; j++) {
+        s[j] = qe_exp(s[j] - m);
+        lane[j % 16] = lane[j % 16] + s[j];
+    }
+    for (uint32_t j = n; j < qe_ceil(n, 32); j++)
+        s[j] = 0.0f;
+    return 1.0f / halves(lane);
+}
+
+static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                     const float *e, int8_t *uq, float *du)
+{
+    for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
+        float u[32];
+        int32_t sum;
+        for (uint32_t p = 0; p < 32; p++) /* a weight of 0 hides a scale that was never written */
+            u[p] = e[tile * 32 + p] == 0.0f
+                       ? 0.0f
+                       : e[tile * 32 + p] * qe_half_to_float(qe_load16(v + c * 64 + 2 * p));
+        quantize(u, 32, uq + tile * 32, &du[tile], &sum);
+    }
+}
+
+void qe_portable_mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                        uint32_t width, const int8_t *uq, const float *du, float *out)
+{
+    const uint32_t blocks = (head_size + 31) / 32;
+    for (uint32_t i = 0; i < width; i++)
+        out[i] = 0.0f;
+    for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
+        const uint8_t *values = v + (size_t)blocks * 64 + c * 32 * 4;
+        for (uint32_t i = 0; i < width; i++) {
+            int32_t isum = 0;
+            for (uint32_t p = 0; p < 32; p++)
+                isum += (int8_t)values[p / 4 * head_size * 4 + i * 4 + p % 4] * uq[tile * 32 + p];
+            out[i] = out[i] + du[tile] * (float)isum;
+        }
+    }
+}
+
+static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+{
+    for (uint32_t j = 0; j < n; j++, k += 2 * (size_t)head_size) {
+        float lane[16] = {0};
+        for (uint32_t i = 0; i < head_size; i++)
+            lane[i % 16] = lane[i % 16] + q[i] * qe_half_to_float(qe_load16(k + 2 * (size_t)i));
+        s[j] = halves(lane);
+    }
+}
+
+static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+{
+    for (uint32_t i = 0; i < head_size; i++)
+        out[i] = 0.0f;
+    for (uint32_t j = 0; j < n; j++, v += 2 * (size_t)head_size)
+        for (uint32_t i = 0; i < head_size; i++)
+            out[i] = out[i] + e[j] * qe_half_to_float(qe_load16(v + 2 * (size_t)i));
+}
+
+static void weights(const float *x, uint32_t n, float top, float scale, uint32_t *w)
+{
+    for (uint32_t i = 0; i < n; i++)
+        w[i] = (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
+}
+
+const qe_kernels qe_portable = {
+    .name = "portable",
+    .quantize = quantize,
+    .matmul = qe_portable_matmul,
+    .rmsnorm = rmsnorm,
+    .silu_mul = silu_mul,
+    .score_q8 = qe_portable_score_q8,
+    .softmax = softmax,
+    .weigh_q8 = weigh_q8,
+    .mix_q8 = qe_portable_mix_q8,
+    .score_f16 = score_f16,
+    .mix_f16 = mix_f16,
+    .weights = weights,
+};

@@ -1,0 +1,199 @@
+/* qedge.h - the engine's one public header: a quantized Llama-family forward pass, tokenizer and
+ * sampler over a flash image, in a fixed arena. It is not an allocator, a thread pool or a file
+ * reader: the caller brings memory, workers and the mapped image.
+ *
+ * Conventions
+ * - The caller owns all memory. Nothing is allocated, so nothing needs to be closed.
+ * - Results: 0 is success, QE_ERR_* are negative, counts are positive.
+ * - Needs <stddef.h>, <stdint.h> and <string.h> only. No libm, no stdio, no globals that change.
+ * - Numbers are little endian in the image; SPEC.md describes every byte and every rounding.
+ * - Public names are documented here, once.
+ */
+#ifndef QEDGE_H
+#define QEDGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum qe_error {
+    QE_OK = 0,
+    QE_ERR_IMAGE = -1,   /* a section, table or field of the image is broken */
+    QE_ERR_VERSION = -2, /* an image of a version that this engine does not know */
+    QE_ERR_HASH = -3,    /* a hash of the image does not match */
+    QE_ERR_ARENA = -4,   /* the arena is smaller than qe_session_size says */
+    QE_ERR_CONTEXT = -5, /* more tokens than the session's context holds */
+    QE_ERR_TEXT = -6,    /* a text is not UTF-8 */
+    QE_ERR_SPACE = -7,   /* a buffer given by the caller is too small */
+    QE_ERR_NUMERIC = -8, /* a logit is not finite */
+    QE_ERR_USAGE = -9,   /* an argument is out of its range */
+    QE_ERR_KERNELS = -10 /* no such kernel set on this machine */
+};
+
+#include "vocab.h"
+
+#define QE_VERSION 1u /* of the image */
+
+enum qe_kv { QE_KV_F16 = 1, QE_KV_Q8_0 = 8 };
+
+enum qe_section {
+    QE_SECTION_CONFIG = 1,
+    QE_SECTION_PLAN,
+    QE_SECTION_VOCAB,
+    QE_SECTION_TEMPLATE,
+    QE_SECTION_ROPE,
+    QE_SECTION_TENSORS,
+    QE_SECTION_WEIGHTS,
+    QE_SECTION_GOLDEN,
+    QE_SECTION_PROVENANCE
+};
+
+/* ---- SHA-256 (FIPS 180-4) ---- */
+
+typedef struct {
+    uint32_t state[8];
+    uint64_t bytes;
+    uint8_t block[64];
+} qe_sha256;
+
+void qe_sha256_init(qe_sha256 *hash);
+void qe_sha256_update(qe_sha256 *hash, const void *data, size_t bytes);
+/* Writes the digest; the hash goes on as if it had not been asked. */
+void qe_sha256_digest(const qe_sha256 *hash, uint8_t digest[32]);
+
+/* ---- image ---- */
+
+typedef struct {
+    uint32_t dim, layers, heads, kv_heads, head_size, ffn, vocab_size, trained_context, tied;
+    float norm_eps;
+} qe_config;
+
+typedef struct {
+    uint32_t context; /* tokens */
+    uint32_t batch;   /* tokens evaluated at a time, 1 .. 512 */
+    uint32_t threads; /* 1 .. 64 */
+    uint32_t kv;      /* enum qe_kv */
+} qe_session_options;
+
+/* An opened image: a view of `base`, which must stay mapped and aligned to 64 bytes. */
+typedef struct {
+    const uint8_t *base;
+    uint64_t bytes;
+    qe_config config;
+    qe_session_options plan;
+    uint64_t plan_arena_bytes;
+    char board[33];
+    uint8_t id[32]; /* image_id: the root of the hash tree */
+    qe_vocab vocab;
+    const uint8_t *tensors; /* first entry of the tensor table */
+    const float *rope;
+    uint32_t rope_context;
+} qe_image;
+
+typedef struct {
+    const uint8_t *data;
+    uint32_t kind, layer, type, layout, rows, columns;
+    uint64_t bytes;
+} qe_tensor;
+
+/* Opens an image in place: checks the header, every table's bounds, the hashes of all that is small, and
+ * that the plan's arena bytes are what qe_session_size gives. Touches no weight. QE_ERR_IMAGE, _VERSION,
+ * _HASH; QE_ERR_USAGE when base is not aligned to 64. */
+int qe_image_open(qe_image *image, const void *base, uint64_t bytes);
+
+/* Verifies leaves first .. first + count - 1 of the hash tree (clipped to the last). Returns the
+ * number verified, 0 beyond the end, or QE_ERR_HASH. Call it in steps to show progress. */
+int32_t qe_image_verify(const qe_image *image, uint32_t first, uint32_t count);
+
+/* A section's bytes, or NULL when the image has none of this type. */
+const uint8_t *qe_image_section(const qe_image *image, uint32_t type, uint64_t *bytes);
+
+/* Tensor number index of the table (SPEC 3.5). */
+qe_tensor qe_image_tensor(const qe_image *image, uint32_t index);
+uint32_t qe_image_tensor_count(const qe_image *image);
+
+/* ---- session ---- */
+
+/* Who runs the engine's loops. `run` calls task(argument, chunk, worker) once for every chunk in 0 ..
+ * chunks - 1, worker in 0 .. threads - 1, no two calls of one worker at once, and returns when all are
+ * done. NULL workers: the engine runs the chunks itself, in order. */
+typedef struct {
+    void *self;
+    void (*run)(void *self, void (*task)(void *argument, uint32_t chunk, uint32_t worker),
+                void *argument, uint32_t chunks);
+} qe_workers;
+
+/* One inference timeline. Visible so that the caller can place it; its fields are private. */
+typedef struct {
+    const qe_image *image;
+    const void *kernels;
+    const qe_workers *workers;
+    qe_session_options options;
+    uint8_t *arena;
+    uint64_t arena_bytes;
+    uint32_t position; /* tokens held */
+    uint64_t at[24];   /* offsets of the arrays in the arena: SPEC 4 */
+} qe_session;
+
+/* Bytes of arena a session needs. Exact: qe_session_init with one byte less returns QE_ERR_ARENA. The
+ * same on every machine. 0 when the options are out of range. */
+uint64_t qe_session_size(const qe_config *config, const qe_session_options *options);
+
+/* Carves the arena (aligned to 64). `kernels` is from qe_kernels_find. The context may not exceed
+ * the image's rope table. QE_ERR_USAGE, QE_ERR_ARENA. */
+int qe_session_init(qe_session *session, const qe_image *image, const qe_session_options *options,
+                    const void *kernels, const qe_workers *workers, void *arena,
+                    uint64_t arena_bytes);
+
+/* Appends count tokens and leaves the logits of the last in qe_session_logits. With all_logits, rows for
+ * every token, (count, ceil(vocab_size, 32)) f32, are written there as well. QE_ERR_CONTEXT when they do not fit (nothing
+ * is evaluated then), QE_ERR_USAGE for an id out of range, QE_ERR_NUMERIC. */
+int qe_session_eval(qe_session *session, const uint32_t *tokens, uint32_t count, float *all_logits);
+
+/* Where the session's next tokens will be kept: room for those that the context still holds. A caller
+ * without memory of its own may write them here and pass this to qe_session_eval. */
+uint32_t *qe_session_tokens(const qe_session *session);
+
+const float *qe_session_logits(const qe_session *session); /* (vocab_size) */
+
+/* Forgets all tokens from position on. */
+int qe_session_rewind(qe_session *session, uint32_t position);
+
+/* The arena's part that is free between evaluations, as scratch for qe_vocab_encode. */
+void *qe_session_scratch(const qe_session *session, uint64_t *bytes);
+
+/* ---- sampling: SPEC 2.11 ---- */
+
+typedef struct {
+    float temperature;    /* 0: greedy */
+    uint32_t top_k;       /* 0: off */
+    float top_p;          /* 1: off */
+    float min_p;          /* 0: off */
+    float repeat_penalty; /* 1: off */
+    uint64_t random;      /* state: starts as the seed */
+} qe_sampler;
+
+/* Draws the next token from the session's logits; returns its id, QE_ERR_USAGE for a sampler value out
+ * of range. Does not append it. */
+int32_t qe_session_sample(qe_session *session, qe_sampler *sampler);
+
+/* ---- kernel sets ---- */
+
+/* Features a machine offers, as found by the host or stated by the firmware. */
+enum {
+    QE_HAS_AVX2 = 1,    /* and F16C */
+    QE_HAS_AVX512 = 2,  /* F, BW, DQ, VL and VNNI */
+    QE_HAS_NEON = 4,    /* AArch64 */
+    QE_HAS_DOTPROD = 8
+};
+
+/* The set called name, or the fastest one for NULL; NULL when there is none on this machine. */
+const void *qe_kernels_find(const char *name, uint32_t features);
+const char *qe_kernels_name(const void *kernels);
+/* Name of the i-th set compiled in, NULL past the last; `usable` tells whether features allow it. */
+const char *qe_kernels_list(uint32_t i, uint32_t features, int *usable);
+
+/* What an error code means, in a few words. */
+const char *qe_error_text(int error);
+
+#endif

@@ -1,0 +1,122 @@
+/* machine.c - maps files, finds CPU features, and holds the floating-point environment still. */
+#define _GNU_SOURCE
+#include "host.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+uint32_t qe_host_features(void)
+{
+    uint32_t features = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+        features |= QE_HAS_AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni"))
+        features |= QE_HAS_AVX512;
+#elif defined(__aarch64__)
+    features |= QE_HAS_NEON;
+#if defined(__linux__)
+    if (getauxval(AT_HWCAP) & 1ul << 20) /* HWCAP_ASIMDDP */
+        features |= QE_HAS_DOTPROD;
+#elif defined(__APPLE__)
+    features |= QE_HAS_DOTPROD; /* every Apple core since the A11 */
+#endif
+#endif
+    return features;
+}
+
+uint32_t qe_host_cpus(void)
+{
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return (uint32_t)CPU_COUNT(&set);
+#endif
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+int qe_host_map(const char *path, const uint8_t **base, uint64_t *bytes)
+{
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), error = 0;
+    if (fd < 0)
+        return errno;
+    if (fstat(fd, &info) != 0)
+        error = errno;
+    else if (!S_ISREG(info.st_mode))
+        error = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+    else if (info.st_size == 0)
+        error = ENODATA;
+    if (!error) {
+        void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (p == MAP_FAILED)
+            error = errno;
+        *base = p;
+        *bytes = (uint64_t)info.st_size;
+    }
+    close(fd);
+    return error;
+}
+
+void qe_host_unmap(const uint8_t *base, uint64_t bytes)
+{
+    munmap((void *)(uintptr_t)base, (size_t)bytes);
+}
+
+void *qe_host_arena(uint64_t bytes)
+{
+    if (bytes > SIZE_MAX / 2)
+        return NULL;
+    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void qe_host_arena_free(void *arena, uint64_t bytes)
+{
+    munmap(arena, (size_t)bytes);
+}
+
+uint64_t qe_host_float_enter(void)
+{
+#if defined(__x86_64__)
+    const unsigned saved = _mm_getcsr();
+    _mm_setcsr(0x1F80); /* round to nearest, no flush, exceptions masked */
+    return saved;
+#elif defined(__aarch64__)
+    uint64_t saved;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    return saved;
+#else
+    return 0;
+#endif
+}
+
+void qe_host_float_leave(uint64_t saved)
+{
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)saved);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+#else
+    (void)saved;
+#endif
+}

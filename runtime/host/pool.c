@@ -1,0 +1,160 @@
+/* pool.c - the engine's workers on threads. Chunks are claimed one at a time, so a worker that the system
+ * does not run holds nobody up but for the chunk it is in. Waiting spins briefly, then sleeps. */
+#define _GNU_SOURCE
+#include "host.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum { SPINS = 20000, STACK_BYTES = 256 * 1024 };
+
+typedef struct {
+    qe_pool *pool;
+    pthread_t thread;
+    uint32_t index;
+} worker;
+
+struct qe_pool {
+    qe_workers workers;
+    uint32_t threads;
+    /* The job. Written by run() while no chunk of any job is open; a claim that succeeds proves that
+     * what was read before it is of this job. */
+    _Atomic(void (*)(void *, uint32_t, uint32_t)) task;
+    _Atomic(void *) argument;
+    _Atomic uint32_t chunks;
+    _Alignas(64) _Atomic uint64_t ticket; /* job number << 32 | next chunk */
+    _Alignas(64) _Atomic uint32_t done;   /* chunks of this job that are finished */
+    _Alignas(64) _Atomic uint32_t sleepers;
+    _Atomic int quit;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    worker others[];
+};
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Claims and runs chunks of job number `job` until none is left. */
+static void work(qe_pool *pool, uint32_t job, uint32_t index)
+{
+    uint64_t ticket = atomic_load(&pool->ticket);
+    while ((uint32_t)(ticket >> 32) == job) {
+        const uint32_t chunk = (uint32_t)ticket;
+        void (*task)(void *, uint32_t, uint32_t) = atomic_load(&pool->task);
+        void *argument = atomic_load(&pool->argument);
+        if (chunk >= atomic_load(&pool->chunks))
+            return;
+        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + 1))
+            continue;
+        task(argument, chunk, index);
+        atomic_fetch_add(&pool->done, 1);
+        ticket = atomic_load(&pool->ticket);
+    }
+}
+
+static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument, uint32_t chunks)
+{
+    qe_pool *pool = self;
+    const uint32_t job = (uint32_t)(atomic_load(&pool->ticket) >> 32) + 1;
+    atomic_store(&pool->task, task);
+    atomic_store(&pool->argument, argument);
+    atomic_store(&pool->chunks, chunks);
+    atomic_store(&pool->done, 0);
+    atomic_store(&pool->ticket, (uint64_t)job << 32);
+    if (atomic_load(&pool->sleepers)) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->lock);
+    }
+    work(pool, job, 0);
+    for (int spins = 0; atomic_load(&pool->done) != chunks; spins++) {
+        if (spins < SPINS)
+            relax();
+        else
+            sched_yield();
+    }
+}
+
+static void *worker_main(void *argument)
+{
+    worker *self = argument;
+    qe_pool *pool = self->pool;
+    uint32_t seen = 0;
+    qe_host_float_enter();
+    while (!atomic_load(&pool->quit)) {
+        int spins = 0;
+        while ((uint32_t)(atomic_load(&pool->ticket) >> 32) == seen && !atomic_load(&pool->quit)) {
+            if (++spins < SPINS) {
+                relax();
+                continue;
+            }
+            pthread_mutex_lock(&pool->lock);
+            atomic_fetch_add(&pool->sleepers, 1);
+            while ((uint32_t)(atomic_load(&pool->ticket) >> 32) == seen && !atomic_load(&pool->quit))
+                pthread_cond_wait(&pool->wake, &pool->lock);
+            atomic_fetch_sub(&pool->sleepers, 1);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        seen = (uint32_t)(atomic_load(&pool->ticket) >> 32);
+        work(pool, seen, self->index);
+    }
+    return NULL;
+}
+
+qe_pool *qe_pool_open(uint32_t threads)
+{
+    void *memory = NULL;
+    const size_t bytes = sizeof(qe_pool) + threads * sizeof(worker);
+    if (!threads || threads > 64 || posix_memalign(&memory, 64, bytes) != 0)
+        return NULL;
+    memset(memory, 0, bytes);
+    qe_pool *pool = memory;
+    pool->workers = (qe_workers){.self = pool, .run = run};
+    pool->threads = 1;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    int failed = 0;
+    for (uint32_t i = 1; i < threads && !failed; i++) {
+        pool->others[i] = (worker){.pool = pool, .index = i};
+        failed = pthread_create(&pool->others[i].thread, &attributes, worker_main, &pool->others[i]);
+        if (!failed)
+            pool->threads++;
+    }
+    pthread_attr_destroy(&attributes);
+    if (failed) {
+        qe_pool_close(pool);
+        return NULL;
+    }
+    return pool;
+}
+
+void qe_pool_close(qe_pool *pool)
+{
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->quit, 1);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+    for (uint32_t i = 1; i < pool->threads; i++)
+        pthread_join(pool->others[i].thread, NULL);
+    pthread_cond_destroy(&pool->wake);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
+
+const qe_workers *qe_pool_workers(qe_pool *pool)
+{
+    return pool && pool->threads > 1 ? &pool->workers : NULL;
+}

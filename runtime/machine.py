@@ -1,0 +1,83 @@
+"""What this machine offers: kernel sets, CPUs, memory. Read, never guessed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from qedge.runtime._engine import cpus, kernel_sets
+
+__all__ = ["available_bytes", "cpus", "kernel_sets", "peak_rss_bytes", "total_bytes"]
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None  # "max", or no such file
+
+
+def _meminfo(key: str) -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _cgroups() -> list[tuple[int, int]]:
+    """(limit, used) in bytes of every memory cgroup, v1 or v2, that this process is in."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers == "":
+            root, limit, used = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root = Path("/sys/fs/cgroup/memory")
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = root / path.strip("/")
+        for place in [folder, *folder.parents]:
+            most = _number(place / limit)
+            if most is not None and most < 1 << 60:
+                found.append((most, _number(place / used) or 0))
+            if place == root:
+                break
+    return found
+
+
+def total_bytes() -> int | None:
+    """RAM: what the machine has or the cgroup allows, whichever is smaller."""
+    figures = [limit for limit, _ in _cgroups()]
+    total = _meminfo("MemTotal")
+    if total is None and hasattr(os, "sysconf"):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total:
+        figures.append(total)
+    return min(figures) if figures else None
+
+
+def available_bytes() -> int | None:
+    """RAM that a new session may count on: what is available, or what the cgroup allows (its page
+    cache can be dropped, so its limit counts whole)."""
+    figures = [limit for limit, _ in _cgroups()]
+    free = _meminfo("MemAvailable")
+    if free is not None:
+        figures.append(free)
+    return min(figures) if figures else total_bytes()
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process, mapped image pages included."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

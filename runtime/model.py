@@ -1,0 +1,504 @@
+"""Opens an image, checks its budget, and generates text. The policy around the engine; the
+arithmetic is in engine/."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qedge.runtime._engine import EngineError, Image, Session, kernel_sets
+from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, QedgeError, UsageError
+from qedge.runtime.machine import available_bytes, cpus
+from qedge.runtime.sizes import parse_size, show_size
+
+KV_TYPES = {"f16": 1, "q8_0": 8}
+KV_NAMES = {code: name for name, code in KV_TYPES.items()}
+SECTIONS = {
+    1: "config",
+    2: "plan",
+    3: "vocabulary",
+    4: "chat template",
+    5: "rope",
+    6: "tensors",
+    7: "weights",
+    8: "golden",
+    9: "provenance",
+}
+_TEMPLATE, _GOLDEN, _PROVENANCE = 4, 8, 9
+_ERR_CONTEXT, _ERR_TEXT, _ERR_SPACE, _ERR_NUMERIC = -5, -6, -7, -8
+RESIDENT_BYTES = 12 << 20  # what the runtime holds beyond image and arena: docs/architecture.md
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What one generation took. Rates are tokens a second; None where nothing was measured."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    ttft_seconds: float | None
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
+
+
+def open_image(path: str | os.PathLike[str]) -> Image:
+    """Maps and opens an image. ImageError when it is damaged, not an image or not there."""
+    try:
+        return Image(os.fsencode(path))
+    except EngineError as error:
+        raise ImageError(f"{path}: {error}; build or copy the image again") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
+        raise ImageError(f"{path}: {reason}; give the path of an image (.qimg)") from None
+
+
+def verify_image(image: Image, path: str | os.PathLike[str] = "image") -> int:
+    """Checks every leaf of the hash tree, weights too; returns their number. ImageError."""
+    first = 0
+    try:
+        while count := image.verify(first, 64):
+            first += count
+    except EngineError as error:
+        raise ImageError(f"{path}: {error} (in leaves {first} to {first + 63}); copy it again") from None
+    return first
+
+
+class Model:
+    """One session on an image. Made by `Model.open`; `model.session()` gives another one."""
+
+    def __init__(self, image: Image, path: str, session: Session, options: dict[str, Any]) -> None:
+        self._image = image
+        self._path = path
+        self._session: Session | None = session
+        self._options = options
+        self._generation: Iterator[str] | None = None
+        self.finish_reason: str | None = None
+        self.tokens: list[int] = []
+        self.stats: Stats | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        context: int | None = None,
+        memory: str | int | None = None,
+        threads: int | None = None,
+        batch: int | None = None,
+        kernels: str | None = None,
+        allow_paging: bool = False,
+    ) -> Model:
+        """Opens an image and takes its arena: everything that will ever be allocated.
+
+        context, threads, batch: as in the image's plan unless given.
+        memory: the arena's limit in bytes, or as "300M"; BudgetError when more is needed.
+        kernels: forces a kernel set by name; all give the same bits.
+        allow_paging: run even if image and arena do not fit into RAM (about 100 times slower).
+        """
+        options = {
+            "context": context,
+            "memory": memory,
+            "threads": threads,
+            "batch": batch,
+            "kernels": kernels,
+            "allow_paging": allow_paging,
+        }
+        image = open_image(path)
+        return cls(image, os.fspath(path), _open_session(image, str(path), **options), options)
+
+    def session(self, **options: Any) -> Model:
+        """Another, independent session on the same mapped image; options as in `open`."""
+        merged = {**self._options, **options}
+        session = _open_session(self._image, self._path, **merged)
+        return Model(self._image, self._path, session, merged)
+
+    def close(self) -> None:
+        """Gives arena and workers back. The model cannot be used afterwards."""
+        if self._generation is not None:
+            self._generation.close()  # type: ignore[attr-defined]
+        self._session = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def engine(self) -> Session:
+        """The engine's session, for those who count tokens themselves."""
+        if self._session is None:
+            raise UsageError(f"{self._path}: the model is closed; open it again")
+        return self._session
+
+    @property
+    def image(self) -> Image:
+        return self._image
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self._image.config
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        plan = self._image.plan
+        return {**plan, "kv": KV_NAMES[plan["kv"]]}
+
+    @property
+    def image_id(self) -> str:
+        return self._image.id.hex()
+
+    @property
+    def context(self) -> int:
+        return self._options["context"] or self._image.plan["context"]
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.engine.arena_bytes
+
+    @property
+    def kernels(self) -> str:
+        return self.engine.kernels
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja template; rendering it is the toolkit's business."""
+        section = self._image.section(_TEMPLATE)
+        return None if section is None else section.decode("utf-8", "replace")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        try:
+            return json.loads(self._image.section(_PROVENANCE) or b"{}")
+        except ValueError:
+            return {}
+
+    def tokenize(self, text: str | bytes, *, special: bool = False, bos: bool = False) -> list[int]:
+        """Ids of a text. special: control tokens written in it count; bos: begin as the model
+        wants prompts to begin. ImageError when bytes are not UTF-8."""
+        try:
+            return self._image.encode(_utf8(text), special, bos)
+        except EngineError as error:
+            raise ImageError(f"text: {error}; convert it to UTF-8 first") from None
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
+        """The bytes that tokens stand for."""
+        return b"".join(self._image.decode(token, special) for token in tokens)
+
+    def logits(self) -> Any:
+        """The last token's logits: numpy float32 (vocab_size)."""
+        import numpy
+
+        return numpy.frombuffer(self.engine.logits(), numpy.float32)
+
+    def logits_hash(self) -> str:
+        """SHA-256 of the logits that the last generation with `hash=True` drew from."""
+        return self.engine.hash_digest().hex()
+
+    def reset(self) -> None:
+        """Forgets the session's tokens."""
+        self.engine.rewind(0)
+
+    def prompt_tokens(self, prompt: str | bytes, *, special: bool = False) -> list[int]:
+        """Ids of a prompt, with BOS where the model wants it; the arena is the scratch."""
+        text = _utf8(prompt)
+        try:
+            return self.engine.encode(text, special, True)
+        except EngineError as error:
+            if error.code == _ERR_SPACE:
+                raise BudgetError(
+                    f"the prompt has {len(text):,} bytes and cannot fit a context of {self.context:,} "
+                    "tokens; shorten it or open with a longer context"
+                ) from None
+            if error.code == _ERR_TEXT:
+                raise ImageError("the prompt is not UTF-8; convert it first") from None
+            raise ImageError(f"{self._path}: {error}") from None
+
+    def evaluate(self, tokens: Sequence[int]) -> None:
+        """Appends tokens in batches; Ctrl-C gets through between them."""
+        engine, batch = self.engine, self._options["batch"] or self._image.plan["batch"]
+        room = self.context - engine.position
+        if len(tokens) > room:
+            raise BudgetError(
+                f"the prompt has {len(tokens):,} tokens, the context has room for {room:,} of "
+                f"{self.context:,}; shorten it or open with a longer context"
+            )
+        try:
+            for start in range(0, len(tokens), batch):
+                engine.eval(tokens[start : start + batch])
+        except EngineError as error:
+            raise _engine_failure(self._path, error) from None
+
+    def generate(
+        self,
+        prompt: str | bytes | Sequence[int],
+        max_tokens: int = 256,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repeat_penalty: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        special: bool = False,
+        hash: bool = False,
+        keep: bool = False,
+    ) -> Iterator[str]:
+        """Yields text pieces; none splits a character. Greedy at temperature 0.
+
+        stop: strings that end the text and are not part of it. special: control tokens written in
+        the prompt count (a rendered chat template needs that). hash: `logits_hash()` afterwards.
+        keep: go on behind the session's tokens instead of starting anew.
+        After it, `finish_reason` is "stop" (end of sequence or a stop string), "length" (max_tokens)
+        or "context" (full); `tokens` and `stats` say the rest.
+        """
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
+        if "" in stops:
+            raise UsageError("an empty stop string would stop everything; leave it out")
+        for name, value, low, high in (
+            ("temperature", temperature, 0.0, 1e6),
+            ("top_k", top_k, 0, 1 << 31),
+            ("top_p", top_p, 0.0, 1.0),
+            ("min_p", min_p, 0.0, 1.0),
+            ("repeat_penalty", repeat_penalty, 1e-6, 1e6),
+            ("seed", seed, 0, (1 << 64) - 1),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+        if isinstance(prompt, (str, bytes)):
+            prompt = self.prompt_tokens(prompt, special=special)
+        if not prompt:
+            raise UsageError("the prompt is empty; give at least one token")
+        if not keep:
+            self.reset()
+        elif self.tokens:  # the last token drawn was never evaluated
+            prompt = [self.tokens[-1], *prompt]
+        self.engine.set_sampler(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+        self.engine.hash_reset()
+        self.finish_reason, self.tokens, self.stats = None, [], None
+        if self._generation is not None:
+            self._generation.close()  # type: ignore[attr-defined]
+        self._generation = self._pieces(prompt, max_tokens, stops, hash)
+        return self._generation
+
+    def _pieces(
+        self, prompt: Sequence[int], max_tokens: int, stops: list[str], hash: bool
+    ) -> Iterator[str]:
+        engine, image = self.engine, self._image
+        text = _StopText(stops)
+        began = time.perf_counter()
+        first = prefilled = None
+        try:
+            self.evaluate(prompt)
+            prefilled = time.perf_counter()
+            while True:
+                if hash:
+                    engine.hash_logits()
+                token = engine.sample()
+                self.tokens.append(token)
+                first = first or time.perf_counter()
+                if image.is_stop(token):
+                    self.finish_reason = "stop"
+                elif piece := text.add(image.decode(token)):
+                    yield piece
+                if text.stopped:
+                    self.finish_reason = "stop"
+                if not self.finish_reason and len(self.tokens) >= max_tokens:
+                    self.finish_reason = "length"
+                if not self.finish_reason and engine.position >= self.context:
+                    self.finish_reason = "context"
+                if self.finish_reason:
+                    break
+                engine.eval((token,))
+            if rest := text.finish():
+                yield rest
+        except EngineError as error:
+            raise _engine_failure(self._path, error) from None
+        finally:
+            ended = time.perf_counter()
+            decoded = len(self.tokens) - 1
+            self.stats = Stats(
+                prompt_tokens=len(prompt),
+                generated_tokens=len(self.tokens),
+                ttft_seconds=first - began if first else None,
+                prefill_tokens_per_second=len(prompt) / (prefilled - began) if prefilled else None,
+                decode_tokens_per_second=decoded / (ended - first) if first and decoded > 0 else None,
+            )
+
+    def golden(self) -> tuple[list[int], list[int], str] | None:
+        """The image's own proof: prompt, expected tokens, logits_hash; None when it has none."""
+        section = self._image.section(_GOLDEN)
+        if section is None or len(section) < 48:
+            return None
+        words = memoryview(section[: len(section) // 4 * 4]).cast("I")
+        prompt, expected = words[1], words[2]
+        if not prompt or not expected or 12 + prompt + expected > len(words):
+            return None
+        return (
+            list(words[12 : 12 + prompt]),
+            list(words[12 + prompt : 12 + prompt + expected]),
+            section[16:48].hex(),
+        )
+
+    def test(self) -> str:
+        """Runs the golden section; returns the logits_hash. BoardTestError when it differs."""
+        golden = self.golden()
+        if golden is None:
+            raise ImageError(f"{self._path}: no golden section; build the image again")
+        prompt, expected, digest = golden
+        tokens, found = self.greedy(prompt, len(expected))
+        if tokens != expected or found != digest:
+            raise BoardTestError(
+                f"{self._path}: expected logits {digest[:16]}…, got {found[:16]}…; this engine "
+                "does not compute what the image promises: report it with `qedge inspect`"
+            )
+        return found
+
+    def greedy(self, prompt: Sequence[int], count: int) -> tuple[list[int], str]:
+        """Exactly count greedy tokens after prompt, stop tokens too, and their logits_hash."""
+        engine = self.engine
+        engine.rewind(0)
+        engine.hash_reset()
+        engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+        self.evaluate(prompt)
+        tokens: list[int] = []
+        try:
+            while True:
+                engine.hash_logits()
+                tokens.append(engine.sample())
+                if len(tokens) == count:
+                    return tokens, engine.hash_digest().hex()
+                engine.eval((tokens[-1],))
+        except EngineError as error:
+            raise _engine_failure(self._path, error) from None
+
+
+class _StopText:
+    """Turns token bytes into text: whole characters only, and nothing that may yet become the
+    beginning of a stop string."""
+
+    def __init__(self, stops: list[str]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def add(self, data: bytes) -> str:
+        return self._release(self._decoder.decode(data), final=False)
+
+    def finish(self) -> str:
+        if self.stopped:
+            return ""
+        return self._release(self._decoder.decode(b"", final=True), final=True)
+
+    def _release(self, text: str, final: bool) -> str:
+        self._held += text
+        ends = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if ends:
+            self.stopped = True
+            out, self._held = self._held[: min(ends)], ""
+            return out
+        hold = 0
+        if not final:
+            for stop in self._stops:
+                for size in range(min(len(stop) - 1, len(self._held)), hold, -1):
+                    if self._held.endswith(stop[:size]):
+                        hold = size
+                        break
+        cut = len(self._held) - hold
+        out, self._held = self._held[:cut], self._held[cut:]
+        return out
+
+
+def _utf8(text: str | bytes) -> bytes:
+    try:
+        return text.encode("utf-8") if isinstance(text, str) else bytes(text)
+    except UnicodeEncodeError as error:
+        raise ImageError(f"the text is not UTF-8 ({error.reason}); convert it first") from None
+
+
+def _engine_failure(path: str, error: EngineError) -> QedgeError:
+    if error.code == _ERR_NUMERIC:
+        return ImageError(f"{path}: {error}; check the weights with `qedge inspect --verify {path}`")
+    if error.code == _ERR_CONTEXT:
+        return BudgetError(f"{path}: {error}; open with a longer context")
+    return ImageError(f"{path}: {error}")
+
+
+def _open_session(
+    image: Image,
+    path: str,
+    context: int | None,
+    memory: str | int | None,
+    threads: int | None,
+    batch: int | None,
+    kernels: str | None,
+    allow_paging: bool,
+) -> Session:
+    plan = image.plan
+    context = plan["context"] if context is None else context
+    batch = plan["batch"] if batch is None else batch
+    carved = plan["threads"] if threads is None else threads
+    if not 1 <= context <= image.rope_context:
+        raise BudgetError(
+            f"{path}: a context of {context:,} was asked for; the image was built for "
+            f"{image.rope_context:,}: choose less, or build it with --context {context}"
+        )
+    if not 1 <= carved <= 64 or not 1 <= batch <= 512:
+        raise UsageError("threads must lie between 1 and 64, batch between 1 and 512")
+    if kernels is not None and (kernels, True) not in kernel_sets():
+        known = ", ".join(name for name, usable in kernel_sets() if usable)
+        raise UsageError(f"no kernel set {kernels} on this machine; it has {known}")
+    need = image.session_size(context, batch, carved, plan["kv"])
+    if memory is not None and need > parse_size(memory):
+        raise BudgetError(
+            f"{path} needs {need:,} B of arena, the limit is {parse_size(memory):,} B; "
+            f"{_cure(image, parse_size(memory), batch, carved)}"
+        )
+    ram = available_bytes()
+    resident = image.bytes + need + RESIDENT_BYTES
+    if ram is not None and resident > ram and not allow_paging:
+        raise BudgetError(
+            f"{path} needs {show_size(resident)} (image {show_size(image.bytes)}, arena "
+            f"{show_size(need)}), this machine has {show_size(ram)} available; take a smaller "
+            "format or context, or --allow-paging to run it about 100 times slower"
+        )
+    running = min(carved, cpus()) if threads is None else carved
+    try:
+        return Session(image, context, batch, carved, plan["kv"], running, kernels)
+    except MemoryError:
+        raise BudgetError(f"{path}: the system refuses {show_size(need)} for the arena") from None
+    except EngineError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _cure(image: Image, limit: int, batch: int, threads: int) -> str:
+    """The longest context that fits, and the batch to take if none does."""
+    for size in sorted({batch, min(batch, 16), 1}, reverse=True):
+        context = longest_context(image, limit, size, threads)
+        if context:
+            extra = "" if size == batch else f" --batch {size}"
+            return f"try --context {context}{extra}"
+    return "it cannot run in that: take a smaller model"
+
+
+def longest_context(image: Image, limit: int, batch: int, threads: int) -> int:
+    """The longest context of at most the built one whose arena fits limit; 0 when none does."""
+    low, high = 0, image.rope_context
+    kv = image.plan["kv"]
+    while low < high:
+        middle = (low + high + 1) // 2
+        if image.session_size(middle, batch, threads, kv) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low

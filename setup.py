@@ -1,0 +1,36 @@
+"""The one extension module. Everything else about the package is in pyproject.toml."""
+
+import glob
+import os
+import sys
+
+from setuptools import Extension, find_packages, setup
+
+ROOMS = {"runtime": "qedge.runtime", "toolkit": "qedge.toolkit", "boards": "qedge.boards"}
+
+FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+if os.environ.get("QEDGE_SANITIZE"):  # address,undefined: see CONTRIBUTING.md
+    FLAGS += [f"-fsanitize={os.environ['QEDGE_SANITIZE']}", "-g", "-O1"]
+
+packages = list(ROOMS.values())
+for folder, package in ROOMS.items():
+    packages += [f"{package}.{name}" for name in find_packages(folder)]
+
+setup(
+    packages=packages,
+    package_dir={package: folder for folder, package in ROOMS.items()},
+    ext_modules=[
+        Extension(
+            "qedge.runtime._engine",
+            sources=[
+                "runtime/_engine.pyx",
+                *sorted(glob.glob("runtime/engine/*.c")),
+                *sorted(glob.glob("runtime/host/*.c")),
+            ],
+            depends=sorted(glob.glob("runtime/*/*.h")),  # or header edits are missed
+            extra_compile_args=FLAGS,
+            extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")]
+            + ([] if sys.platform == "darwin" else ["-pthread"]),
+        )
+    ],
+)

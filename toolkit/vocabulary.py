@@ -1,0 +1,270 @@
+"""Reads a model's tokenizer into a Vocabulary: from GGUF metadata, Hugging Face or llama2.c.
+
+Chat templates are the source's matter, packing is vocabulary_table.py's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qedge.runtime.errors import ImageError
+from qedge.toolkit.vocabulary_hf import from_hf
+from qedge.toolkit.vocabulary_value import (
+    ADD_BOS_NAMES,
+    BYTE,
+    BYTE_NAMES,
+    CONTROL,
+    IGNORE_MERGES_NAMES,
+    NORMAL,
+    PRETOKENIZER_OF_NAME,
+    SPACE_MARK,
+    UNKNOWN,
+    USER_DEFINED,
+    Vocabulary,
+    mark_by_text,
+    raw_bytes,
+    refuse_duplicates,
+)
+
+__all__ = ["Vocabulary", "from_gguf", "from_hf", "from_llama2c"]
+
+PREFIX = "tokenizer.ggml."
+# llama2.c's tokens: <unk> <s> </s>, then a token for each byte.
+LLAMA2C_FIRST_BYTE = 3
+LLAMA2C_TOKEN_LIMIT_BYTES = 1 << 16
+
+
+def from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
+    """The vocabulary of a GGUF file, from its `tokenizer.ggml.*` keys (and `general.name`).
+
+    Texts may be bytes or str, arrays anything that can be listed.  ImageError for what is
+    missing, inconsistent or not known.
+    """
+    model = _text(metadata, "model")
+    if model == "gpt2":
+        return _bpe_from_gguf(metadata)
+    if model == "llama":
+        return _spm_from_gguf(metadata)
+    found = f"is {model!r}" if model is not None else "is missing"
+    raise ImageError(
+        f"GGUF: {PREFIX}model {found}; known are 'gpt2' (byte-level BPE) and 'llama'"
+        " (SentencePiece BPE)"
+    )
+
+
+def _bpe_from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
+    name = _text(metadata, "pre")
+    if name not in PRETOKENIZER_OF_NAME:
+        found = f"is {name!r}" if name is not None else "is missing"
+        raise ImageError(
+            f"GGUF: {PREFIX}pre {found}; known are {', '.join(sorted(PRETOKENIZER_OF_NAME))}."
+            " Convert the model again with a current convert_hf_to_gguf.py"
+        )
+    texts, types = _tokens(metadata)
+    stops = mark_by_text(texts, types)
+    merges = []
+    for rank, line in enumerate(_texts(metadata, "merges")):
+        cut = line.find(b" ", 1)
+        pair = raw_bytes(line[:cut]), raw_bytes(line[cut + 1 :])
+        if cut < 0 or not pair[0] or not pair[1]:
+            raise ImageError(f"GGUF: {PREFIX}merges[{rank}] is {line[:40]!r}, not two symbols")
+        merges.append((pair[0], pair[1]))
+    return Vocabulary(
+        kind="bpe",
+        pretokenizer=PRETOKENIZER_OF_NAME[name],
+        tokens=tuple(
+            text if kind in (CONTROL, UNKNOWN, USER_DEFINED) else raw_bytes(text) or text
+            for text, kind in zip(texts, types, strict=True)
+        ),
+        types=tuple(types),
+        merges=tuple(merges),
+        add_bos=_flag(metadata, "add_bos_token", name in ADD_BOS_NAMES),
+        add_eos=_flag(metadata, "add_eos_token", False),
+        ignore_merges=name in IGNORE_MERGES_NAMES,
+        **_special_ids(metadata, len(texts), stops, {}),
+        **_strips(metadata, texts, types),
+    )
+
+
+def _spm_from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
+    texts, types = _tokens(metadata)
+    stops = mark_by_text(texts, types)
+    scores = _numbers(metadata, "scores", len(texts), float)
+    if len(scores) < len(texts):
+        raise ImageError(
+            f"GGUF: {PREFIX}scores has {len(scores)} entries for {len(texts)} tokens;"
+            " convert the model again"
+        )
+    defaults = {"bos": 1, "eos": 2, "unknown": 0}
+    return Vocabulary(
+        kind="spm",
+        pretokenizer="",
+        tokens=tuple(texts),
+        types=tuple(types),
+        scores=tuple(scores[: len(texts)]),
+        add_bos=_flag(metadata, "add_bos_token", True),
+        add_eos=_flag(metadata, "add_eos_token", False),
+        add_space_prefix=_flag(metadata, "add_space_prefix", True),
+        **_special_ids(metadata, len(texts), stops, defaults),
+        **_strips(metadata, texts, types),
+    )
+
+
+def _tokens(metadata: Mapping[str, object]) -> tuple[list[bytes], list[int]]:
+    texts = _texts(metadata, "tokens")
+    refuse_duplicates(texts, f"GGUF: {PREFIX}tokens")
+    if metadata.get(PREFIX + "token_type") is None:
+        return texts, [NORMAL] * len(texts)
+    types = _numbers(metadata, "token_type", len(texts), int)
+    if len(types) < len(texts):
+        raise ImageError(
+            f"GGUF: {PREFIX}token_type has {len(types)} entries for {len(texts)} tokens;"
+            " convert the model again"
+        )
+    return texts, [kind if NORMAL <= kind <= BYTE else 0 for kind in types[: len(texts)]]
+
+
+def _special_ids(
+    metadata: Mapping[str, object], count: int, stops: set[int], defaults: dict[str, int]
+) -> dict[str, Any]:
+    """bos, eos, unknown and stops."""
+    found: dict[str, int | None] = {}
+    keys = {"bos": "bos", "eos": "eos", "unknown": "unknown", "eot": "eot", "eom": "eom"}
+    keys |= {name: name for name in ("fim_pad", "fim_rep", "fim_sep")}
+    for name, key in keys.items():
+        value = metadata.get(f"{PREFIX}{key}_token_id")
+        if value is None:
+            default = defaults.get(name)
+            found[name] = default if default is not None and default < count else None
+            continue
+        try:
+            found[name] = int(value)  # type: ignore[call-overload]
+        except (TypeError, ValueError):
+            raise ImageError(f"GGUF: {PREFIX}{key}_token_id is {value!r}, no id") from None
+    named = {number for name, number in found.items() if name not in ("bos", "unknown")}
+    return {
+        "bos": found["bos"],
+        "eos": found["eos"],
+        "unknown": found["unknown"],
+        "stops": tuple(sorted(stops | {number for number in named if number is not None})),
+    }
+
+
+def _strips(
+    metadata: Mapping[str, object], texts: list[bytes], types: list[int]
+) -> dict[str, Any]:
+    """GGUF has no field for white space taken by special tokens: Phi-3 is known by its name."""
+    name = metadata.get("general.name")
+    name = name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")
+    if not any(part in name.lower() for part in ("phi-3", "phi3")):
+        return {}
+    kept = (b"<unk>", b"<s>", b"<|endoftext|>")
+    return {
+        "strips_right": frozenset(
+            number
+            for number, (text, kind) in enumerate(zip(texts, types, strict=True))
+            if (kind in (UNKNOWN, CONTROL, USER_DEFINED) and text not in kept)
+        )
+    }
+
+
+def _text(metadata: Mapping[str, object], key: str) -> str | None:
+    value = metadata.get(PREFIX + key)
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if value is not None and not isinstance(value, str):
+        raise ImageError(f"GGUF: {PREFIX}{key} is {value!r}, not a text")
+    return value
+
+
+def _list(metadata: Mapping[str, object], key: str) -> Sequence[object]:
+    value = metadata.get(PREFIX + key)
+    if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        found = "is missing" if value is None else "is not an array"
+        raise ImageError(f"GGUF: {PREFIX}{key} {found}; the file has no complete tokenizer")
+    # numpy arrays become Python numbers
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def _texts(metadata: Mapping[str, object], key: str) -> list[bytes]:
+    texts = []
+    for number, text in enumerate(_list(metadata, key)):
+        if isinstance(text, str):
+            text = text.encode(errors="surrogateescape")
+        if not isinstance(text, bytes):
+            raise ImageError(f"GGUF: {PREFIX}{key}[{number}] is {text!r}, not a text")
+        texts.append(text)
+    return texts
+
+
+def _numbers(metadata: Mapping[str, object], key: str, count: int, kind: type) -> list[Any]:
+    try:
+        return [kind(value) for value in _list(metadata, key)[:count]]
+    except (TypeError, ValueError, OverflowError):
+        raise ImageError(f"GGUF: {PREFIX}{key} has an entry that is no number") from None
+
+
+def _flag(metadata: Mapping[str, object], key: str, default: bool) -> bool:
+    value = metadata.get(PREFIX + key)
+    return default if value is None else bool(value)
+
+
+def from_llama2c(path: Path, vocab_size: int) -> Vocabulary:
+    """llama2.c's tokenizer.bin: u32 longest token, then (f32 score, i32 bytes, text) a token."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}; give llama2.c's tokenizer.bin") from None
+    records = _llama2c_records(data, path, vocab_size)
+    texts = [b"<unk>", b"<s>", b"</s>"][: len(records)]
+    texts += [text.replace(b" ", SPACE_MARK) for _, text in records[len(texts) :]]
+    types = [UNKNOWN, CONTROL, CONTROL] + [NORMAL] * len(texts)
+    types = types[: len(texts)]
+    for number in range(LLAMA2C_FIRST_BYTE, min(len(texts), LLAMA2C_FIRST_BYTE + 256)):
+        if texts[number] == BYTE_NAMES[number - LLAMA2C_FIRST_BYTE]:
+            types[number] = BYTE
+    refuse_duplicates(texts, str(path))
+    if len(texts) < LLAMA2C_FIRST_BYTE:
+        raise ImageError(f"{path}: {len(texts)} tokens, but llama2.c has <unk>, <s> and </s>")
+    return Vocabulary(
+        kind="spm",
+        pretokenizer="",
+        tokens=tuple(texts),
+        types=tuple(types),
+        scores=tuple(score for score, _ in records),
+        bos=1,
+        eos=2,
+        unknown=0,
+        stops=(2,),
+        add_bos=True,
+        add_space_prefix=True,
+    )
+
+
+def _llama2c_records(data: bytes, path: Path, vocab_size: int) -> list[tuple[float, bytes]]:
+    records: list[tuple[float, bytes]] = []
+    at = 4
+    while len(records) < vocab_size:
+        if at + 8 > len(data):
+            raise ImageError(
+                f"{path}: ends after {len(records)} of {vocab_size} tokens;"
+                " it is cut short or belongs to another model"
+            )
+        score, length = struct.unpack_from("<fi", data, at)
+        at += 8
+        if not 0 <= length <= LLAMA2C_TOKEN_LIMIT_BYTES or at + length > len(data):
+            raise ImageError(
+                f"{path}: token {len(records)} is said to have {length} bytes at offset {at};"
+                " this is no tokenizer.bin of llama2.c, or it is damaged"
+            )
+        records.append((score, data[at : at + length]))
+        at += length
+    if at != len(data):
+        raise ImageError(
+            f"{path}: {len(data) - at} bytes are left after {vocab_size} tokens;"
+            " the tokenizer belongs to a model with another vocabulary size"
+        )
+    return records
