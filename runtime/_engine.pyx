@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObje
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cdef extern from "host/host.h" nogil:
     ctypedef struct qe_config:
@@ -204,7 +204,7 @@ cdef class Vocab:
         self.memory = qe_host_arena(self.memory_bytes)
         if self.memory == NULL:
             raise MemoryError
-        (<uint8_t *>self.memory)[:n] = section
+        memcpy(self.memory, <const char *>section, n)
         checked(qe_vocab_open(&self.vocab, self.memory, n))
 
     def __dealloc__(self):
@@ -339,6 +339,7 @@ cdef class Session:
     cdef void *arena
     cdef uint64_t arena_size
     cdef uint32_t context_size
+    cdef readonly uint32_t running
 
     def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
                   uint32_t kv, uint32_t running, kernels=None):
@@ -348,6 +349,7 @@ cdef class Session:
         o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
         self.image = image
         self.context_size = context
+        self.running = running
         self.arena_size = qe_session_size(&image.image.config, &o)
         if kernels is None:
             self.kernel_set = qe_kernels_find(NULL, qe_host_features())

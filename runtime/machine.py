@@ -76,7 +76,13 @@ def available_bytes() -> int | None:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process, mapped image pages included."""
+    """Peak resident memory of this program, mapped image pages included."""
+    try:  # ru_maxrss would count what the parent held when it started us
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -31,7 +31,7 @@ SECTIONS = {
 }
 _TEMPLATE, _GOLDEN, _PROVENANCE = 4, 8, 9
 _ERR_CONTEXT, _ERR_TEXT, _ERR_SPACE, _ERR_NUMERIC = -5, -6, -7, -8
-RESIDENT_BYTES = 12 << 20  # what the runtime holds beyond image and arena: docs/architecture.md
+RESIDENT_BYTES = 26 << 20  # Python with the runtime 14, and 12 over it: docs/architecture.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,10 @@ class Model:
         return self._session
 
     @property
+    def path(self) -> str:
+        return self._path
+
+    @property
     def image(self) -> Image:
         return self._image
 
@@ -161,6 +165,16 @@ class Model:
     @property
     def arena_bytes(self) -> int:
         return self.engine.arena_bytes
+
+    @property
+    def threads(self) -> int:
+        """Threads that do the work."""
+        return self.engine.running
+
+    @property
+    def resident_bytes(self) -> int:
+        """What this session may hold in RAM: image, arena and the runtime itself."""
+        return self._image.bytes + self.arena_bytes + RESIDENT_BYTES
 
     @property
     def kernels(self) -> str:

@@ -213,7 +213,7 @@ def _flag(metadata: Mapping[str, object], key: str, default: bool) -> bool:
 
 
 def from_llama2c(path: Path, vocab_size: int) -> Vocabulary:
-    """llama2.c's tokenizer.bin: u32 longest token, then (f32 score, i32 bytes, text) a token."""
+    """llama2.c's tokenizer.bin: u32 longest token; a token is f32 score, i32 bytes, text."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
 """Reads the vocabulary of a Hugging Face folder: tokenizer.json and the small files beside it.
 
-A tokenizer.json is a program in JSON; only the shapes that Llama-family models use are known, and
-any other is refused by name.
+A tokenizer.json is a program in JSON; only the shapes that Llama-family models use are known,
+and any other is refused by name.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def from_hf(folder: Path) -> Vocabulary:
     stripped = _added(tokenizer, path)
     number_of = {text: number for number, text in enumerate(texts)}
     if is_spm:
-        for name in BYTE_NAMES:
-            if name in number_of and types[number_of[name]] == NORMAL:
-                types[number_of[name]] = BYTE
+        for byte_name in BYTE_NAMES:
+            number = number_of.get(byte_name)
+            if number is not None and types[number] == NORMAL:
+                types[number] = BYTE
     unknown = _named_id(model.get("unk_token"), number_of, path, "model.unk_token")
     if unknown is not None and is_spm:
         types[unknown] = UNKNOWN
@@ -83,7 +84,7 @@ def from_hf(folder: Path) -> Vocabulary:
         stops |= set(ids)
         eos = ids[0] if eos is None and ids else eos
     bos = _named_id(config.get("bos_token"), number_of, path, "bos_token")
-    template = _template_bos(tokenizer, number_of)
+    template = _template_bos(tokenizer, number_of, path)
     if bos is None:
         bos = template
     if bos is None:
@@ -94,7 +95,9 @@ def from_hf(folder: Path) -> Vocabulary:
         kind="spm" if is_spm else "bpe",
         pretokenizer=pretokenizer,
         tokens=tuple(
-            text if is_spm or type_ in (CONTROL, UNKNOWN, USER_DEFINED) else raw_bytes(text) or text
+            text
+            if is_spm or type_ in (CONTROL, UNKNOWN, USER_DEFINED)
+            else raw_bytes(text) or text
             for text, type_ in zip(texts, types, strict=True)
         ),
         types=tuple(types),
@@ -141,26 +144,21 @@ def _list(value: object, path: Path, what: str) -> list[Any]:
     return value
 
 
-def _step(step: dict[str, Any]) -> list[str]:
+def _step(step: Any) -> str:
     """One step of a pre-tokenizer by name; a Split is its expression."""
-    kind = step.get("type")
-    if kind == "Sequence":
-        return [
-            name
-            for inner in step.get("pretokenizers") or []
-            if isinstance(inner, dict) and inner.get("type") != "Sequence"
-            for name in _step(inner)
-        ]
+    kind = step.get("type") if isinstance(step, dict) else None
     if kind == "ByteLevel" and not step.get("add_prefix_space"):
-        return ["bytes+words" if step.get("use_regex", True) else "bytes"]
+        return "bytes+words" if step.get("use_regex", True) else "bytes"
     if kind == "Digits" and step.get("individual_digits"):
-        return ["digits"]
-    pattern = step.get("pattern")
-    if kind == "Split" and isinstance(pattern, dict) and not step.get("invert"):
-        regex = pattern.get("Regex", pattern.get("String"))
-        if step.get("behavior") == "Isolated" and isinstance(regex, str):
-            return [regex]
-    return [json.dumps(step, ensure_ascii=False)]
+        return "digits"
+    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+        pattern = step.get("pattern")
+        regex = (
+            pattern.get("Regex", pattern.get("String")) if isinstance(pattern, dict) else None
+        )
+        if isinstance(regex, str):
+            return "[\r\n]" if regex == "[\\r\\n]" else regex
+    return "unknown"
 
 
 def _pretokenizer(tokenizer: dict[str, Any], path: Path) -> str:
@@ -173,8 +171,10 @@ def _pretokenizer(tokenizer: dict[str, Any], path: Path) -> str:
             " known are none and NFC"
         )
     found = tokenizer.get("pre_tokenizer")
-    steps = _step(found) if isinstance(found, dict) else ["none"]
-    shape = tuple("[\r\n]" if step == "[\\r\\n]" else step for step in steps)
+    steps = [found]
+    if isinstance(found, dict) and found.get("type") == "Sequence":
+        steps = _list(found.get("pretokenizers"), path, "pre_tokenizer.pretokenizers")
+    shape = tuple(_step(step) for step in steps)
     if shape not in _SHAPES:
         raise ImageError(
             f"{path}: pre_tokenizer {_shown(found)} is not known; known are those of"
@@ -189,16 +189,21 @@ def _space_prefix(tokenizer: dict[str, Any], path: Path) -> bool:
     pretokenizer = tokenizer.get("pre_tokenizer")
     steps = [normalizer] if isinstance(normalizer, dict) else []
     if steps and steps[0].get("type") == "Sequence":
-        steps = [s for s in steps[0].get("normalizers") or [] if isinstance(s, dict)]
+        steps = _list(steps[0].get("normalizers"), path, "normalizer.normalizers")
     prepend = {"type": "Prepend", "prepend": _MARK}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _MARK}
     if pretokenizer is None and steps in ([replace], [prepend, replace]):
         return prepend in steps
-    if isinstance(pretokenizer, dict) and pretokenizer.get("type") == "Metaspace" and not steps:
-        if pretokenizer.get("replacement", _MARK) == _MARK and not pretokenizer.get("split"):
-            scheme = pretokenizer.get("prepend_scheme")
-            prepends = pretokenizer.get("add_prefix_space", True)
-            return bool(prepends) if scheme is None else scheme in ("always", "first")
+    if (
+        isinstance(pretokenizer, dict)
+        and not steps
+        and pretokenizer.get("type") == "Metaspace"
+        and pretokenizer.get("replacement", _MARK) == _MARK
+        and not pretokenizer.get("split")
+    ):
+        scheme = pretokenizer.get("prepend_scheme")
+        prepends = pretokenizer.get("add_prefix_space", True)
+        return bool(prepends) if scheme is None else scheme in ("always", "first")
     raise ImageError(
         f"{path}: normalizer {_shown(normalizer)} with pre_tokenizer {_shown(pretokenizer)} is"
         " not known; known are Llama-2's (a space before the text, spaces as U+2581)"
@@ -266,12 +271,16 @@ def _merge_pairs(model: dict[str, Any], path: Path) -> list[tuple[bytes, bytes]]
             or len(parts) != 2
             or not all(isinstance(part, str) and part for part in parts)
         ):
-            raise ImageError(f"{path}: model.merges[{rank}] is {_shown(merge)}, not two symbols")
+            raise ImageError(
+                f"{path}: model.merges[{rank}] is {_shown(merge)}, not two symbols"
+            )
         pairs.append((parts[0].encode(errors="replace"), parts[1].encode(errors="replace")))
     return pairs
 
 
-def _raw_merges(pairs: list[tuple[bytes, bytes]], path: Path) -> tuple[tuple[bytes, bytes], ...]:
+def _raw_merges(
+    pairs: list[tuple[bytes, bytes]], path: Path
+) -> tuple[tuple[bytes, bytes], ...]:
     merges = []
     for rank, (left, right) in enumerate(pairs):
         raw = raw_bytes(left), raw_bytes(right)
@@ -288,8 +297,8 @@ def _scores(
 ) -> tuple[float, ...]:
     """A token's score is that of the first merge that makes it; what none makes has none.
 
-    Merges of such files were written from the scores of a SentencePiece model, all the pairs of a
-    better token before those of a worse one, so the order is the same.
+    Merges of such files were written from the scores of a SentencePiece model, all the pairs of
+    a better token before those of a worse one, so the order is the same.
     """
     scores = [float("-inf")] * len(number_of)
     for rank, (left, right) in enumerate(pairs):
@@ -312,7 +321,7 @@ def _named_id(value: object, number_of: dict[bytes, int], path: Path, what: str)
 
 
 def _ids(value: object, count: int, path: Path) -> list[int]:
-    values = value if isinstance(value, list) else [] if value is None else [value]
+    values: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
     for number in values:
         if not _is_id(number) or number >= count:
             raise ImageError(
@@ -322,15 +331,17 @@ def _ids(value: object, count: int, path: Path) -> list[int]:
     return values
 
 
-def _template_bos(tokenizer: dict[str, Any], number_of: dict[bytes, int]) -> int | None:
+def _template_bos(
+    tokenizer: dict[str, Any], number_of: dict[bytes, int], path: Path
+) -> int | None:
     """The special token that the post-processor's template begins with."""
     processor = tokenizer.get("post_processor")
-    steps = [processor] if isinstance(processor, dict) else []
-    if steps and steps[0].get("type") == "Sequence":
-        steps = [s for s in steps[0].get("processors") or [] if isinstance(s, dict)]
+    steps: list[Any] = [processor]
+    if isinstance(processor, dict) and processor.get("type") == "Sequence":
+        steps = _list(processor.get("processors"), path, "post_processor.processors")
     for step in steps:
-        single = step.get("single")
-        if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
+        single = step.get("single") if isinstance(step, dict) else None
+        if isinstance(single, list) and single and step.get("type") == "TemplateProcessing":
             first = single[0].get("SpecialToken") if isinstance(single[0], dict) else None
             if isinstance(first, dict) and isinstance(first.get("id"), str):
                 return number_of.get(first["id"].encode(errors="replace"))

@@ -148,7 +148,7 @@ def _symbols(
     numbers = dict(keys)
     if vocabulary.kind == "bpe":
         passed = [bytes([byte]) for byte in range(256)]
-        passed += [part for l, r in vocabulary.merges for part in (l, r, l + r)]
+        passed += [part for a, b in vocabulary.merges for part in (a, b, a + b)]
         for symbol in passed:
             if symbol not in numbers:
                 numbers[symbol] = len(symbols)
@@ -160,7 +160,8 @@ def _byte_tokens(vocabulary: Vocabulary, numbers: dict[bytes, int]) -> list[int]
     if vocabulary.kind == "bpe":
         return [numbers[bytes([byte])] for byte in range(256)]
     return [
-        numbers.get(name, numbers.get(bytes([byte]), NONE)) for byte, name in enumerate(BYTE_NAMES)
+        numbers.get(name, numbers.get(bytes([byte]), NONE))
+        for byte, name in enumerate(BYTE_NAMES)
     ]
 
 

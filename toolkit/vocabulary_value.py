@@ -1,4 +1,4 @@
-"""A vocabulary as a plain value, its checks, and the token texts that have a meaning of their own.
+"""A vocabulary as a plain value, its checks, and the token texts that mean something by name.
 
 It knows no file format (vocabulary.py, vocabulary_hf.py) and no packed bytes
 (vocabulary_table.py).
@@ -17,11 +17,13 @@ UNDEFINED, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(7)
 SPACE_MARK = "\u2581".encode()
 BYTE_NAMES = tuple(b"<0x%02X>" % byte for byte in range(256))
 
-# The names by which GGUF files ask for a pre-tokenizer: which expression, and what comes with it.
+# The names by which GGUF files ask for a pre-tokenizer, and what else a name brings along.
 PRETOKENIZERS = ("gpt-2", "smollm", "llama3", "qwen2", "deepseek-coder")
 _ALIASES = {
-    "gpt-2": "gpt-2 phi-2 gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling exaone4",
+    "gpt-2": "gpt-2 phi-2 gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling"
+    " exaone4",
     "smollm": "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+    # the first eight skip merges and add BOS, see below
     "llama3": "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 dbrx smaug-bpe"
     " chatglm-bpe glm4 glm5",
     "qwen2": "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2",
@@ -30,20 +32,16 @@ _ALIASES = {
 PRETOKENIZER_OF_NAME = {
     name: expression for expression, names in _ALIASES.items() for name in names.split()
 }
-IGNORE_MERGES_NAMES = frozenset(
-    "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4 glm5".split()
-)
-ADD_BOS_NAMES = IGNORE_MERGES_NAMES - {"glm4", "glm5"}
+ADD_BOS_NAMES = frozenset(_ALIASES["llama3"].split()[:8])
+IGNORE_MERGES_NAMES = ADD_BOS_NAMES | {"glm4", "glm5"}
 
 # Texts that end generation, and so are control tokens whatever their type says.
-STOP_TEXTS = frozenset(
-    text.encode()
-    for text in (
-        "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn>"
-        " <|endoftext|> </s> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|>"
-        " <end_of_utterance> <eos> <turn|> <|tool_response> <｜end▁of▁sentence｜> [e~["
-    ).split()
+_STOP_TEXTS = (
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn>"
+    " <|endoftext|> </s> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|>"
+    " <end_of_utterance> <eos> <turn|> <|tool_response> <｜end▁of▁sentence｜> [e~["
 )
+STOP_TEXTS = frozenset(text.encode() for text in _STOP_TEXTS.split())
 # Texts of fill-in-the-middle tokens: in each group the first one found is a control token.
 FILL_TEXTS = tuple(
     frozenset(text.encode() for text in group.split())
@@ -144,7 +142,7 @@ def refuse_duplicates(texts: list[bytes], source: str) -> None:
 
 
 def mark_by_text(texts: list[bytes], types: list[int]) -> set[int]:
-    """Makes control tokens of texts that are such by name, in `types`; returns those that stop."""
+    """Makes control tokens of those that are such by name, in `types`; returns what stops."""
     stops: set[int] = set()
     number_of = {text: number for number, text in enumerate(texts) if text}
     for groups, stop in ((FILL_TEXTS, False), (FILL_STOP_TEXTS, True)):

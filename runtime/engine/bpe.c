@@ -1,5 +1,6 @@
 /* bpe.c - byte-level BPE: words of the pre-tokenizer, bytes to symbols, merges by rank.
- * Strings are raw bytes here; the alphabet that writes bytes as letters is undone by the packer.
+ * Strings are raw bytes here; the alphabet that writes bytes as letters is undone by the
+ * packer.
  */
 #include "vocab_internal.h"
 
@@ -32,7 +33,8 @@ uint32_t qe_bpe_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32
     return QE_VOCAB_NONE;
 }
 
-/* A symbol that is no token (a merge whose result is not in the vocabulary) goes as its bytes. */
+/* A symbol that is no token (a merge whose result is not in the vocabulary) goes as its bytes.
+ */
 static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink) {
     uint32_t id = m->ids[at];
     if (id < m->vocab->token_count) {

@@ -1,5 +1,5 @@
-/* encode.c - qe_vocab_encode: checks the text, takes the special tokens out of it, and hands the
- * pieces between them to bpe.c or spm.c. Scratch is carved here.
+/* encode.c - qe_vocab_encode: checks the text, takes the special tokens out of it, and hands
+ * the pieces between them to bpe.c or spm.c. Scratch is carved here.
  */
 #include "unicode.h"
 #include "vocab_internal.h"
@@ -50,7 +50,8 @@ static void claim(const uint8_t *text, size_t bytes, uint8_t *map, const uint8_t
             continue;
         }
         if (attributes & QE_TOKEN_LSTRIP) {
-            for (size_t i = at; i > 0 && map[i - 1] == RAW && is_ascii_space(text[i - 1]); i--) {
+            for (size_t i = at; i > 0 && map[i - 1] == RAW && is_ascii_space(text[i - 1]);
+                 i--) {
                 map[i - 1] = STRIPPED;
             }
         }
@@ -68,7 +69,8 @@ static void claim(const uint8_t *text, size_t bytes, uint8_t *map, const uint8_t
 /* The list is sorted longest first, then by id: the order in which tokens claim their text. */
 static void claim_specials(const qe_vocab *vocab, const uint8_t *text, size_t bytes,
                            uint8_t *map, uint32_t flags) {
-    uint8_t is_present[256] = {0}; /* most texts have no byte that a special token begins with */
+    uint8_t is_present[256] = {
+        0}; /* most texts have no byte that a special token begins with */
     for (size_t i = 0; i < bytes; i++) {
         is_present[text[i]] = 1;
     }
@@ -81,7 +83,8 @@ static void claim_specials(const qe_vocab *vocab, const uint8_t *text, size_t by
             continue;
         }
         unsigned attributes = vocab->attributes[id];
-        if ((attributes & QE_TOKEN_TYPE) == QE_TOKEN_USER_DEFINED || (flags & QE_ENCODE_SPECIAL)) {
+        if ((attributes & QE_TOKEN_TYPE) == QE_TOKEN_USER_DEFINED ||
+            (flags & QE_ENCODE_SPECIAL)) {
             claim(text, bytes, map, string, string_bytes, attributes);
         }
     }

@@ -1,6 +1,6 @@
-/* pretokenize.c - cuts text into words, as the regular expressions of the known pre-tokenizers do.
- * Each is written out by hand: SPEC-vocab.md has the expressions, and what differs between them.
- * Not a regex engine; every step moves forward, so a text costs time in its length.
+/* pretokenize.c - cuts text into words, as the regular expressions of the known pre-tokenizers
+ * do. Each is written out by hand: SPEC-vocab.md has the expressions, and what differs between
+ * them. Not a regex engine; every step moves forward, so a text costs time in its length.
  */
 #include "unicode.h"
 #include "vocab_internal.h"
@@ -34,7 +34,8 @@ static character read(const uint8_t *text, size_t position, size_t end) {
 }
 
 static int is_other(character c) {
-    return (c.class & (QE_UNICODE_SPACE | QE_UNICODE_LETTER | QE_UNICODE_NUMBER | CLASS_END)) == 0;
+    return (c.class & (QE_UNICODE_SPACE | QE_UNICODE_LETTER | QE_UNICODE_NUMBER | CLASS_END)) ==
+           0;
 }
 
 static int is_newline(character c) {
@@ -164,8 +165,8 @@ static size_t next_llama3(const uint8_t *text, size_t position, size_t end, int 
     return spaces(text, position, end, 1);
 }
 
-/* The cuts below isolate matches: from position, the end of the match that begins there, or where
- * the next one begins. */
+/* The cuts below isolate matches: from position, the end of the match that begins there, or
+ * where the next one begins. */
 
 static size_t cut_newline(const uint8_t *text, size_t position, size_t end) {
     size_t at = position;
@@ -207,7 +208,8 @@ static size_t cut_spaced(const uint8_t *text, size_t position, size_t end, unsig
 /* U+0800 to U+9FA5 and U+AC00 to U+D7FF, white space excepted */
 static int is_deepseek_run(character c) {
     return !(c.class & (QE_UNICODE_SPACE | CLASS_END)) &&
-           ((c.value >= 0x800 && c.value <= 0x9FA5) || (c.value >= 0xAC00 && c.value <= 0xD7FF));
+           ((c.value >= 0x800 && c.value <= 0x9FA5) ||
+            (c.value >= 0xAC00 && c.value <= 0xD7FF));
 }
 
 static size_t cut_deepseek_run(const uint8_t *text, size_t position, size_t end) {

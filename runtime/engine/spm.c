@@ -1,5 +1,6 @@
-/* spm.c - SentencePiece-style BPE: the whole text is one word of characters, any pair whose text
- * is a token may merge, the token with the best score first; what is left over goes as bytes.
+/* spm.c - SentencePiece-style BPE: the whole text is one word of characters, any pair whose
+ * text is a token may merge, the token with the best score first; what is left over goes as
+ * bytes.
  */
 #include "unicode.h"
 #include "vocab_internal.h"

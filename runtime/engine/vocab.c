@@ -1,5 +1,5 @@
-/* vocab.c - opens a packed vocabulary, finds strings in it and decodes ids. SPEC-vocab.md has the
- * bytes. Opening checks extents only; whoever reads an index from a table checks it.
+/* vocab.c - opens a packed vocabulary, finds strings in it and decodes ids. SPEC-vocab.md has
+ * the bytes. Opening checks extents only; whoever reads an index from a table checks it.
  */
 #include "vocab_internal.h"
 
@@ -74,7 +74,8 @@ static int read_header(qe_vocab *v) {
     v->unknown = qe_vocab_load(base, WORD_UNKNOWN);
     v->string_bytes = qe_vocab_load(base, WORD_STRING_BYTES);
     if (v->kind < QE_VOCAB_BPE || v->kind > QE_VOCAB_SPM ||
-        v->pretokenizer > QE_PRE_DEEPSEEK_CODER || (v->flags & ~(uint32_t)QE_VOCAB_FLAGS) != 0 ||
+        v->pretokenizer > QE_PRE_DEEPSEEK_CODER ||
+        (v->flags & ~(uint32_t)QE_VOCAB_FLAGS) != 0 ||
         (v->kind == QE_VOCAB_BPE) != (v->pretokenizer != QE_PRE_NONE)) {
         return QE_ERR_VERSION;
     }
@@ -158,8 +159,8 @@ static uint32_t hash_text(const uint8_t *text, size_t bytes, int space_is_mark) 
     return hash ^ hash >> 15;
 }
 
-static int equals(const uint8_t *text, size_t bytes, const uint8_t *string, uint32_t string_bytes,
-                  int space_is_mark) {
+static int equals(const uint8_t *text, size_t bytes, const uint8_t *string,
+                  uint32_t string_bytes, int space_is_mark) {
     if (!space_is_mark) {
         return bytes == string_bytes && memcmp(text, string, bytes) == 0;
     }

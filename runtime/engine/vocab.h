@@ -12,7 +12,8 @@
 /* No such token: what qe_vocab_bos and qe_vocab_eos return when the vocabulary has none. */
 #define QE_VOCAB_NONE UINT32_MAX
 
-/* An open vocabulary: the header, decoded. Fields are private; the functions below read them. */
+/* An open vocabulary: the header, decoded. Fields are private; the functions below read them.
+ */
 typedef struct qe_vocab {
     const uint8_t *base;
     size_t bytes;
@@ -25,12 +26,12 @@ typedef struct qe_vocab {
     uint32_t string_bytes;
 } qe_vocab;
 
-/* Opens a tokenizer section in place, in constant time. QE_ERR_IMAGE when the header or an extent
- * is broken, QE_ERR_VERSION for an unknown version, kind, pre-tokenizer or flag. */
+/* Opens a tokenizer section in place, in constant time. QE_ERR_IMAGE when the header or an
+ * extent is broken, QE_ERR_VERSION for an unknown version, kind, pre-tokenizer or flag. */
 int qe_vocab_open(qe_vocab *vocab, const void *section, size_t bytes);
 
-/* Bytes of scratch that encoding any text of text_bytes needs; encode with one byte less returns
- * QE_ERR_SPACE. SIZE_MAX when the text is longer than QE_VOCAB_TEXT_MAX. */
+/* Bytes of scratch that encoding any text of text_bytes needs; encode with one byte less
+ * returns QE_ERR_SPACE. SIZE_MAX when the text is longer than QE_VOCAB_TEXT_MAX. */
 size_t qe_vocab_scratch_bytes(const qe_vocab *vocab, size_t text_bytes);
 
 /* The longest text that one call encodes. */

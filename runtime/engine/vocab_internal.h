@@ -97,8 +97,10 @@ void qe_merging_run(qe_merging *merging);
 
 /* What merging the symbols at left and at middle gives: its priority, or QE_VOCAB_NONE for no
  * such pair. */
-uint32_t qe_bpe_pair(const qe_merging *merging, uint32_t left, uint32_t middle, uint32_t *merged);
-uint32_t qe_spm_pair(const qe_merging *merging, uint32_t left, uint32_t middle, uint32_t *merged);
+uint32_t qe_bpe_pair(const qe_merging *merging, uint32_t left, uint32_t middle,
+                     uint32_t *merged);
+uint32_t qe_spm_pair(const qe_merging *merging, uint32_t left, uint32_t middle,
+                     uint32_t *merged);
 
 /* Encode text without special tokens. `merging` brings arrays for every byte of it. */
 int qe_bpe_encode(qe_merging *merging, const uint8_t *text, size_t bytes, qe_id_sink *sink);

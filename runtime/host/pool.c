@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 enum { SPINS = 20000, STACK_BYTES = 256 * 1024 };
+#define CLOSED 0xFFFFFFFFu /* a chunk number that no job has */
 
 typedef struct {
     qe_pool *pool;
@@ -19,8 +20,8 @@ typedef struct {
 struct qe_pool {
     qe_workers workers;
     uint32_t threads;
-    /* The job. Written by run() while no chunk of any job is open; a claim that succeeds proves that
-     * what was read before it is of this job. */
+    /* The job. Written by run() while the ticket is closed; so a claim that succeeds proves that what
+     * was read before it is of this job. */
     _Atomic(void (*)(void *, uint32_t, uint32_t)) task;
     _Atomic(void *) argument;
     _Atomic uint32_t chunks;
@@ -63,7 +64,9 @@ static void work(qe_pool *pool, uint32_t job, uint32_t index)
 static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument, uint32_t chunks)
 {
     qe_pool *pool = self;
-    const uint32_t job = (uint32_t)(atomic_load(&pool->ticket) >> 32) + 1;
+    const uint64_t last = atomic_load(&pool->ticket) >> 32;
+    const uint32_t job = (uint32_t)last + 1;
+    atomic_store(&pool->ticket, last << 32 | CLOSED); /* an exhausted ticket must not come alive */
     atomic_store(&pool->task, task);
     atomic_store(&pool->argument, argument);
     atomic_store(&pool->chunks, chunks);

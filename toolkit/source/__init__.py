@@ -37,6 +37,8 @@ def open_source(path: Path, tokenizer: Path | None = None) -> SourceModel:
     if path.is_dir():
         return _open_folder(path, tokenizer)
     start = _first_bytes(path)
+    if not start:
+        raise ImageError(f"{path}: the file is empty; fetch it again")
     for magic, what in STRANGERS.items():
         if start.startswith(magic):
             raise ImageError(f"{path}: is {what}")

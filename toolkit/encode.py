@@ -1,0 +1,48 @@
+"""Token ids of texts, with the vocabulary of an image or of a GGUF (vocabulary-only ones too)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qedge.runtime._engine import EngineError, Vocab
+from qedge.runtime.errors import ImageError
+from qedge.runtime.model import open_image
+
+
+def open_vocabulary(path: Path) -> Vocab:
+    """The vocabulary of an image, of a GGUF or of a model folder. ImageError."""
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(8)
+    except IsADirectoryError:
+        magic = b""
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}; give an image or a GGUF file") from error
+    if magic == b"QEDGEIMG":
+        return Vocab(open_image(path).section(3))
+    from qedge.toolkit import vocabulary, vocabulary_table
+
+    if magic[:4] == b"GGUF":
+        from qedge.toolkit.source.gguf_file import read_metadata
+
+        found = vocabulary.from_gguf(read_metadata(path))
+    elif path.is_dir():
+        found = vocabulary.from_hf(path)
+    else:
+        raise ImageError(f"{path}: neither an image nor a GGUF file nor a model folder")
+    return Vocab(vocabulary_table.pack(found))
+
+
+def encode(path: Path, texts: Sequence[bytes]) -> list[list[int]]:
+    """Ids of each text: no BOS or EOS added, special tokens not parsed, bytes as they are."""
+    vocab = open_vocabulary(path)
+    found = []
+    for number, text in enumerate(texts, 1):
+        try:
+            found.append(vocab.encode(text))
+        except EngineError as error:
+            raise ImageError(f"text {number}: {error}; convert it to UTF-8 first") from None
+    return found
+
+

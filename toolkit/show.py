@@ -1,0 +1,86 @@
+"""What people see: tables and progress bars, on standard error unless it is the answer itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from qedge.runtime.sizes import show_size
+
+if TYPE_CHECKING:
+    from qedge.runtime.model import Stats
+    from qedge.toolkit.build import Built
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
+    """Two columns; on standard output when the table is what was asked for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for key, value in rows.items():
+        grid.add_row(key, str(value))
+    Console(stderr=not answer, highlight=False, markup=False).print(grid)
+
+
+@contextmanager
+def bar(enabled: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar for (step, done, of) calls, on a terminal only."""
+    if not enabled or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(step: str, done: int, of: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(step, total=of)
+            progress.update(tasks[step], completed=done, total=of)
+
+        yield tell
+
+
+def built(found: Built) -> None:
+    """The memory plan of a build."""
+    plan = found.plan
+    table(
+        f"{found.image}",
+        {
+            "image id": found.image_id,
+            "board": found.board,
+            "types": f"{found.quant}, embedding and output {found.embedding}, KV {plan.kv}",
+            "context": f"{plan.context:,} tokens",
+            "image": f"{found.bytes:,} B, used in place",
+            "arena": f"{plan.arena_bytes:,} B: all that is ever allocated",
+            "resident": f"{show_size(plan.resident_bytes)} at most (image, arena, runtime)",
+            "built in": f"{found.seconds:.1f} s, golden test passed",
+        },
+    )
+
+
+def rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f} tokens/s"
+
+
+def ran(stats: Stats, arena_bytes: int, peak: int, budget: int, kernels: str, reason: str) -> None:
+    """The line after a generation."""
+    first = "-" if stats.ttft_seconds is None else f"{stats.ttft_seconds * 1000:.0f} ms"
+    say(
+        f"prefill {rate(stats.prefill_tokens_per_second)} ({stats.prompt_tokens} tokens), decode "
+        f"{rate(stats.decode_tokens_per_second)} ({stats.generated_tokens}), first token {first}, "
+        f"ended by {reason}\n"
+        f"arena {show_size(arena_bytes)}, peak resident {show_size(peak)} of "
+        f"{show_size(budget)} planned, kernels {kernels}"
+    )
