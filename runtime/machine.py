@@ -66,7 +66,8 @@ def total_bytes() -> int | None:
 
 
 def available_bytes() -> int | None:
-    """RAM that a new session may count on: what is available, or what the cgroup allows (its page
+    """RAM that a new session may count on: what is available, or what the cgroup allows (its
+    page
     cache can be dropped, so its limit counts whole)."""
     figures = [limit for limit, _ in _cgroups()]
     free = _meminfo("MemAvailable")

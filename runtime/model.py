@@ -3,7 +3,6 @@ arithmetic is in engine/."""
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import time
@@ -11,27 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qedge.runtime._engine import EngineError, Image, Session, kernel_sets
+from qedge.runtime._engine import EngineError, Image, Session
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, QedgeError, UsageError
-from qedge.runtime.machine import available_bytes, cpus
-from qedge.runtime.sizes import parse_size, show_size
+from qedge.runtime.image import KV_NAMES, open_image
+from qedge.runtime.session import RESIDENT_BYTES, open_session
+from qedge.runtime.text import StopText
 
-KV_TYPES = {"f16": 1, "q8_0": 8}
-KV_NAMES = {code: name for name, code in KV_TYPES.items()}
-SECTIONS = {
-    1: "config",
-    2: "plan",
-    3: "vocabulary",
-    4: "chat template",
-    5: "rope",
-    6: "tensors",
-    7: "weights",
-    8: "golden",
-    9: "provenance",
-}
 _TEMPLATE, _GOLDEN, _PROVENANCE = 4, 8, 9
 _ERR_CONTEXT, _ERR_TEXT, _ERR_SPACE, _ERR_NUMERIC = -5, -6, -7, -8
-RESIDENT_BYTES = 26 << 20  # Python with the runtime 14, and 12 over it: docs/architecture.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +31,12 @@ class Stats:
     decode_tokens_per_second: float | None
 
 
-def open_image(path: str | os.PathLike[str]) -> Image:
-    """Maps and opens an image. ImageError when it is damaged, not an image or not there."""
-    try:
-        return Image(os.fsencode(path))
-    except EngineError as error:
-        raise ImageError(f"{path}: {error}; build or copy the image again") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, OSError) and error.errno:
-            reason = os.strerror(error.errno)
-        raise ImageError(f"{path}: {reason}; give the path of an image (.qimg)") from None
-
-
-def verify_image(image: Image, path: str | os.PathLike[str] = "image") -> int:
-    """Checks every leaf of the hash tree, weights too; returns their number. ImageError."""
-    first = 0
-    try:
-        while count := image.verify(first, 64):
-            first += count
-    except EngineError as error:
-        raise ImageError(f"{path}: {error} (in leaves {first} to {first + 63}); copy it again") from None
-    return first
-
-
 class Model:
     """One session on an image. Made by `Model.open`; `model.session()` gives another one."""
 
-    def __init__(self, image: Image, path: str, session: Session, options: dict[str, Any]) -> None:
+    def __init__(
+        self, image: Image, path: str, session: Session, options: dict[str, Any]
+    ) -> None:
         self._image = image
         self._path = path
         self._session: Session | None = session
@@ -110,12 +74,12 @@ class Model:
             "allow_paging": allow_paging,
         }
         image = open_image(path)
-        return cls(image, os.fspath(path), _open_session(image, str(path), **options), options)
+        return cls(image, os.fspath(path), open_session(image, str(path), **options), options)
 
     def session(self, **options: Any) -> Model:
         """Another, independent session on the same mapped image; options as in `open`."""
         merged = {**self._options, **options}
-        session = _open_session(self._image, self._path, **merged)
+        session = open_session(self._image, self._path, **merged)
         return Model(self._image, self._path, session, merged)
 
     def close(self) -> None:
@@ -193,7 +157,9 @@ class Model:
         except ValueError:
             return {}
 
-    def tokenize(self, text: str | bytes, *, special: bool = False, bos: bool = False) -> list[int]:
+    def tokenize(
+        self, text: str | bytes, *, special: bool = False, bos: bool = False
+    ) -> list[int]:
         """Ids of a text. special: control tokens written in it count; bos: begin as the model
         wants prompts to begin. ImageError when bytes are not UTF-8."""
         try:
@@ -227,7 +193,8 @@ class Model:
         except EngineError as error:
             if error.code == _ERR_SPACE:
                 raise BudgetError(
-                    f"the prompt has {len(text):,} bytes and cannot fit a context of {self.context:,} "
+                    f"the prompt has {len(text):,} bytes and cannot fit a context of "
+                    f"{self.context:,} "
                     "tokens; shorten it or open with a longer context"
                 ) from None
             if error.code == _ERR_TEXT:
@@ -267,11 +234,13 @@ class Model:
     ) -> Iterator[str]:
         """Yields text pieces; none splits a character. Greedy at temperature 0.
 
-        stop: strings that end the text and are not part of it. special: control tokens written in
-        the prompt count (a rendered chat template needs that). hash: `logits_hash()` afterwards.
+        stop: strings that end the text and are not part of it.
+        special: control tokens written in the prompt count (rendered chat templates need it).
+        hash: `logits_hash()` afterwards.
         keep: go on behind the session's tokens instead of starting anew.
-        After it, `finish_reason` is "stop" (end of sequence or a stop string), "length" (max_tokens)
-        or "context" (full); `tokens` and `stats` say the rest.
+
+        After it, `finish_reason` is "stop" (end of sequence or a stop string), "length"
+        (max_tokens) or "context" (full); `tokens` and `stats` say the rest.
         """
         stops = [stop] if isinstance(stop, str) else list(stop)
         if max_tokens < 1:
@@ -308,7 +277,7 @@ class Model:
         self, prompt: Sequence[int], max_tokens: int, stops: list[str], hash: bool
     ) -> Iterator[str]:
         engine, image = self.engine, self._image
-        text = _StopText(stops)
+        text = StopText(stops)
         began = time.perf_counter()
         first = prefilled = None
         try:
@@ -344,12 +313,17 @@ class Model:
                 prompt_tokens=len(prompt),
                 generated_tokens=len(self.tokens),
                 ttft_seconds=first - began if first else None,
-                prefill_tokens_per_second=len(prompt) / (prefilled - began) if prefilled else None,
-                decode_tokens_per_second=decoded / (ended - first) if first and decoded > 0 else None,
+                prefill_tokens_per_second=len(prompt) / (prefilled - began)
+                if prefilled
+                else None,
+                decode_tokens_per_second=decoded / (ended - first)
+                if first and decoded > 0
+                else None,
             )
 
     def golden(self) -> tuple[list[int], list[int], str] | None:
-        """The image's own proof: prompt, expected tokens, logits_hash; None when it has none."""
+        """The image's own proof: prompt, expected tokens, logits_hash; None when it has
+        none."""
         section = self._image.section(_GOLDEN)
         if section is None or len(section) < 48:
             return None
@@ -396,43 +370,6 @@ class Model:
             raise _engine_failure(self._path, error) from None
 
 
-class _StopText:
-    """Turns token bytes into text: whole characters only, and nothing that may yet become the
-    beginning of a stop string."""
-
-    def __init__(self, stops: list[str]) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stops = stops
-        self._held = ""
-        self.stopped = False
-
-    def add(self, data: bytes) -> str:
-        return self._release(self._decoder.decode(data), final=False)
-
-    def finish(self) -> str:
-        if self.stopped:
-            return ""
-        return self._release(self._decoder.decode(b"", final=True), final=True)
-
-    def _release(self, text: str, final: bool) -> str:
-        self._held += text
-        ends = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if ends:
-            self.stopped = True
-            out, self._held = self._held[: min(ends)], ""
-            return out
-        hold = 0
-        if not final:
-            for stop in self._stops:
-                for size in range(min(len(stop) - 1, len(self._held)), hold, -1):
-                    if self._held.endswith(stop[:size]):
-                        hold = size
-                        break
-        cut = len(self._held) - hold
-        out, self._held = self._held[:cut], self._held[cut:]
-        return out
-
-
 def _utf8(text: str | bytes) -> bytes:
     try:
         return text.encode("utf-8") if isinstance(text, str) else bytes(text)
@@ -442,77 +379,9 @@ def _utf8(text: str | bytes) -> bytes:
 
 def _engine_failure(path: str, error: EngineError) -> QedgeError:
     if error.code == _ERR_NUMERIC:
-        return ImageError(f"{path}: {error}; check the weights with `qedge inspect --verify {path}`")
+        return ImageError(
+            f"{path}: {error}; check the weights with `qedge inspect --verify {path}`"
+        )
     if error.code == _ERR_CONTEXT:
         return BudgetError(f"{path}: {error}; open with a longer context")
     return ImageError(f"{path}: {error}")
-
-
-def _open_session(
-    image: Image,
-    path: str,
-    context: int | None,
-    memory: str | int | None,
-    threads: int | None,
-    batch: int | None,
-    kernels: str | None,
-    allow_paging: bool,
-) -> Session:
-    plan = image.plan
-    context = plan["context"] if context is None else context
-    batch = plan["batch"] if batch is None else batch
-    carved = plan["threads"] if threads is None else threads
-    if not 1 <= context <= image.rope_context:
-        raise BudgetError(
-            f"{path}: a context of {context:,} was asked for; the image was built for "
-            f"{image.rope_context:,}: choose less, or build it with --context {context}"
-        )
-    if not 1 <= carved <= 64 or not 1 <= batch <= 512:
-        raise UsageError("threads must lie between 1 and 64, batch between 1 and 512")
-    if kernels is not None and (kernels, True) not in kernel_sets():
-        known = ", ".join(name for name, usable in kernel_sets() if usable)
-        raise UsageError(f"no kernel set {kernels} on this machine; it has {known}")
-    need = image.session_size(context, batch, carved, plan["kv"])
-    if memory is not None and need > parse_size(memory):
-        raise BudgetError(
-            f"{path} needs {need:,} B of arena, the limit is {parse_size(memory):,} B; "
-            f"{_cure(image, parse_size(memory), batch, carved)}"
-        )
-    ram = available_bytes()
-    resident = image.bytes + need + RESIDENT_BYTES
-    if ram is not None and resident > ram and not allow_paging:
-        raise BudgetError(
-            f"{path} needs {show_size(resident)} (image {show_size(image.bytes)}, arena "
-            f"{show_size(need)}), this machine has {show_size(ram)} available; take a smaller "
-            "format or context, or --allow-paging to run it about 100 times slower"
-        )
-    running = min(carved, cpus()) if threads is None else carved
-    try:
-        return Session(image, context, batch, carved, plan["kv"], running, kernels)
-    except MemoryError:
-        raise BudgetError(f"{path}: the system refuses {show_size(need)} for the arena") from None
-    except EngineError as error:
-        raise UsageError(f"{path}: {error}") from None
-
-
-def _cure(image: Image, limit: int, batch: int, threads: int) -> str:
-    """The longest context that fits, and the batch to take if none does."""
-    for size in sorted({batch, min(batch, 16), 1}, reverse=True):
-        context = longest_context(image, limit, size, threads)
-        if context:
-            extra = "" if size == batch else f" --batch {size}"
-            return f"try --context {context}{extra}"
-    return "it cannot run in that: take a smaller model"
-
-
-def longest_context(image: Image, limit: int, batch: int, threads: int) -> int:
-    """The longest context of at most the built one whose arena fits limit; 0 when none does."""
-    low, high = 0, image.rope_context
-    kv = image.plan["kv"]
-    while low < high:
-        middle = (low + high + 1) // 2
-        if image.session_size(middle, batch, threads, kv) <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return low

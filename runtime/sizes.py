@@ -16,7 +16,9 @@ def parse_size(text: str | int) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", str(text), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size <= 0:
-        raise UsageError(f"{text!r} is not a size; write bytes, or a number with K, M or G, as 300M")
+        raise UsageError(
+            f"{text!r} is not a size; write bytes, or a number with K, M or G, as 300M"
+        )
     return size
 
 

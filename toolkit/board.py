@@ -46,7 +46,8 @@ def names() -> list[str]:
 
 
 def parse(name: str, text: str) -> Board:
-    """A board file's text to its value; UsageError for what is missing, unknown or of a wrong type."""
+    """A board file's text to its value; UsageError for what is missing, unknown or of a wrong
+    type."""
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -77,7 +78,8 @@ def host_name() -> str:
 
 
 def load(name: str) -> Board:
-    """The board called name; `host` is this machine's profile. NoBoardError when there is none."""
+    """The board called name; `host` is this machine's profile. NoBoardError when there is
+    none."""
     name = host_name() if name == "host" else name
     known = names()
     if name not in known:

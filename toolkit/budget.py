@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from qedge.runtime._engine import session_size
 from qedge.runtime.errors import BudgetError, UsageError
+from qedge.runtime.image import KV_TYPES
 from qedge.runtime.machine import total_bytes
-from qedge.runtime.model import KV_TYPES, RESIDENT_BYTES
+from qedge.runtime.session import RESIDENT_BYTES
 from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board
 from qedge.toolkit.source.model import ModelConfig
@@ -49,17 +50,24 @@ def engine_config(config: ModelConfig) -> dict[str, int]:
     }
     for key, most in _LIMITS.items():
         if found[key] > most:
-            raise BudgetError(f"{config.name}: {key} is {found[key]:,}; the engine takes {most:,}")
+            raise BudgetError(
+                f"{config.name}: {key} is {found[key]:,}; the engine takes {most:,}"
+            )
     if config.head_size % 4 or config.head_size > 512:
         raise BudgetError(
-            f"{config.name}: heads of {config.head_size}; the engine takes multiples of 4 up to 512"
+            f"{config.name}: heads of {config.head_size}; the engine takes multiples of 4 "
+            f"up to 512"
         )
     if config.heads * config.head_size > 65536 or config.heads // config.kv_heads > 64:
-        raise BudgetError(f"{config.name}: {config.heads} heads of {config.head_size} are too many")
+        raise BudgetError(
+            f"{config.name}: {config.heads} heads of {config.head_size} are too many"
+        )
     return found
 
 
-def plan(config: ModelConfig, board: Board, context: int | str, kv: str, weight_bytes: int) -> Plan:
+def plan(
+    config: ModelConfig, board: Board, context: int | str, kv: str, weight_bytes: int
+) -> Plan:
     """The plan for a context, or for the longest that fits when it is "auto".
 
     weight_bytes: the image without its rope table. BudgetError when the board is too small.
@@ -93,15 +101,21 @@ def plan(config: ModelConfig, board: Board, context: int | str, kv: str, weight_
         raise UsageError(f"--context {context}: give a number of tokens, or auto")
     if context > config.context:
         raise UsageError(
-            f"--context {context}: {config.name} was trained for {config.context} tokens; ask for "
+            f"--context {context}: {config.name} was trained for {config.context} tokens; "
+            f"ask for "
             "at most that"
         )
     found = made(context)
     if found.resident_bytes > ram:
-        cure = f"try --context {tokens}" if (tokens := longest()) else "take a smaller quantization"
+        cure = (
+            f"try --context {tokens}"
+            if (tokens := longest())
+            else "take a smaller quantization"
+        )
         raise BudgetError(
             f"{config.name} needs {show_size(found.resident_bytes)} (image "
-            f"{show_size(found.image_bytes)}, arena {show_size(found.arena_bytes)}), {board.name} "
+            f"{show_size(found.image_bytes)}, arena {show_size(found.arena_bytes)}), "
+            f"{board.name} "
             f"has {show_size(ram)}; {cure}"
         )
     return found

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from qedge.runtime.errors import UsageError
+from qedge.runtime.image import KV_TYPES
 from qedge.runtime.model import Model
 from qedge.toolkit import rope
 from qedge.toolkit.board import Board
@@ -49,14 +50,15 @@ class Recipe:
 
     @classmethod
     def of(cls, quant: str, kv: str | None, embedding: str | None) -> Recipe:
-        """The defaults: q4_0 keeps embedding and output in q8_0, as llama.cpp does; the KV cache
-        is q8_0 for quantized images, f16 for f32 and f16 ones."""
+        """The defaults: q4_0 keeps embedding and output in q8_0, as llama.cpp does; the KV
+        cache
+        is q8_0 for quantized images, and the weights' own type for f32 and f16 ones."""
         for name, value in (("--quant", quant), ("--embedding", embedding)):
             if value is not None and value not in TYPES:
                 raise UsageError(f"{name} {value}: unknown type; known are {', '.join(TYPES)}")
-        default = "q8_0" if quant in ("q4_0", "q8_0") else "f16"
-        if kv not in (None, "f16", "q8_0"):
-            raise UsageError(f"--kv {kv}: unknown type; known are f16, q8_0")
+        default = "q8_0" if quant in ("q4_0", "q8_0") else quant
+        if kv not in (None, *KV_TYPES):
+            raise UsageError(f"--kv {kv}: unknown type; known are {', '.join(KV_TYPES)}")
         return cls(quant, embedding or ("q8_0" if quant == "q4_0" else quant), kv or default)
 
     def type_of(self, name: str) -> str:

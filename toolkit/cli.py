@@ -1,4 +1,5 @@
-"""The command line: each verb parses, makes one library call, and prints. The only user of click."""
+"""The command line: each verb parses, makes one library call, and prints. The only user of
+click."""
 
 from __future__ import annotations
 
@@ -29,10 +30,14 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
     """Options of every verb that opens an image."""
     for option in reversed(
         [
-            click.option("--threads", type=int, help="Threads; default: the CPUs, up to the plan's."),
+            click.option(
+                "--threads", type=int, help="Threads; default: the CPUs, up to the plan's."
+            ),
             click.option("--context", type=int, help="Tokens; default: the plan's."),
             click.option("--batch", type=int, help="Tokens evaluated at a time."),
-            click.option("--memory", help="Limit of the arena: bytes, or with K, M, G (1024s)."),
+            click.option(
+                "--memory", help="Limit of the arena: bytes, or with K, M, G (1024s)."
+            ),
             click.option("--kernels", help="Force a kernel set; all give the same bits."),
             click.option("--allow-paging", is_flag=True, help="Run though RAM is too small."),
         ]
@@ -48,8 +53,12 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
         from qedge.toolkit import board
 
         if target in board.names():
-            raise UsageError(f"{target} is a machine's profile; give the image file to run here")
-        raise ImageError(f"{target}: no such file; give an image (.qimg), made by `qedge build`")
+            raise UsageError(
+                f"{target} is a machine's profile; give the image file to run here"
+            )
+        raise ImageError(
+            f"{target}: no such file; give an image (.qimg), made by `qedge build`"
+        )
     names = ("context", "memory", "threads", "batch", "kernels", "allow_paging")
     return Model.open(target, **{name: options[name] for name in names})
 
@@ -57,7 +66,8 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="qedge", prog_name="qedge")
 def cli() -> None:
-    """Language models in one flash image: a proved memory budget, the same tokens everywhere."""
+    """Language models in one flash image: a proved memory budget, the same tokens
+    everywhere."""
 
 
 @cli.command()
@@ -69,7 +79,9 @@ def pull(name: str, as_json: bool) -> None:
     from qedge.toolkit.pull import pull as fetch
 
     with show.bar(True) as tell:
-        found = fetch(name, progress=(lambda done, of: tell("fetch", done, of)) if tell else None)
+        found = fetch(
+            name, progress=(lambda done, of: tell("fetch", done, of)) if tell else None
+        )
     emit(as_json, {"path": found.path, "bytes": found.bytes, "sha256": found.sha256})
     if not as_json:
         print(found.path)
@@ -86,11 +98,15 @@ def context_value(text: str) -> int | str:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-b", "--board", required=True, help="A board's name, or host for this machine.")
 @click.option("--quant", default="q8_0", show_default=True, help="q4_0, q8_0, f16 or f32.")
-@click.option("--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits.")
-@click.option("--kv", help="KV cache: f16 or q8_0; default: q8_0 for quantized images.")
+@click.option(
+    "--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits."
+)
+@click.option("--kv", help="KV cache: q8_0, f16 or f32; default: q8_0 for quantized images.")
 @click.option("--embedding", help="Type of embedding and output; default: q8_0 for q4_0.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Of a llama2.c model.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL-QUANT.qimg here.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL-QUANT.qimg here."
+)
 @json_option
 def build(
     model: Path,
@@ -108,7 +124,9 @@ def build(
     from qedge.toolkit.board import load
     from qedge.toolkit.build import build as build_image
 
-    output = output or Path(f"{model.stem if model.is_file() else model.resolve().name}-{quant}.qimg")
+    output = output or Path(
+        f"{model.stem if model.is_file() else model.resolve().name}-{quant}.qimg"
+    )
     with show.bar(True) as tell:
         found = build_image(
             model,
@@ -177,7 +195,9 @@ def inspect(image: Path, verify: bool, as_json: bool) -> None:
 @click.option("--hash", "with_hash", is_flag=True, help="Also logits_hash.")
 @model_options
 @json_option
-def run(target: str, prompt: str, as_json: bool, with_hash: bool, chat: bool, **options: Any) -> None:
+def run(
+    target: str, prompt: str, as_json: bool, with_hash: bool, chat: bool, **options: Any
+) -> None:
     """Generate text with the model at TARGET; PROMPT - reads standard input."""
     from qedge.runtime.machine import peak_rss_bytes
     from qedge.toolkit import show
@@ -260,7 +280,7 @@ def bench(
         show.table(
             target,
             {
-                "prefill": f"{show.rate(found.prefill_tokens_per_second)} over {prompt_tokens} tokens",
+                f"prefill of {prompt_tokens}": show.rate(found.prefill_tokens_per_second),
                 "decode": f"{show.rate(found.decode_tokens_per_second)} at depth {depth}",
                 "first token": f"{found.ttft_seconds * 1000:.1f} ms",
                 "threads": f"{found.threads}, kernels {found.kernels}, median of {repeat}",
@@ -275,7 +295,9 @@ def bench(
 @click.argument("texts", nargs=-1)
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path))
 @json_option
-def tokenize(source: Path, texts: tuple[str, ...], files: tuple[Path, ...], as_json: bool) -> None:
+def tokenize(
+    source: Path, texts: tuple[str, ...], files: tuple[Path, ...], as_json: bool
+) -> None:
     """Token ids of texts and files, with the vocabulary of an image or GGUF."""
     from qedge.toolkit.encode import encode
 
@@ -300,7 +322,9 @@ def tokenize(source: Path, texts: tuple[str, ...], files: tuple[Path, ...], as_j
 @click.option("--chunks", type=int, help="The first so many; default: all.")
 @model_options
 @json_option
-def evaluate(image: str, textfile: Path, chunks: int | None, as_json: bool, **options: Any) -> None:
+def evaluate(
+    image: str, textfile: Path, chunks: int | None, as_json: bool, **options: Any
+) -> None:
     """Perplexity of TEXTFILE, by llama.cpp's rule; --context is the chunk (512)."""
     from qedge.toolkit import show
     from qedge.toolkit.evaluate import evaluate as score
@@ -313,11 +337,18 @@ def evaluate(image: str, textfile: Path, chunks: int | None, as_json: bool, **op
         raise UsageError(f"--chunks {chunks}: it must be at least 1")
     options["context"] = options["context"] or 512
     with open_model(image, options) as model, show.bar(True) as tell:
-        step = (lambda done, of, value: tell(f"perplexity {value:.4f}", done, of)) if tell else None
+        step = (
+            (lambda done, of, value: tell(f"perplexity {value:.4f}", done, of))
+            if tell
+            else None
+        )
         found = score(model, text, model.context, chunks, step)
     emit(as_json, asdict(found))
     if not as_json:
-        print(f"perplexity {found.perplexity:.4f} over {found.scored_tokens:,} tokens in {found.chunks} chunks")
+        print(
+            f"perplexity {found.perplexity:.4f} over {found.scored_tokens:,} tokens in "
+            f"{found.chunks} chunks"
+        )
 
 
 @cli.command()
@@ -343,12 +374,18 @@ def boards(as_json: bool) -> None:
     here = board.load("host").name
     emit(as_json, {"boards": [asdict(b) for b in known], "host": here})
     if not as_json:
-        rows = {b.name: b.description + (" (this machine)" if b.name == here else "") for b in known}
+        rows = {
+            b.name: b.description + (" (this machine)" if b.name == here else "") for b in known
+        }
         show.table("boards", rows, answer=True)
 
 
 @cli.command()
-@click.option("--prompt", default="What is the capital of France? Answer in one sentence.", show_default=True)
+@click.option(
+    "--prompt",
+    default="What is the capital of France? Answer in one sentence.",
+    show_default=True,
+)
 @json_option
 def demo(prompt: str, as_json: bool) -> None:
     """Fetch SmolLM2-135M, build it for this machine, and let it answer."""
@@ -362,7 +399,9 @@ def demo(prompt: str, as_json: bool) -> None:
         show.say(f"\n> {prompt}")
     # a process of its own, so that its peak memory is the answer's and not the build's
     command = [sys.executable, "-m", "qedge.toolkit", "run", str(found.image), prompt, "--chat"]
-    sys.exit(subprocess.run([*command, *(["--json"] if as_json else [])], check=False).returncode)
+    sys.exit(
+        subprocess.run([*command, *(["--json"] if as_json else [])], check=False).returncode
+    )
 
 
 def main() -> None:
@@ -380,7 +419,9 @@ def main() -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except MemoryError:
-        print(f"{BudgetError.__name__}: the system has no memory left for this", file=sys.stderr)
+        print(
+            f"{BudgetError.__name__}: the system has no memory left for this", file=sys.stderr
+        )
         sys.exit(BudgetError.exit_code)
     except BrokenPipeError:  # whoever read us has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,8 +13,12 @@ MODEL, QUANT, CONTEXT = "smollm2-135m", "q8_0", 2048
 
 def prepare(progress: Progress | None = None) -> Built:
     """Fetches the model (once) and builds its image into the cache."""
-    fetched = pull(MODEL, progress=(lambda done, of: progress("fetch", done, of)) if progress else None)
+    fetched = pull(
+        MODEL, progress=(lambda done, of: progress("fetch", done, of)) if progress else None
+    )
     folder = cache_folder() / "images"
     folder.mkdir(parents=True, exist_ok=True)
     output: Path = folder / f"{MODEL}-{QUANT}.qimg"
-    return build(fetched.path, load("host"), output, quant=QUANT, context=CONTEXT, progress=progress)
+    return build(
+        fetched.path, load("host"), output, quant=QUANT, context=CONTEXT, progress=progress
+    )

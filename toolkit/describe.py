@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qedge.runtime.model import KV_NAMES, SECTIONS, open_image, verify_image
+from qedge.runtime.image import KV_NAMES, SECTIONS, open_image, verify_image
 from qedge.toolkit.quantize import TYPES
 
 _TYPE_NAMES = {code: name for name, code in TYPES.items()}
@@ -36,7 +36,9 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
         "plan": {**plan, "kv": KV_NAMES[plan["kv"]]},
         "config": image.config,
         "sections": {
-            name: size for kind, name in SECTIONS.items() if (size := image.section_bytes(kind)) is not None
+            name: size
+            for kind, name in SECTIONS.items()
+            if (size := image.section_bytes(kind)) is not None
         },
         "tensors": tensors,
         "provenance": provenance,

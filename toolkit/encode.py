@@ -1,4 +1,5 @@
-"""Token ids of texts, with the vocabulary of an image or of a GGUF (vocabulary-only ones too)."""
+"""Token ids of texts, with the vocabulary of an image or of a GGUF (vocabulary-only ones
+too)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from qedge.runtime._engine import EngineError, Vocab
 from qedge.runtime.errors import ImageError
-from qedge.runtime.model import open_image
+from qedge.runtime.image import open_image
 
 
 def open_vocabulary(path: Path) -> Vocab:
@@ -44,5 +45,3 @@ def encode(path: Path, texts: Sequence[bytes]) -> list[list[int]]:
         except EngineError as error:
             raise ImageError(f"text {number}: {error}; convert it to UTF-8 first") from None
     return found
-
-

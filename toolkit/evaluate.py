@@ -1,4 +1,5 @@
-"""Perplexity of a text, by the rule of llama.cpp's tool: chunks of `context` tokens without overlap,
+"""Perplexity of a text, by the rule of llama.cpp's tool: chunks of `context` tokens without
+overlap,
 only the second half of each is scored."""
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def evaluate(
     chunks: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Perplexity:
-    """Scores the first `chunks` chunks (all when None). The model's context must hold `context`.
+    """Scores the first `chunks` chunks (all when None). The model's context must hold
+    `context`.
 
     ImageError when the text is not UTF-8 or too short for one chunk.
     """
@@ -48,7 +50,8 @@ def evaluate(
     count = len(tokens) // context
     if count == 0:
         raise ImageError(
-            f"the text has {len(tokens)} tokens, fewer than one chunk of {context}; give a longer one"
+            f"the text has {len(tokens)} tokens, fewer than one chunk of {context}; give a "
+            f"longer one"
         )
     count = count if chunks is None else min(count, max(1, chunks))
     size = model.config["vocab_size"]
@@ -69,7 +72,9 @@ def evaluate(
             logits = rows[: stop - start, :size].astype(np.float64)
             top = logits.max(axis=1)
             sums = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
-            total += float((sums - logits[np.arange(stop - start), chunk[start + 1 : stop + 1]]).sum())
+            total += float(
+                (sums - logits[np.arange(stop - start), chunk[start + 1 : stop + 1]]).sum()
+            )
             scored += stop - start
         if progress:
             progress(number + 1, count, math.exp(min(total / scored, 700.0)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qedge.runtime.errors import WriteError
-from qedge.runtime.model import KV_TYPES
+from qedge.runtime.image import KV_TYPES
 from qedge.toolkit.board import Board
 from qedge.toolkit.budget import Plan
 from qedge.toolkit.quantize import TYPES, Layout
@@ -57,7 +57,8 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Prompt ids, the ids that greedy decoding gives, and the hash of the logits behind them."""
+    """Prompt ids, the ids that greedy decoding gives, and the hash of the logits behind
+    them."""
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -127,7 +128,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class ImageWriter:
-    """Writes one image into an open file: `write` first, then `set_golden`, then it is whole."""
+    """Writes one image into an open file: `write` first, then `set_golden`, then it is
+    whole."""
 
     def __init__(self, file: BinaryIO, board: Board) -> None:
         self._file = file
@@ -146,7 +148,8 @@ class ImageWriter:
         rope: Iterable[bytes],
         weights: Callable[[TensorEntry], Iterable[bytes]],
     ) -> None:
-        """Lays out and writes everything, with an empty golden section and a valid hash tree."""
+        """Lays out and writes everything, with an empty golden section and a valid hash
+        tree."""
         small: list[tuple[int, bytes]] = [
             (CONFIG, _config_bytes(config)),
             (PLAN, _plan_bytes(plan, self._board)),
@@ -238,7 +241,8 @@ class ImageWriter:
         self._file.write(bytes(offset - self._file.tell()))
 
     def _write_tree(self, first: int, span: int | None = None) -> None:
-        """Hashes the leaves from number first on (over span bytes, or to the end); then the root."""
+        """Hashes the leaves from number first on (over span bytes, or to the end); then the
+        root."""
         leaf = self._board.leaf_bytes
         last = self._tree_at if span is None else min(self._tree_at, (first + 1) * leaf + span)
         digests = []

@@ -44,7 +44,8 @@ def measure(
     repeat: int = 3,
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
-    """Measures on an open model. Decode starts behind `depth` tokens (at least one), and is timed
+    """Measures on an open model. Decode starts behind `depth` tokens (at least one), and is
+    timed
     apart from evaluating them. BudgetError when the context is too short."""
     for name, value, least in (
         ("--prompt-tokens", prompt_tokens, 1),

@@ -1,7 +1,9 @@
 """Quantizes a source tensor into the bytes that the engine reads (SPEC 2.4 and 3.5).
 
-gguf's numpy quantizers are the definition of q4_0 and q8_0; this module pads rows, asks them for
-blocks, and lays the blocks out as the board's kernels want them.  A source of the very type asked for
+gguf's numpy quantizers are the definition of q4_0 and q8_0; this module pads rows, asks them
+for
+blocks, and lays the blocks out as the board's kernels want them.  A source of the very type
+asked for
 is copied block by block.
 """
 
@@ -53,7 +55,8 @@ def _padded(values: np.ndarray) -> np.ndarray:
 
 
 def blocks(values: np.ndarray, kind: str) -> np.ndarray:
-    """float32 (rows, columns) to uint8 (rows, blocks, bytes of a block), in GGML's own order."""
+    """float32 (rows, columns) to uint8 (rows, blocks, bytes of a block), in GGML's own
+    order."""
     from gguf import GGMLQuantizationType, quants
 
     if kind == "f32":

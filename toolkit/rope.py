@@ -1,7 +1,9 @@
 """RoPE tables, the same bits on every host.
 
-A libm's pow, sin and cos differ by an ulp between machines, so none is used: frequencies are made
-in decimal arithmetic (correctly rounded by its specification), angles are exact 64-bit fractions
+A libm's pow, sin and cos differ by an ulp between machines, so none is used: frequencies are
+made
+in decimal arithmetic (correctly rounded by its specification), angles are exact 64-bit
+fractions
 of a turn, and sine and cosine are polynomials in float64 with a fixed order of operations.
 """
 
@@ -18,7 +20,8 @@ _ROWS = 1024  # positions made at a time
 
 
 def _scaled(frequency: Decimal, index: int, scaling: RopeScaling | None) -> Decimal:
-    """A frequency in radians a position, after the model's scaling (Llama 3: arXiv 2407.21783)."""
+    """A frequency in radians a position, after the model's scaling (Llama 3: arXiv
+    2407.21783)."""
     if scaling is None:
         return frequency
     if scaling.kind == "linear":
@@ -37,7 +40,8 @@ def _scaled(frequency: Decimal, index: int, scaling: RopeScaling | None) -> Deci
 
 
 def turns(config: ModelConfig) -> np.ndarray:
-    """For each of head_size / 2 pairs, the turn a position makes, in units of 2^-64 (uint64)."""
+    """For each of head_size / 2 pairs, the turn a position makes, in units of 2^-64
+    (uint64)."""
     with localcontext(Context(prec=60)):
         base = Decimal(config.rope_base)
         steps = []

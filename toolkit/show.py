@@ -1,4 +1,5 @@
-"""What people see: tables and progress bars, on standard error unless it is the answer itself."""
+"""What people see: tables and progress bars, on standard error unless it is the answer
+itself."""
 
 from __future__ import annotations
 
@@ -74,12 +75,16 @@ def rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f} tokens/s"
 
 
-def ran(stats: Stats, arena_bytes: int, peak: int, budget: int, kernels: str, reason: str) -> None:
+def ran(
+    stats: Stats, arena_bytes: int, peak: int, budget: int, kernels: str, reason: str
+) -> None:
     """The line after a generation."""
     first = "-" if stats.ttft_seconds is None else f"{stats.ttft_seconds * 1000:.0f} ms"
     say(
-        f"prefill {rate(stats.prefill_tokens_per_second)} ({stats.prompt_tokens} tokens), decode "
-        f"{rate(stats.decode_tokens_per_second)} ({stats.generated_tokens}), first token {first}, "
+        f"prefill {rate(stats.prefill_tokens_per_second)} ({stats.prompt_tokens} tokens), "
+        f"decode "
+        f"{rate(stats.decode_tokens_per_second)} ({stats.generated_tokens}), first token "
+        f"{first}, "
         f"ended by {reason}\n"
         f"arena {show_size(arena_bytes)}, peak resident {show_size(peak)} of "
         f"{show_size(budget)} planned, kernels {kernels}"

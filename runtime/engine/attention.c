@@ -16,8 +16,12 @@ static void rope(float *x, const float *table, uint32_t head_size, float scale)
     }
 }
 
-static void store_f16(uint8_t *cache, uint32_t position, const float *x, uint32_t head_size)
+static void store_plain(uint8_t *cache, uint32_t position, const float *x, uint32_t head_size, int half)
 {
+    if (!half) {
+        memcpy(cache + (size_t)position * head_size * 4, x, (size_t)head_size * 4);
+        return;
+    }
     cache += (size_t)position * head_size * 2;
     for (uint32_t i = 0; i < head_size; i++)
         qe_store16(cache + 2 * (size_t)i, qe_float_to_half(x[i]));
@@ -78,9 +82,9 @@ static void store_chunk(void *argument, uint32_t chunk, uint32_t worker)
         uint8_t *keys = qe_head_kv(s, AT_KEYS, p->layer, h);
         uint8_t *values = qe_head_kv(s, AT_VALUES, p->layer, h);
         rope(k, table, hs, 1.0f);
-        if (s->options.kv == QE_KV_F16) {
-            store_f16(keys, position, k, hs);
-            store_f16(values, position, v, hs);
+        if (s->options.kv != QE_KV_Q8_0) {
+            store_plain(keys, position, k, hs, s->options.kv == QE_KV_F16);
+            store_plain(values, position, v, hs, s->options.kv == QE_KV_F16);
         } else {
             store_key(qe_set(s), keys, position, k, hs);
             store_value(qe_set(s), values, position, v, hs);
@@ -94,14 +98,15 @@ static void scale_output(float *out, uint32_t n, float inv)
         out[i] = out[i] * inv;
 }
 
-static void attend_f16(const qe_session *s, const uint8_t *keys, const uint8_t *values, uint32_t n,
+static void attend_plain(const qe_session *s, const uint8_t *keys, const uint8_t *values, uint32_t n,
                        const float *q, float *out, float *scores)
 {
     const qe_kernels *k = qe_set(s);
     const uint32_t hs = s->image->config.head_size;
-    k->score_f16(keys, n, hs, q, scores);
+    const int half = s->options.kv == QE_KV_F16;
+    (half ? k->score_f16 : k->score_f32)(keys, n, hs, q, scores);
     const float inv = k->softmax(scores, n);
-    k->mix_f16(values, n, hs, scores, out);
+    (half ? k->mix_f16 : k->mix_f32)(values, n, hs, scores, out);
     scale_output(out, hs, inv);
 }
 
@@ -156,7 +161,7 @@ static void attend_chunk(void *argument, uint32_t chunk, uint32_t worker)
         return;
     }
     for (uint32_t h = 0; h < group; h++)
-        attend_f16(s, keys, values, n, q + h * hs, out + h * hs, scores);
+        attend_plain(s, keys, values, n, q + h * hs, out + h * hs, scores);
 }
 
 void qe_attend(qe_session *s, uint32_t layer, uint32_t first, uint32_t count)

@@ -197,6 +197,8 @@ const qe_kernels qe_avx2 = {
     .mix_q8 = mix_q8,
     .score_f16 = score_f16,
     .mix_f16 = mix_f16,
+    .score_f32 = score_f32,
+    .mix_f32 = mix_f32,
     .weights = weights,
 };
 

@@ -183,6 +183,8 @@ const qe_kernels qe_avx512 = {
     .mix_q8 = mix_q8,
     .score_f16 = score_f16,
     .mix_f16 = mix_f16,
+    .score_f32 = score_f32,
+    .mix_f32 = mix_f32,
     .weights = weights,
 };
 

@@ -57,9 +57,11 @@ typedef struct {
     /* out[0 .. width-1] of value block c, from 0, over tiles of 32 positions. */
     void (*mix_q8)(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
                    uint32_t width, const int8_t *uq, const float *du, float *out);
-    /* f16 keys and values: (positions, head_size). */
+    /* f16 and f32 keys and values: (positions, head_size). */
     void (*score_f16)(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s);
     void (*mix_f16)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out);
+    void (*score_f32)(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s);
+    void (*mix_f32)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out);
     /* w[i] = (uint32) (exp((x[i] - top) * scale) * 2^30) | 1 */
     void (*weights)(const float *x, uint32_t n, float top, float scale, uint32_t *w);
 } qe_kernels;

@@ -173,41 +173,78 @@ static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint3
     }
 }
 
-static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+/* W values of an f16 or f32 row, from value number i on. */
+static inline vf plain_load(const uint8_t *p, size_t i, int half)
 {
-    for (uint32_t j = 0; j < n; j++, k += 2 * (size_t)head_size) {
+    vf v;
+    if (half)
+        return half_load(p + 2 * i);
+    memcpy(&v, p + 4 * i, sizeof v);
+    return v;
+}
+
+static inline __attribute__((always_inline)) void score_plain(const uint8_t *k, uint32_t n,
+                                                              uint32_t head_size, const float *q,
+                                                              float *s, int half)
+{
+    const size_t unit = half ? 2 : 4;
+    for (uint32_t j = 0; j < n; j++, k += unit * head_size) {
         vf part[PARTS] = {{0}};
         uint32_t i = 0;
         for (; i + 16 <= head_size; i += 16)
             for (int p = 0; p < PARTS; p++)
-                part[p] = part[p] + load(q + i + p * W) * half_load(k + 2 * (i + (uint32_t)p * W));
+                part[p] = part[p] + load(q + i + p * W) * plain_load(k, i + (uint32_t)p * W, half);
         if (i < head_size) {
             float a[16] = {0};
-            uint8_t b[32] = {0};
+            uint8_t b[64] = {0};
             memcpy(a, q + i, (head_size - i) * sizeof(float));
-            memcpy(b, k + 2 * (size_t)i, 2 * (size_t)(head_size - i));
+            memcpy(b, k + unit * i, unit * (head_size - i));
             for (int p = 0; p < PARTS; p++)
-                part[p] = part[p] + load(a + p * W) * half_load(b + 2 * p * W);
+                part[p] = part[p] + load(a + p * W) * plain_load(b, (uint32_t)p * W, half);
         }
         s[j] = halves(part);
     }
 }
 
-static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+static inline __attribute__((always_inline)) void mix_plain(const uint8_t *v, uint32_t n,
+                                                            uint32_t head_size, const float *e,
+                                                            float *out, int half)
 {
     uint32_t i = 0;
     for (; i + W <= head_size; i += W) {
         vf acc = {0};
         for (uint32_t j = 0; j < n; j++)
-            acc = acc + splat(e[j]) * half_load(v + 2 * ((size_t)j * head_size + i));
+            acc = acc + splat(e[j]) * plain_load(v, (size_t)j * head_size + i, half);
         store(out + i, acc);
     }
     for (; i < head_size; i++) {
         float acc = 0.0f;
-        for (uint32_t j = 0; j < n; j++)
-            acc = acc + e[j] * qe_half_to_float(qe_load16(v + 2 * ((size_t)j * head_size + i)));
+        for (uint32_t j = 0; j < n; j++) {
+            const size_t at = (size_t)j * head_size + i;
+            acc = acc + e[j] * (half ? qe_half_to_float(qe_load16(v + 2 * at)) : qe_float(qe_load32(v + 4 * at)));
+        }
         out[i] = acc;
     }
+}
+
+static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+{
+    score_plain(k, n, head_size, q, s, 1);
+}
+
+static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+{
+    mix_plain(v, n, head_size, e, out, 1);
+}
+
+static void score_f32(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+{
+    score_plain(k, n, head_size, q, s, 0);
+}
+
+static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+{
+    mix_plain(v, n, head_size, e, out, 0);
 }
 
 static void weights(const float *x, uint32_t n, float top, float scale, uint32_t *w)
@@ -234,11 +271,7 @@ static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)
             for (uint32_t i = 0; i < columns; i += 16)
                 for (int p = 0; p < PARTS; p++) {
                     const uint32_t at = i + (uint32_t)p * W;
-                    vf v;
-                    if (unit == 2)
-                        v = half_load(w + 2 * (size_t)at);
-                    else
-                        memcpy(&v, w + 4 * (size_t)at, sizeof v);
+                    const vf v = plain_load(w, at, unit == 2);
                     pa[p] = pa[p] + v * load(a + at);
                     pb[p] = pb[p] + v * load(b + at);
                 }

@@ -164,5 +164,7 @@ const qe_kernels QE_SET = {
     .mix_q8 = mix_q8,
     .score_f16 = score_f16,
     .mix_f16 = mix_f16,
+    .score_f32 = score_f32,
+    .mix_f32 = mix_f32,
     .weights = weights,
 };

