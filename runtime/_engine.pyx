@@ -144,7 +144,7 @@ def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads
 
 cdef encode(const qe_vocab *vocab, bytes text, uint32_t flags, uint8_t *room, uint64_t room_bytes):
     """Ids of text; room holds the ids and the scratch, NULL takes memory for the call."""
-    cdef size_t count = len(text), most = count + 4
+    cdef size_t count = len(text), most = 3 * count + 8  # a space may become three bytes
     cdef size_t scratch = qe_vocab_scratch_bytes(vocab, count)
     cdef uint8_t *memory = room
     cdef const uint8_t *data = <const uint8_t *><const char *>text

@@ -51,8 +51,7 @@ class Recipe:
     @classmethod
     def of(cls, quant: str, kv: str | None, embedding: str | None) -> Recipe:
         """The defaults: q4_0 keeps embedding and output in q8_0, as llama.cpp does; the KV
-        cache
-        is q8_0 for quantized images, and the weights' own type for f32 and f16 ones."""
+        cache is q8_0 for quantized images, and the weights' own type for f32 and f16 ones."""
         for name, value in (("--quant", quant), ("--embedding", embedding)):
             if value is not None and value not in TYPES:
                 raise UsageError(f"{name} {value}: unknown type; known are {', '.join(TYPES)}")

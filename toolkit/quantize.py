@@ -101,4 +101,7 @@ def pack(tensor: SourceTensor, kind: str, layout: Layout) -> Iterator[np.ndarray
             found = np.frombuffer(raw, np.uint8).reshape(stop - start, -1, _BLOCK_BYTES[kind])
         else:
             found = blocks(_padded(tensor.read(start, stop)), kind)
-        yield np.ascontiguousarray(interleave(found, kind, layout))
+        packed = np.ascontiguousarray(interleave(found, kind, layout))
+        del found
+        tensor.release()
+        yield packed

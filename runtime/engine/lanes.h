@@ -8,6 +8,8 @@
 
 #define PARTS (16 / W)
 
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+
 static inline vf load(const float *p)
 {
     vf v;
@@ -53,7 +55,7 @@ static inline vf vec_exp(vf x)
     p = p * r + splat(QE_EXP_C1);
     p = p * r + splat(QE_EXP_C0);
     vf y = ((p * r) * r + r) + splat(1.0f);
-    vi e = ((vi)t - QE_MAGIC_BITS + 127) << 23;
+    vi e = (vi)(((vu)t - (uint32_t)QE_MAGIC_BITS + 127u) << 23); /* wraps where live is 0 */
     return (vf)((vi)(y * (vf)(e & live)) & live);
 }
 

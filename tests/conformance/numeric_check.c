@@ -4,7 +4,7 @@
  *   numeric_check [STRIDE]     distance between the bit patterns tried; 1009 unless given
  *
  * Prints one line of JSON; the digest covers the same patterns whatever the stride, so that machines can
- * be compared. Exits 1 at the first difference. */
+ * be compared. It also tries + - * / themselves. Exits 1 at the first difference. */
 #include "../../runtime/engine/numeric.h"
 #include "../../runtime/engine/qedge.h"
 
@@ -33,7 +33,8 @@ static int is_nan(uint32_t bits)
 static void check_widening(void)
 {
     for (uint32_t h = 0; h < 65536; h++) {
-        const uint32_t exponent = h >> 10 & 31, m = h & 1023, got = qe_bits(qe_half_to_float((uint16_t)h));
+        const uint32_t exponent = h >> 10 & 31, m = h & 1023;
+        const uint32_t got = qe_bits(qe_half_to_float((uint16_t)h));
         if (exponent == 31) {
             const uint32_t inf = (h & 0x8000u) << 16 | QE_INF_BITS;
             expect(m ? is_nan(got) : got == inf, "half to float, not finite", h, got);
@@ -112,11 +113,51 @@ static void check_rising(float x, int neighbours)
     }
 }
 
+static uint32_t canonical(float x)
+{
+    const uint32_t bits = qe_bits(x);
+    return is_nan(bits) ? QE_NAN_BITS : bits;
+}
+
+static uint64_t mixed(uint64_t z) /* splitmix64's end */
+{
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+/* The compiler's own operators, which the engine trusts: a soft-float library may round badly. In double
+ * one rounding more does no harm, as 53 >= 2 * 24 + 2 and sums and products of floats are that exact. */
+static void check_operators(uint64_t seed, qe_sha256 *hash)
+{
+    const uint64_t random = mixed(seed * 0x9E3779B97F4A7C15u);
+    uint32_t u = (uint32_t)random, v = (uint32_t)(random >> 32);
+    if (seed % 4 == 1) /* fractions that nearly agree */
+        v = (v & 0xFF800000u) | ((u + v % 7 - 3) & 0x7FFFFFu);
+    if (seed % 4 == 2) /* results that are subnormal */
+        v = (v & 0x80FFFFFFu) | ((u >> 1 & 0x3F800000u) + 0x1F800000u);
+    if (seed % 4 == 3) /* exponents near each other, as in most sums */
+        v = (v & 0x83FFFFFFu) | (u & 0x7C000000u);
+    volatile float a = qe_float(u), b = qe_float(v); /* volatile: the compiler may fold or narrow nothing */
+    const float found[4] = {a + b, a - b, a * b, a / b};
+    volatile double x = a, y = b, sum = x + y, difference = x - y, product = x * y, quotient = x / y;
+    const float want[4] = {(float)sum, (float)difference, (float)product, (float)quotient};
+    static const char *const names[4] = {"addition", "subtraction", "multiplication", "division"};
+    for (int i = 0; i < 4; i++) {
+        const uint32_t bits = canonical(found[i]);
+        expect(bits == canonical(want[i]), names[i], u, bits);
+        if (hash)
+            qe_sha256_update(hash, &bits, 4);
+    }
+}
+
 static void print_digest(void)
 {
     qe_sha256 hash;
     uint8_t digest[32];
     qe_sha256_init(&hash);
+    for (uint64_t i = 0; i < 100000; i++)
+        check_operators(i, &hash);
     for (uint64_t u = 0; u <= UINT32_MAX; u += DIGEST_STRIDE) {
         const float x = qe_float((uint32_t)u);
         const uint32_t found[4] = {qe_bits(qe_exp(x)), qe_bits(qe_sqrt_soft(x)), qe_float_to_half(x),
@@ -149,6 +190,7 @@ int main(int argc, char **argv)
         check_narrowing((uint32_t)u);
         check_root((uint32_t)u);
         check_exp((uint32_t)u);
+        check_operators(u + 1, NULL);
     }
     for (uint32_t i = 0; i < 4096; i++) { /* the smallest, the largest, and around each power of two */
         check_root(i);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
         return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be read: {error}") from error
+
+
+def release(data: npt.NDArray[np.uint8]) -> None:
+    """Tells the system that these mapped bytes are done with, so that they no longer count as this
+    process's memory. They stay readable."""
+    base: object = data
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = np.frombuffer(base, np.uint8).ctypes.data
+    start = (data.ctypes.data - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    base.madvise(mmap.MADV_DONTNEED, start, data.ctypes.data - first + data.nbytes - start)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source import blocks
+from qedge.toolkit.source import blocks, mapped
 
 if TYPE_CHECKING:
     from qedge.toolkit.vocabulary import Vocabulary
@@ -116,6 +116,10 @@ class SourceTensor:
         step = max(1, chunk_bytes // (4 * self.columns))
         for start in range(0, self.rows, step):
             yield start, min(start + step, self.rows)
+
+    def release(self) -> None:
+        """The tensor's mapped bytes need not stay in memory."""
+        mapped.release(self.stored)
 
     def _stored_rows(self, start_row: int, stop_row: int) -> Bytes:
         if not 0 <= start_row <= stop_row <= self.rows:

@@ -1,0 +1,141 @@
+/* kernel_rows.c - kernel_check's cases for what works on one row: quantize, rmsnorm, silu_mul, softmax and
+ * the sampler's weights. */
+#include "kernel_check.h"
+
+enum { LONGEST = 1024 };
+
+static float x[LONGEST], y[LONGEST], truth[LONGEST], truth_d[LONGEST];
+static int8_t truth_q[LONGEST];
+static int32_t truth_s[LONGEST];
+
+/* 1 .. 70, then some that are longer: the i-th length, 0 at the end. */
+static uint32_t length(uint32_t i)
+{
+    static const uint32_t longer[] = {96, 127, 172, 576, 1000, 0};
+    return i < 70 ? i + 1 : longer[i - 70];
+}
+
+static void check_quantize(uint32_t n, int kind)
+{
+    const uint32_t blocks = qe_ceil(n, 32) / 32;
+    float *in = guarded(0, n * 4);
+    fill_row(in, n, kind);
+    qe_portable.quantize(in, n, truth_q, truth_d, truth_s);
+    for (uint32_t i = 0; i < blocks * 32; i++) { /* what the rule promises of itself */
+        const char ok = truth_q[i] >= -127 && (i < n || truth_q[i] == 0);
+        same_bytes("the range of quantize", "portable", "\1", &ok, 1);
+    }
+    record_bytes(truth_q, blocks * 32);
+    record(truth_d, blocks);
+    record_bytes(truth_s, blocks * 4);
+    for (uint32_t k = 0; k < set_count; k++) {
+        int8_t *q = guarded(1, blocks * 32);
+        float *d = guarded(2, blocks * 4);
+        int32_t *s = guarded(3, blocks * 4);
+        sets[k]->quantize(in, n, q, d, s);
+        same_bytes("quantize's q", sets[k]->name, truth_q, q, blocks * 32);
+        same_floats("quantize's d", sets[k]->name, truth_d, d, blocks);
+        same_bytes("quantize's s", sets[k]->name, truth_s, s, blocks * 4);
+    }
+}
+
+static void check_rmsnorm(uint32_t n, int kind)
+{
+    const float eps = pick(3) ? 1e-5f : 0.0f;
+    float *in = guarded(0, n * 4), *w = guarded(1, n * 4);
+    fill_row(in, n, kind);
+    fill_row(w, n, kind);
+    qe_portable.rmsnorm(truth, in, w, n, eps);
+    record(truth, n);
+    for (uint32_t k = 0; k < set_count; k++) {
+        float *out = guarded(2, n * 4);
+        sets[k]->rmsnorm(out, in, w, n, eps);
+        same_floats("rmsnorm", sets[k]->name, truth, out, n);
+    }
+}
+
+static void check_silu(uint32_t n, int kind)
+{
+    float *up = guarded(0, n * 4);
+    fill_row(x, n, kind);
+    fill_row(up, n, kind);
+    if (kind == EXTREME)
+        for (uint32_t i = 0; i < n; i++)
+            x[i] = pick(2) ? extreme() : ordinary() * 16.0f;
+    memcpy(truth, x, n * 4);
+    qe_portable.silu_mul(truth, up, n);
+    record(truth, n);
+    for (uint32_t k = 0; k < set_count; k++) {
+        float *gate = guarded(1, n * 4);
+        memcpy(gate, x, n * 4);
+        sets[k]->silu_mul(gate, up, n);
+        same_floats("silu_mul", sets[k]->name, truth, gate, n);
+    }
+}
+
+static void check_softmax(uint32_t n, int kind)
+{
+    const uint32_t padded = qe_ceil(n, 32), character = pick(6);
+    for (uint32_t i = 0; i < padded; i++) {
+        x[i] = ordinary() * 4.0f;
+        if (kind == EXTREME) {
+            switch (character) {
+            case 0: x[i] = qe_float(0xFF800000u); break;               /* nothing is possible */
+            case 1: x[i] = qe_float(QE_NAN_BITS); break;               /* nothing is known */
+            case 2: x[i] = pick(4) ? x[i] : extreme(); break;
+            case 3: x[i] = x[i] * 0x1p100f; break;                     /* all but one vanish */
+            case 4: x[i] = pick(4) ? qe_float(0xFF800000u) : x[i]; break;
+            default: x[i] = 7.0f - 45.0f * (float)pick(2); break;      /* about the limit of exp */
+            }
+        }
+        if (i >= n)
+            x[i] = pick(2) ? qe_float(QE_NAN_BITS) : 1e30f; /* stale: must neither count nor stay */
+    }
+    memcpy(truth, x, padded * 4);
+    const float inverse = qe_portable.softmax(truth, n);
+    record(truth, padded);
+    record(&inverse, 1);
+    for (uint32_t k = 0; k < set_count; k++) {
+        float *s = guarded(0, padded * 4);
+        memcpy(s, x, padded * 4);
+        const float found = sets[k]->softmax(s, n);
+        same_floats("softmax", sets[k]->name, truth, s, padded);
+        same_floats("softmax's inverse", sets[k]->name, &inverse, &found, 1);
+    }
+}
+
+static void check_weights(uint32_t n, int kind)
+{
+    const float top = 30.0f, scale = kind == EXTREME && pick(4) == 0 ? 1e6f : qe_float((120 + pick(14)) << 23);
+    float *in = guarded(0, n * 4);
+    for (uint32_t i = 0; i < n; i++) {
+        in[i] = pick(8) ? top - (ordinary() + 8.0f) * 4.0f : top;
+        if (kind == EXTREME && pick(4) == 0)
+            in[i] = extreme();
+        if (in[i] > top) /* top is the largest: the sampler's promise */
+            in[i] = top;
+    }
+    uint32_t *want = (uint32_t *)(void *)y;
+    qe_portable.weights(in, n, top, scale, want);
+    record_bytes(want, n * 4);
+    for (uint32_t k = 0; k < set_count; k++) {
+        uint32_t *w = guarded(1, n * 4);
+        sets[k]->weights(in, n, top, scale, w);
+        same_bytes("weights", sets[k]->name, want, w, n * 4);
+    }
+}
+
+void check_rows(void)
+{
+    const uint32_t rounds = quick ? 8 : 200;
+    for (uint32_t round = 0; round < rounds; round++)
+        for (uint32_t i = 0, n; (n = length(i)) != 0; i++) {
+            const int kind = round & 1 ? EXTREME : ORDINARY;
+            describe("round %u, n %u, %s data", (unsigned)round, (unsigned)n, kind ? "extreme" : "ordinary");
+            check_quantize(n, kind);
+            check_rmsnorm(n, kind);
+            check_silu(n, kind);
+            check_softmax(n, kind);
+            check_weights(n, kind);
+        }
+}
