@@ -94,7 +94,8 @@ static uint32_t find_special(const qe_vocab *vocab, const uint8_t *text, size_t 
     for (uint32_t i = 0; i < vocab->special_count; i++) {
         uint32_t id = qe_vocab_load(vocab->specials, i), string_bytes = 0;
         const uint8_t *string = qe_vocab_string(vocab, id, &string_bytes);
-        if (string && string_bytes == bytes && memcmp(string, text, bytes) == 0) {
+        if (string && id < vocab->token_count && string_bytes == bytes &&
+            memcmp(string, text, bytes) == 0) {
             return id;
         }
     }

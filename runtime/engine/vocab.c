@@ -83,7 +83,8 @@ static int read_header(qe_vocab *v) {
         v->token_count > v->symbol_count || v->special_count > v->token_count ||
         v->stop_count > v->token_count || v->index_slots > COUNT_MAX ||
         (v->index_slots & (v->index_slots - 1)) != 0 || v->index_probes > PROBES_MAX ||
-        v->index_probes > v->index_slots) {
+        v->index_probes > v->index_slots || v->longest_key_bytes > v->string_bytes ||
+        v->longest_token_bytes > v->string_bytes) {
         return QE_ERR_IMAGE;
     }
     return QE_OK;

@@ -37,7 +37,8 @@ PEAK = """
 import json, sys
 {body}
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(json.dumps({{key: int(status[key].split()[0]) * 1024 for key in ("VmHWM", "RssAnon", "RssFile")}}))
+keys = ("VmHWM", "RssAnon")
+print(json.dumps({{key: int(status[key].split()[0]) * 1024 for key in keys}}))
 """
 
 GENERATE = """
@@ -110,7 +111,9 @@ def one_billion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * vocab)
     writer.add_token_types([6] * 256 + [1] * (vocab - 256))
-    random = np.random.default_rng(4).standard_normal(1 << 20).astype(np.float16) * np.float16(0.02)
+    random = np.random.default_rng(4).standard_normal(1 << 20).astype(np.float16) * np.float16(
+        0.02
+    )
 
     def matrix(name: str, rows: int, columns: int) -> None:
         writer.add_tensor(name, np.resize(random, rows * columns).reshape(rows, columns))

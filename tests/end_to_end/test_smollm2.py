@@ -19,6 +19,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 # One paragraph, and llama.cpp's perplexities for it (llama-cpp-python 0.3.36, the same GGUF
 # requantized, chunks of 128): see docs/numerics.md.
 PASSAGE = Path(__file__).parent / "passage.txt"
+QUESTION = "What is the capital of France? Answer in one sentence."
 Q8_REFERENCE, Q4_REFERENCE = 27.2029, 29.7034
 
 
@@ -42,8 +43,10 @@ def test_build_tells_what_run_then_uses(qedge: Call, smollm2: Pulled, tmp_path: 
     assert [p for p in tmp_path.iterdir()] == [output]
 
 
-def test_model_answers_sensibly_through_its_chat_template(qedge: Call, smollm2_q8: Path) -> None:
-    done = qedge("run", smollm2_q8, "What is the capital of France?", "--chat", "--json")
+def test_model_answers_sensibly_through_its_chat_template(
+    qedge: Call, smollm2_q8: Path
+) -> None:
+    done = qedge("run", smollm2_q8, QUESTION, "--chat", "--json")
     ran = one_json(done)
     assert "Paris" in ran["text"] and ran["finish_reason"] == "stop"
     assert "<|im" not in ran["text"]
@@ -59,7 +62,9 @@ def test_threads_batches_and_kernels_share_one_hash(qedge: Call, smollm2_q8: Pat
         ("--kernels", "avx2"),
         ("--kernels", "portable"),
     ):
-        done = qedge("run", smollm2_q8, "The sky is blue because", "-n", 6, "--json", "--hash", *options)
+        done = qedge(
+            "run", smollm2_q8, "The sky is blue because", "-n", 6, "--json", "--hash", *options
+        )
         if "no kernel set" in done.stderr:
             continue
         hashes.add(one_json(done)["logits_hash"])
@@ -102,7 +107,11 @@ def test_readme_python_example_runs_as_written(smollm2_q8: Path, tmp_path: Path)
     example = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
     (tmp_path / "smollm2-135m-q8_0.qimg").symlink_to(smollm2_q8)
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", example],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout

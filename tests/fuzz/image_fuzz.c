@@ -16,23 +16,29 @@ enum { HEADER = 128, ENTRY = 32, TENSOR = 40, TOKENS = 24, CASE_SECONDS = 20 };
 #define ARENA_LIMIT (64ull << 20)
 #define WORK_LIMIT (32ull << 20) /* weights read by one evaluation */
 
-void __sanitizer_set_death_callback(void (*callback)(void));
+/* Read by the sanitizers: end in abort(), where the seed is named. */
+const char *__asan_default_options(void);
+const char *__ubsan_default_options(void);
+
+const char *__asan_default_options(void)
+{
+    return "abort_on_error=1:handle_abort=0";
+}
+
+const char *__ubsan_default_options(void)
+{
+    return "abort_on_error=1:print_stacktrace=1";
+}
 
 static const uint8_t *whole; /* the undamaged image */
 static uint64_t whole_bytes;
 static uint64_t seed, state;
 static unsigned long opened, encoded, evaluated, refused, compared;
 
-static void name_the_seed(void)
+static void name_the_seed(int number)
 {
-    fprintf(stderr, "image_fuzz: failed at seed %llu\n", (unsigned long long)seed);
-}
-
-static void too_slow(int signal)
-{
-    (void)signal;
-    name_the_seed();
-    fprintf(stderr, "image_fuzz: a case took more than %d seconds\n", CASE_SECONDS);
+    fprintf(stderr, "image_fuzz: %s at seed %llu\n", number == SIGALRM ? "too slow" : "failed",
+            (unsigned long long)seed);
     _exit(3);
 }
 
@@ -40,7 +46,6 @@ static void require(int holds, const char *what)
 {
     if (holds)
         return;
-    name_the_seed();
     fprintf(stderr, "image_fuzz: %s\n", what);
     abort();
 }
@@ -531,8 +536,8 @@ int main(int count, char **arguments)
         return 2;
     }
     const uint64_t first = strtoull(arguments[2], NULL, 10), cases = strtoull(arguments[3], NULL, 10);
-    __sanitizer_set_death_callback(name_the_seed);
-    signal(SIGALRM, too_slow);
+    signal(SIGABRT, name_the_seed);
+    signal(SIGALRM, name_the_seed);
     qe_host_float_enter();
     for (seed = first; seed < first + cases; seed++) {
         alarm(CASE_SECONDS);

@@ -1,4 +1,5 @@
-"""Mutated images under ASan and UBSan: no damage, hashes renewed or not, may crash, hang or make two
+"""Mutated images under ASan and UBSan: no damage, hashes renewed or not, may crash, hang or
+make two
 kernel sets disagree.
 
 The suite runs a fixed corpus. Fresh mutations, as many as wanted, with a seed that is printed:
@@ -19,8 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
-    *("-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    *("-std=c11", "-D_DEFAULT_SOURCE", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno"),
+    *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
 ]
 CASES = 900  # of each image, in the suite
 

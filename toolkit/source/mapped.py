@@ -29,8 +29,8 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def release(data: npt.NDArray[np.uint8]) -> None:
-    """Tells the system that these mapped bytes are done with, so that they no longer count as this
-    process's memory. They stay readable."""
+    """Tells the system that these mapped bytes are done with, so that they no longer count
+    as this process's memory. They stay readable."""
     base: object = data
     while isinstance(base, np.ndarray):
         base = base.base
