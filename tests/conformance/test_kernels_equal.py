@@ -1,0 +1,49 @@
+"""Every kernel set equals the portable one bit for bit, and the portable one equals itself on
+every machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conformance.toolchains import ARM64, EMULATED, NATIVE, Machine, Programs
+
+from qedge.runtime.machine import kernel_sets
+
+# What kernel_check's and numeric_check's data give in version 1 of the arithmetic. A change of
+# either, unless it comes from new data in those programs, is a change of the image version.
+KERNELS_V1 = "dedc6fc792d27ce67d2a5e153649c33d34b0f79d1afb665d4752a982a25afb67"
+NUMBERS_V1 = "7b616570746cb147c66f6f01e6ae1df952495e1397b24d3e7d06d2645fd3d663"
+
+
+def the_only(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    (line,) = lines
+    return line
+
+
+@pytest.mark.parametrize("machine", [NATIVE, ARM64[2]], ids=str)
+def test_every_set_equals_portable_on_hard_data(machine: Machine, programs: Programs) -> None:
+    found = the_only(programs.run(machine, "kernel_check"))
+    usable = machine.kernels or [name for name, ok in kernel_sets() if ok]
+    assert [*found["sets"], "portable"] == list(usable)
+    assert found["comparisons"] > 15_000_000
+
+
+@pytest.mark.parametrize("machine", [NATIVE, *EMULATED], ids=str)
+def test_portable_gives_the_same_bits_on_every_machine(
+    machine: Machine, programs: Programs
+) -> None:
+    found = the_only(programs.run(machine, "kernel_check", "--quick"))
+    if machine.kernels:
+        assert [*found["sets"], "portable"] == list(machine.kernels)
+    assert found["digest"] == KERNELS_V1
+
+
+@pytest.mark.parametrize("machine", [NATIVE, *EMULATED], ids=str)
+def test_scalar_operations_round_as_ieee_does_on_every_machine(
+    machine: Machine, programs: Programs
+) -> None:
+    stride = 1009 if machine is NATIVE else 1_000_003
+    found = the_only(programs.run(machine, "numeric_check", stride))
+    assert found["digest"] == NUMBERS_V1
+    assert found["exp_ulp"] <= 1.4
