@@ -27,103 +27,146 @@ static inline void narrow(vi v, int8_t *q)
 
 #include "lanes.h"
 
-#define NT 6      /* tokens that share a load of the weights */
-#define PREFETCH 16 /* blocks ahead */
+#define NT 4      /* tokens that share a load of the weights */
+#define SPAN 32     /* blocks of columns at a time */
+#define PREFETCH 32 /* blocks ahead, for many tokens */
+#define AHEAD 16    /* blocks ahead, for one */
 
 static inline __m512i quants(const uint8_t *p)
 {
     return _mm512_loadu_si512((const void *)p);
 }
 
-static inline int32_t four(const int8_t *q)
+/* One step of a tile as unsigned bytes: q8_0 is offset by 128 (eight steps of 4 columns), q4_0 by 8
+ * (four steps of 4 low and 4 high columns). */
+static inline __m512i offset_q8(const uint8_t *p)
+{
+    return _mm512_xor_si512(quants(p), _mm512_set1_epi8(-128));
+}
+
+static inline __m512i low_nibbles(__m512i v)
+{
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+
+static inline __m512i high_nibbles(__m512i v)
+{
+    return low_nibbles(_mm512_srli_epi16(v, 4));
+}
+
+static inline __m512i spread(const int8_t *q)
 {
     int32_t v;
     memcpy(&v, q, 4);
-    return v;
+    return _mm512_set1_epi32(v);
 }
 
-/* The eight column groups of a tile as unsigned bytes: q8_0 is offset by 128, q4_0 by 8. */
-static inline void unpack_q8(const uint8_t *p, __m512i u[8])
+/* Blocks first .. first + count - 1 of `groups` groups of 16 rows (step bytes apart) against `tokens`
+ * activation rows; both are constants after inlining. Sums go on from `out` unless first is 0. */
+static inline __attribute__((always_inline)) void tile(const uint8_t *w, size_t step, int q4,
+                                                       uint32_t first, uint32_t count,
+                                                       const qe_act *act, size_t token, int groups,
+                                                       int tokens, float *out, size_t stride)
 {
-    const __m512i flip = _mm512_set1_epi8(-128);
-    for (int g = 0; g < 8; g++)
-        u[g] = _mm512_xor_si512(quants(p + 64 * g), flip);
-}
-
-static inline void unpack_q4(const uint8_t *p, __m512i u[8])
-{
-    const __m512i low = _mm512_set1_epi8(15);
-    for (int g = 0; g < 4; g++) {
-        const __m512i v = quants(p + 64 * g);
-        u[g] = _mm512_and_si512(v, low);
-        u[g + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
-    }
-}
-
-/* Rows of one group of 16 against `tokens` (a constant after inlining) activation rows. */
-static inline __attribute__((always_inline)) void tile_row(const uint8_t *w, int q4, uint32_t blocks,
-                                                           const qe_act *act, size_t token,
-                                                           int tokens, float *out, size_t stride)
-{
-    const size_t tile = q4 ? 288 : 544;
-    const int8_t *q = act->q + token * act->stride;
-    const size_t row = act->stride / 32;
-    const float *d = act->d + token * row;
-    const int32_t *s = act->s + token * row;
-    __m512 acc[NT];
+    const size_t bytes = q4 ? 288 : 544, row = act->stride / 32;
+    const int8_t *q = act->q + token * act->stride + (size_t)first * 32;
+    const float *d = act->d + token * row + first;
+    const int32_t *s = act->s + token * row + first;
+    __m512 acc[NT][2];
     for (int j = 0; j < tokens; j++)
-        acc[j] = _mm512_setzero_ps();
-    for (uint32_t b = 0; b < blocks; b++, w += tile) {
-        __m512i u[8];
-        if (tokens == 1)
-            for (size_t line = 0; line < tile; line += 64)
-                _mm_prefetch((const char *)w + PREFETCH * tile + line, _MM_HINT_T0);
-        const __m512 dw = (__m512)half_load(w);
-        if (q4)
-            unpack_q4(w + 32, u);
-        else
-            unpack_q8(w + 32, u);
-#pragma GCC unroll 6
+        for (int r = 0; r < groups; r++)
+            acc[j][r] = first ? _mm512_loadu_ps(out + (size_t)j * stride + 16 * r)
+                              : _mm512_setzero_ps();
+    w += first * bytes;
+    for (uint32_t b = 0; b < count; b++, w += bytes) {
+        __m512i isum[NT][2];
+        if (token == 0) /* the first tokens fetch what the span after this one needs */
+            for (int r = 0; r < groups; r++)
+                for (size_t line = 0; line < bytes; line += 64)
+                    _mm_prefetch((const char *)w + (size_t)r * step + (tokens == 1 ? AHEAD : PREFETCH) * bytes + line, _MM_HINT_T0);
         for (int j = 0; j < tokens; j++) {
-            const int8_t *x = q + (size_t)j * act->stride + b * 32;
-            __m512i i0 = _mm512_set1_epi32(s[(size_t)j * row + b] * (q4 ? -8 : -128));
-            __m512i i1 = _mm512_setzero_si512();
-#pragma GCC unroll 4
-            for (int g = 0; g < 8; g += 2) {
-                i0 = _mm512_dpbusd_epi32(i0, u[g], _mm512_set1_epi32(four(x + 4 * g)));
-                i1 = _mm512_dpbusd_epi32(i1, u[g + 1], _mm512_set1_epi32(four(x + 4 * g + 4)));
+            const __m512i sum = _mm512_slli_epi32(_mm512_set1_epi32(s[(size_t)j * row + b]), q4 ? 3 : 7);
+            for (int r = 0; r < groups; r++)
+                isum[j][r] = _mm512_sub_epi32(_mm512_setzero_si512(), sum);
+        }
+#pragma GCC unroll 8
+        for (int g = 0; g < (q4 ? 4 : 8); g++) {
+            __m512i u[2], v[2];
+            for (int r = 0; r < groups; r++) {
+                const uint8_t *p = w + (size_t)r * step + 32 + 64 * g;
+                u[r] = q4 ? low_nibbles(quants(p)) : offset_q8(p);
+                v[r] = q4 ? high_nibbles(quants(p)) : u[r];
             }
-            const __m512 scale = _mm512_mul_ps(dw, _mm512_set1_ps(d[(size_t)j * row + b]));
-            acc[j] = _mm512_add_ps(
-                acc[j], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_add_epi32(i0, i1))));
+#pragma GCC unroll 8
+            for (int j = 0; j < tokens; j++) {
+                const int8_t *x = q + (size_t)j * act->stride + b * 32 + 4 * g;
+                const __m512i a = spread(x);
+                for (int r = 0; r < groups; r++)
+                    isum[j][r] = _mm512_dpbusd_epi32(isum[j][r], u[r], a);
+                if (q4) {
+                    const __m512i c = spread(x + 16);
+                    for (int r = 0; r < groups; r++)
+                        isum[j][r] = _mm512_dpbusd_epi32(isum[j][r], v[r], c);
+                }
+            }
+        }
+        for (int r = 0; r < groups; r++) {
+            const __m512 dw = (__m512)half_load(w + (size_t)r * step);
+            for (int j = 0; j < tokens; j++) {
+                const __m512 scale = _mm512_mul_ps(dw, _mm512_set1_ps(d[(size_t)j * row + b]));
+                acc[j][r] = _mm512_add_ps(
+                    acc[j][r], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(isum[j][r])));
+            }
         }
     }
     for (int j = 0; j < tokens; j++)
-        _mm512_storeu_ps(out + (size_t)j * stride, acc[j]);
+        for (int r = 0; r < groups; r++)
+            _mm512_storeu_ps(out + (size_t)j * stride + 16 * r, acc[j][r]);
 }
 
-static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4, uint32_t group)
+/* `groups` groups of 16 rows against all tokens, a span of columns at a time, so that the weights of
+ * the span stay in the first cache while the tokens go by. */
+static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4, uint32_t group,
+                                                             int groups)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
-    const uint8_t *w = m->w + (size_t)group * blocks * (q4 ? 288 : 544);
-    uint32_t t = 0;
-    for (; t + NT <= m->tokens; t += NT)
-        tile_row(w, q4, blocks, &m->act, t, NT, m->out + t * m->out_stride + group * 16, m->out_stride);
-    for (; t + 3 <= m->tokens; t += 3)
-        tile_row(w, q4, blocks, &m->act, t, 3, m->out + t * m->out_stride + group * 16, m->out_stride);
-    for (; t < m->tokens; t++)
-        tile_row(w, q4, blocks, &m->act, t, 1, m->out + t * m->out_stride + group * 16, m->out_stride);
+    const size_t step = (size_t)blocks * (q4 ? 288 : 544), stride = m->out_stride;
+    const uint8_t *w = m->w + group * step;
+    float *out = m->out + group * 16;
+    if (m->tokens == 1) {
+        for (int r = 0; r < groups; r++)
+            tile(w + (size_t)r * step, step, q4, 0, blocks, &m->act, 0, 1, 1, out + 16 * r, stride);
+        return;
+    }
+    for (uint32_t b = 0, span; b < blocks; b += span) {
+        uint32_t t = 0;
+        span = blocks - b < SPAN ? blocks - b : SPAN;
+        for (; t + NT <= m->tokens; t += NT)
+            tile(w, step, q4, b, span, &m->act, t, groups, NT, out + t * stride, stride);
+        for (; t + 2 <= m->tokens; t += 2)
+            tile(w, step, q4, b, span, &m->act, t, groups, 2, out + t * stride, stride);
+        for (; t < m->tokens; t++)
+            tile(w, step, q4, b, span, &m->act, t, groups, 1, out + t * stride, stride);
+    }
 }
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
     if (common_matmul(m, first, count))
         return;
-    for (uint32_t group = first; group < first + count; group++) {
-        if (m->type == QE_Q4_0)
-            group_rows(m, 1, group);
-        else
-            group_rows(m, 0, group);
+    const uint32_t end = first + count;
+    for (uint32_t group = first; group < end; group += 2) {
+        if (m->type == QE_Q4_0) {
+            if (group + 1 < end)
+                group_rows(m, 1, group, 2);
+            else
+                group_rows(m, 1, group, 1);
+        } else {
+            if (group + 1 < end)
+                group_rows(m, 0, group, 2);
+            else
+                group_rows(m, 0, group, 1);
+        }
     }
 }
 
@@ -135,12 +178,12 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
         qe_portable_score_q8(k, tiles, head_size, q, heads, scores, stride);
         return;
     }
-    for (uint32_t tile = 0; tile < tiles; tile++, k += qe_key_tile_bytes(head_size)) {
+    for (uint32_t n = 0; n < tiles; n++, k += qe_key_tile_bytes(head_size)) {
         uint32_t h = 0;
         for (; h + 3 <= heads; h += 3)
-            tile_row(k, 0, head_size / 32, q, h, 3, scores + h * stride + tile * 16, stride);
+            tile(k, 0, 0, 0, head_size / 32, q, h, 1, 3, scores + h * stride + n * 16, stride);
         for (; h < heads; h++)
-            tile_row(k, 0, head_size / 32, q, h, 1, scores + h * stride + tile * 16, stride);
+            tile(k, 0, 0, 0, head_size / 32, q, h, 1, 1, scores + h * stride + n * 16, stride);
     }
 }
 
@@ -155,15 +198,15 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
     const uint8_t *values = v + head_size / 32 * 64 + c * 128;
     const size_t tile_bytes = qe_value_tile_bytes(head_size), step = (size_t)head_size * 4;
     __m512 a = _mm512_setzero_ps(), b = a;
-    for (uint32_t tile = 0; tile < tiles; tile++, values += tile_bytes) {
+    for (uint32_t n = 0; n < tiles; n++, values += tile_bytes) {
         __m512i ia = _mm512_setzero_si512(), ib = ia;
 #pragma GCC unroll 8
         for (int g = 0; g < 8; g++) {
-            const __m512i u = _mm512_set1_epi32(four(uq + tile * 32 + 4 * g));
+            const __m512i u = spread(uq + n * 32 + 4 * g);
             ia = _mm512_dpbusd_epi32(ia, u, quants(values + (size_t)g * step));
             ib = _mm512_dpbusd_epi32(ib, u, quants(values + (size_t)g * step + 64));
         }
-        const __m512 d = _mm512_set1_ps(du[tile]);
+        const __m512 d = _mm512_set1_ps(du[n]);
         a = _mm512_add_ps(a, _mm512_mul_ps(d, _mm512_cvtepi32_ps(ia)));
         b = _mm512_add_ps(b, _mm512_mul_ps(d, _mm512_cvtepi32_ps(ib)));
     }
