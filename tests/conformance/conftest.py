@@ -46,8 +46,8 @@ SHAPES = {
         TinyConfig(dim=40, heads=5, kv_heads=5, head_size=40, ffn=172, tied=False),
     ),
     "f16, kv f16, as many key heads": Shape("f16", "f16", TinyConfig(kv_heads=8)),
-    "f16, kv q8_0, ffn of 172": Shape("f16", "q8_0", TinyConfig(ffn=172)),
-    "f32, kv f16, ffn of 172": Shape("f32", "f16", TinyConfig(ffn=172)),
+    "f16, kv f32, heads of 12": Shape("f16", "f32", TinyConfig(dim=96)),
+    "f32, kv f32, ffn of 172": Shape("f32", "f32", TinyConfig(ffn=172)),
     "f32, kv q8_0, heads of 32": Shape("f32", "q8_0", _WIDE),
     "q8_0, rough": Shape("q8_0", "q8_0", _WIDE, rough=True),
     "q4_0, rough": Shape("q4_0", "q8_0", _WIDE, rough=True),
@@ -63,11 +63,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
 def make_image(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape], Path]:
     """An image of a shape, built once."""
     folder = tmp_path_factory.mktemp("images")
-    images: dict[int, Path] = {}
+    images: dict[Shape, Path] = {}
 
     def make(shape: Shape) -> Path:
-        name = hash(shape)
-        if name not in images:
+        if shape not in images:
             weights = make_weights(11, shape.config)
             if shape.rough:
                 weights["blk.0.ffn_down.weight"][3] = 0.0
@@ -80,16 +79,16 @@ def make_image(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape], Pa
             write_gguf(path.with_suffix(".gguf"), shape.config, weights)
             rows, group = shape.layout
             planned = replace(board.load("x86-64"), layout_rows=rows, layout_group=group)
-            images[name] = path.with_suffix(".qimg")
+            images[shape] = path.with_suffix(".qimg")
             build(
                 path.with_suffix(".gguf"),
                 planned,
-                images[name],
+                images[shape],
                 quant=shape.quant,
                 kv=shape.kv,
                 context=96,
             )
-        return images[name]
+        return images[shape]
 
     return make
 

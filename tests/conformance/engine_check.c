@@ -1,13 +1,15 @@
-/* engine_check.c - the engine, the host's pool and a main: runs an image greedily (or by the sampler)
- * and prints one line of JSON a run, so that the same image can be run for any machine and compared.
+/* engine_check.c - the engine, the host's pool and a main: runs an image greedily (or by the
+ * sampler) and prints one line of JSON a run, so that the same image can be run for any machine
+ * and compared.
  *
- *   engine_check IMAGE --prompt 1,2,3 [--tokens N] [--batch 1,3,64] [--threads 1,2] [--kernels all|NAME]
+ *   engine_check IMAGE --prompt 1,2,3 [--tokens N] [--batch 1,3,64] [--threads 1,2] [--kernels
+ * all|NAME]
  *                [--context N] [--all-logits] [--sample T,k,p,m,r,seed] [--pretend]
  *   engine_check IMAGE --size CONTEXT,BATCH,THREADS,KV [--size …]
  *
- * Lists give one run for each combination. Every run is given exactly the arena that qe_session_size
- * asks for, between two canaries, after one byte less was refused. Exit: 0; 1 usage or a broken promise;
- * 3 no such kernel set. */
+ * Lists give one run for each combination. Every run is given exactly the arena that
+ * qe_session_size asks for, between two canaries, after one byte less was refused. Exit: 0; 1
+ * usage or a broken promise; 3 no such kernel set. */
 #define _GNU_SOURCE
 #include "../../runtime/host/host.h"
 
@@ -50,9 +52,12 @@ static void parse_sampler(const char *text, qe_sampler *sampler)
     char *end = (char *)(uintptr_t)text;
     for (int i = 0; i < 5; i++, end += *end == ',')
         value[i] = strtod(end, &end);
-    *sampler = (qe_sampler){.temperature = (float)value[0], .top_k = (uint32_t)value[1],
-                            .top_p = (float)value[2], .min_p = (float)value[3],
-                            .repeat_penalty = (float)value[4], .random = strtoull(end, NULL, 10)};
+    *sampler = (qe_sampler){.temperature = (float)value[0],
+                            .top_k = (uint32_t)value[1],
+                            .top_p = (float)value[2],
+                            .min_p = (float)value[3],
+                            .repeat_penalty = (float)value[4],
+                            .random = strtoull(end, NULL, 10)};
 }
 
 static arguments parse(int argc, char **argv)
@@ -62,7 +67,8 @@ static arguments parse(int argc, char **argv)
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(name, "--all-logits") == 0)
             a.all_logits = 1;
-        else if (strcmp(name, "--pretend") == 0) /* claim every feature: what a wrong detection would do */
+        else if (strcmp(name, "--pretend") ==
+                 0) /* claim every feature: what a wrong detection would do */
             a.pretend = 1;
         else if (name[0] != '-')
             a.image = name;
@@ -108,8 +114,8 @@ static void free_arena(uint8_t *arena, uint64_t bytes)
 }
 
 /* Refused with one byte less, taken with all. */
-static void init(qe_session *s, const qe_image *image, const qe_session_options *o, const void *kernels,
-                 const qe_workers *workers, uint8_t *arena, uint64_t bytes)
+static void init(qe_session *s, const qe_image *image, const qe_session_options *o,
+                 const void *kernels, const qe_workers *workers, uint8_t *arena, uint64_t bytes)
 {
     int error = qe_session_init(s, image, o, kernels, workers, arena, bytes - 1);
     if (error != QE_ERR_ARENA)
@@ -134,7 +140,8 @@ static void print_hash(const char *name, const qe_sha256 *hash)
     printf("\", ");
 }
 
-/* The logits of every token of the prompt: what a batch gives must be what single tokens give. */
+/* The logits of every token of the prompt: what a batch gives must be what single tokens give.
+ */
 static void print_all_logits(qe_session *s, const arguments *a)
 {
     const uint32_t n = s->image->config.vocab_size;
@@ -233,7 +240,8 @@ int main(int argc, char **argv)
     const uint8_t *base;
     uint64_t bytes;
     qe_image image;
-    if (!a.image || (!a.prompt_tokens && !a.size_count) || qe_host_map(a.image, &base, &bytes) != 0)
+    if (!a.image || (!a.prompt_tokens && !a.size_count) ||
+        qe_host_map(a.image, &base, &bytes) != 0)
         fail("IMAGE that can be read, and --prompt or --size", QE_ERR_USAGE);
     const int error = qe_image_open(&image, base, bytes);
     if (error)

@@ -1,5 +1,5 @@
-/* kernel_attention.c - kernel_check's cases for attention's entries, over caches whose unused positions hold
- * garbage: score_q8, weigh_q8, mix_q8, score_f16, mix_f16. */
+/* kernel_attention.c - kernel_check's cases for attention's entries, over caches whose unused
+ * positions hold garbage: score_q8, weigh_q8, mix_q8, and the f16 and f32 ones. */
 #include "kernel_check.h"
 
 enum { POSITIONS = 5 * 32, HEADS = 9 };
@@ -20,19 +20,24 @@ static uint16_t cache_scale(int kind, int garbage)
     return garbage ? (uint16_t)(pick(4) ? pick(65536) : scale) : scale & 0x7FFF;
 }
 
-static void check_score_q8(uint32_t head_size, uint32_t heads, uint32_t tiles, uint32_t n, int kind)
+static void check_score_q8(uint32_t head_size, uint32_t heads, uint32_t tiles, uint32_t n,
+                           int kind)
 {
     const uint32_t padded = qe_ceil(head_size, 32), stride = POSITIONS;
     const size_t bytes = qe_key_tile_bytes(head_size);
     uint8_t *keys = guarded(0, tiles * bytes);
-    qe_act act = {.q = guarded(1, heads * padded), .d = guarded(2, heads * padded / 32 * 4),
-                  .s = guarded(3, heads * padded / 32 * 4), .stride = padded};
+    qe_act act = {.q = guarded(1, heads * padded),
+                  .d = guarded(2, heads * padded / 32 * 4),
+                  .s = guarded(3, heads * padded / 32 * 4),
+                  .stride = padded};
     for (size_t i = 0; i < tiles * bytes; i++)
         keys[i] = any_byte();
     for (uint32_t tile = 0; tile < tiles; tile++)
         for (uint32_t b = 0; b * 32 < head_size; b++)
-            for (uint32_t p = 0; p < 16; p++) /* blocks before b are whole: 32 scale bytes, 512 of quants */
-                qe_store16(keys + tile * bytes + b * 544 + 2 * p, cache_scale(kind, tile * 16 + p >= n));
+            for (uint32_t p = 0; p < 16;
+                 p++) /* blocks before b are whole: 32 scale bytes, 512 of quants */
+                qe_store16(keys + tile * bytes + b * 544 + 2 * p,
+                           cache_scale(kind, tile * 16 + p >= n));
     fill_act(&act, heads, head_size, kind);
     qe_portable.score_q8(keys, tiles, head_size, &act, heads, truth, stride);
     for (uint32_t h = 0; h < heads; h++)
@@ -42,7 +47,8 @@ static void check_score_q8(uint32_t head_size, uint32_t heads, uint32_t tiles, u
         memset(scores, 0xA5, ((heads - 1) * stride + tiles * 16) * 4);
         sets[k]->score_q8(keys, tiles, head_size, &act, heads, scores, stride);
         for (uint32_t h = 0; h < heads; h++) {
-            same_floats("score_q8", sets[k]->name, truth + h * stride, scores + h * stride, tiles * 16);
+            same_floats("score_q8", sets[k]->name, truth + h * stride, scores + h * stride,
+                        tiles * 16);
             if (h + 1 < heads && tiles * 16 < stride) {
                 const uint32_t untouched = 0xA5A5A5A5;
                 same_bytes("what follows score_q8's row", sets[k]->name, &untouched,
@@ -62,7 +68,8 @@ static void check_weigh_and_mix(uint32_t head_size, uint32_t tiles, uint32_t n, 
         values[i] = any_byte();
     for (uint32_t p = 0; p < tiles * 32; p++) {
         for (uint32_t c = 0; c < blocks; c++)
-            qe_store16(values + p / 32 * bytes + c * 64 + p % 32 * 2, cache_scale(kind, p >= n));
+            qe_store16(values + p / 32 * bytes + c * 64 + p % 32 * 2,
+                       cache_scale(kind, p >= n));
         e[p] = p >= n || pick(6) == 0 ? 0.0f : qe_float((64 + pick(64)) << 23 | pick(1u << 23));
         if (p < n && pick(8) == 0)
             e[p] = 1.0f;
@@ -95,28 +102,37 @@ static void check_weigh_and_mix(uint32_t head_size, uint32_t tiles, uint32_t n, 
     }
 }
 
-static void check_f16(uint32_t head_size, uint32_t n, int kind)
+/* Caches of f16 (unit 2) or f32 (unit 4). */
+static void check_plain(uint32_t head_size, uint32_t n, uint32_t unit, int kind)
 {
-    uint8_t *cache = guarded(0, (size_t)n * head_size * 2);
+    uint8_t *cache = guarded(0, (size_t)n * head_size * unit);
     float *q = guarded(1, head_size * 4), *e = guarded(2, n * 4);
-    for (uint32_t i = 0; i < n * head_size; i++)
-        qe_store16(cache + 2 * i, (uint16_t)(pick(4) || kind == ORDINARY ? scale_half(ORDINARY) : pick(65536)));
+    const char *names[2] = {unit == 2 ? "score_f16" : "score_f32",
+                            unit == 2 ? "mix_f16" : "mix_f32"};
+    for (uint32_t i = 0; i < n * head_size; i++) {
+        const int odd = kind == EXTREME && pick(4) == 0;
+        const float value = odd ? extreme() : ordinary();
+        if (unit == 2)
+            qe_store16(cache + 2 * i, odd ? (uint16_t)pick(65536) : scale_half(ORDINARY));
+        else
+            memcpy(cache + 4 * i, &value, 4);
+    }
     fill_row(q, head_size, kind);
     for (uint32_t j = 0; j < n; j++)
         e[j] = pick(6) ? qe_float((64 + pick(64)) << 23 | pick(1u << 23)) : (float)pick(2);
-    qe_portable.score_f16(cache, n, head_size, q, truth);
+    (unit == 2 ? qe_portable.score_f16 : qe_portable.score_f32)(cache, n, head_size, q, truth);
     record(truth, n);
     for (uint32_t k = 0; k < set_count; k++) {
         float *s = guarded(3, n * 4);
-        sets[k]->score_f16(cache, n, head_size, q, s);
-        same_floats("score_f16", sets[k]->name, truth, s, n);
+        (unit == 2 ? sets[k]->score_f16 : sets[k]->score_f32)(cache, n, head_size, q, s);
+        same_floats(names[0], sets[k]->name, truth, s, n);
     }
-    qe_portable.mix_f16(cache, n, head_size, e, truth);
+    (unit == 2 ? qe_portable.mix_f16 : qe_portable.mix_f32)(cache, n, head_size, e, truth);
     record(truth, head_size);
     for (uint32_t k = 0; k < set_count; k++) {
         float *out = guarded(3, head_size * 4);
-        sets[k]->mix_f16(cache, n, head_size, e, out);
-        same_floats("mix_f16", sets[k]->name, truth, out, head_size);
+        (unit == 2 ? sets[k]->mix_f16 : sets[k]->mix_f32)(cache, n, head_size, e, out);
+        same_floats(names[1], sets[k]->name, truth, out, head_size);
     }
 }
 
@@ -129,11 +145,14 @@ void check_attention(void)
         for (uint32_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
             for (uint32_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++) {
                 const int kind = round & 1 ? EXTREME : ORDINARY;
-                const uint32_t n = lengths[j], hs = sizes[i], heads = (round + j) % 5 == 4 ? HEADS : (round + j) % 5 + 1;
-                describe("round %u, head size %u, %u heads, %u positions, %s data", (unsigned)round, (unsigned)hs,
-                         (unsigned)heads, (unsigned)n, kind ? "extreme" : "ordinary");
+                const uint32_t n = lengths[j], hs = sizes[i],
+                               heads = (round + j) % 5 == 4 ? HEADS : (round + j) % 5 + 1;
+                describe("round %u, head size %u, %u heads, %u positions, %s data",
+                         (unsigned)round, (unsigned)hs, (unsigned)heads, (unsigned)n,
+                         kind ? "extreme" : "ordinary");
                 check_score_q8(hs, heads, (n + 15) / 16, n, kind);
                 check_weigh_and_mix(hs, (n + 31) / 32, n, kind);
-                check_f16(hs, n, kind);
+                check_plain(hs, n, 2, kind);
+                check_plain(hs, n, 4, kind);
             }
 }

@@ -1,10 +1,11 @@
-/* kernel_check.c - every kernel set that this machine can run against portable.c, entry by entry, bit for
- * bit (NaN equals NaN), on data made to hurt.
+/* kernel_check.c - every kernel set that this machine can run against portable.c, entry by
+ * entry, bit for bit (NaN equals NaN), on data made to hurt.
  *
  *   kernel_check [--quick]
  *
- * Prints one line of JSON: the sets, how many values were compared, and a digest of what portable gave,
- * which must be the same on every machine. Exits 1 at the first difference and says where. */
+ * Prints one line of JSON: the sets, how many values were compared, and a digest of what
+ * portable gave, which must be the same on every machine. Exits 1 at the first difference and
+ * says where. */
 #define _GNU_SOURCE
 #include "kernel_check.h"
 
@@ -53,10 +54,11 @@ float ordinary(void)
 
 float extreme(void)
 {
-    static const uint32_t edges[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000,
-                                     0x0F7FFFFF, 0x0F800000, 0x0F800001, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000,
-                                     0xFF800000, 0x7FC00000, 0xFFC00001, 0x7F800001, 0x42317218, 0xC2317218,
-                                     0xC2317217, 0x42317219, 0x3F800000, 0xBF800000};
+    static const uint32_t edges[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF,
+                                     0x00800000, 0x0F7FFFFF, 0x0F800000, 0x0F800001, 0x7F7FFFFF,
+                                     0xFF7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00001,
+                                     0x7F800001, 0x42317218, 0xC2317218, 0xC2317217, 0x42317219,
+                                     0x3F800000, 0xBF800000};
     if (pick(2))
         return qe_float(edges[pick(sizeof edges / sizeof edges[0])]);
     return qe_float((uint32_t)next());
@@ -70,7 +72,8 @@ uint16_t scale_half(int kind)
         return edges[pick(sizeof edges / sizeof edges[0])];
     if (pick(8) == 0)
         return (uint16_t)pick(0x0400); /* zero and subnormals */
-    return (uint16_t)(pick(2) << 15 | (0x1800 + pick(0x2000))); /* about 2^-9 .. 2^-1, either sign */
+    return (uint16_t)(pick(2) << 15 |
+                      (0x1800 + pick(0x2000))); /* about 2^-9 .. 2^-1, either sign */
 }
 
 static void fill_block(float *x, uint32_t n, int kind)
@@ -82,12 +85,22 @@ static void fill_block(float *x, uint32_t n, int kind)
         case 0: x[i] = ordinary(); break;
         case 1: x[i] = ordinary() * level; break;
         case 2: x[i] = pick(2) ? 0.0f : -0.0f; break;
-        case 3: x[i] = (float)((int32_t)pick(255) - 127) + 0.5f * (float)pick(2); break; /* ties */
+        case 3:
+            x[i] = (float)((int32_t)pick(255) - 127) + 0.5f * (float)pick(2);
+            break;                                    /* ties */
         case 4: x[i] = pick(2) ? 5.5f : -5.5f; break; /* all ±127 */
-        case 5: x[i] = qe_float(pick(2) << 31 | (30 + pick(2)) << 23 | pick(1u << 23)); break; /* 2^-97 .. 2^-95 */
-        case 6: x[i] = qe_float(pick(2) << 31 | (0x0F800000 - 2 + pick(4))); break; /* 2^-96 itself */
-        case 7: x[i] = qe_float(pick(2) << 31 | pick(0x01000000)); break; /* subnormals and the next */
-        case 8: x[i] = qe_float(pick(2) << 31 | 0x7E800000 | pick(0x00FFFFFF)); break; /* huge */
+        case 5:
+            x[i] = qe_float(pick(2) << 31 | (30 + pick(2)) << 23 | pick(1u << 23));
+            break; /* 2^-97 .. 2^-95 */
+        case 6:
+            x[i] = qe_float(pick(2) << 31 | (0x0F800000 - 2 + pick(4)));
+            break; /* 2^-96 itself */
+        case 7:
+            x[i] = qe_float(pick(2) << 31 | pick(0x01000000));
+            break; /* subnormals and the next */
+        case 8:
+            x[i] = qe_float(pick(2) << 31 | 0x7E800000 | pick(0x00FFFFFF));
+            break; /* huge */
         default: x[i] = pick(8) ? ordinary() : extreme(); break;
         }
     }
@@ -119,7 +132,8 @@ void fill_act(qe_act *act, uint32_t rows, uint32_t columns, int kind)
         if (character == 2)
             act->d[at] = 0.0f;
         if (kind == EXTREME && pick(8) == 0)
-            act->d[at] = pick(2) ? qe_float(QE_NAN_BITS) : qe_float((24 + pick(220)) << 23 | pick(1u << 23));
+            act->d[at] = pick(2) ? qe_float(QE_NAN_BITS)
+                                 : qe_float((24 + pick(220)) << 23 | pick(1u << 23));
     }
 }
 
@@ -128,7 +142,8 @@ void *guarded(uint32_t slot, size_t bytes)
     static uint8_t *ends[GUARDED];
     const size_t room = 1u << 20, page = (size_t)sysconf(_SC_PAGESIZE);
     if (!ends[slot]) {
-        uint8_t *p = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        uint8_t *p =
+            mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED || mprotect(p + room, page, PROT_NONE) != 0) {
             printf("kernel_check: no memory\n");
             exit(1);
@@ -148,26 +163,30 @@ static uint32_t canonical(float x)
     return (bits & 0x7FFFFFFFu) > QE_INF_BITS ? QE_NAN_BITS : bits;
 }
 
-void same_floats(const char *what, const char *set, const float *truth, const float *found, size_t n)
+void same_floats(const char *what, const char *set, const float *truth, const float *found,
+                 size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (canonical(truth[i]) == canonical(found[i]))
             continue;
-        printf("kernel_check: %s of %s differs at %zu of %zu: portable %08x, found %08x; %s\n", what, set, i, n,
-               (unsigned)qe_bits(truth[i]), (unsigned)qe_bits(found[i]), where);
+        printf("kernel_check: %s of %s differs at %zu of %zu: portable %08x, found %08x; %s\n",
+               what, set, i, n, (unsigned)qe_bits(truth[i]), (unsigned)qe_bits(found[i]),
+               where);
         exit(1);
     }
     compared += n;
 }
 
-void same_bytes(const char *what, const char *set, const void *truth, const void *found, size_t n)
+void same_bytes(const char *what, const char *set, const void *truth, const void *found,
+                size_t n)
 {
     const uint8_t *a = truth, *b = found;
     for (size_t i = 0; i < n; i++) {
         if (a[i] == b[i])
             continue;
-        printf("kernel_check: %s of %s differs at byte %zu of %zu: portable %02x, found %02x; %s\n", what, set, i,
-               n, a[i], b[i], where);
+        printf("kernel_check: %s of %s differs at byte %zu of %zu: portable %02x, found %02x; "
+               "%s\n",
+               what, set, i, n, a[i], b[i], where);
         exit(1);
     }
     compared += n;

@@ -1,5 +1,6 @@
-/* kernel_check.h - what kernel_check's cases share: adversarial data made by integers alone (so that every
- * machine makes the same), memory that ends at a page nobody may touch, and the comparison of bits. */
+/* kernel_check.h - what kernel_check's cases share: adversarial data made by integers alone (so
+ * that every machine makes the same), memory that ends at a page nobody may touch, and the
+ * comparison of bits. */
 #ifndef KERNEL_CHECK_H
 #define KERNEL_CHECK_H
 
@@ -28,11 +29,13 @@ void fill_row(float *x, uint32_t n, int kind);
 /* Quantized activations as quantize could give them, ±127 and zero blocks among them. */
 void fill_act(qe_act *act, uint32_t rows, uint32_t columns, int kind);
 
-/* `bytes` (a multiple of 4) that end where reading faults, or writing would be seen; slot 0 .. GUARDED - 1. */
+/* `bytes` that end at a page where reading and writing fault; slot is 0 .. GUARDED - 1. */
 void *guarded(uint32_t slot, size_t bytes);
 
-void same_floats(const char *what, const char *set, const float *truth, const float *found, size_t n);
-void same_bytes(const char *what, const char *set, const void *truth, const void *found, size_t n);
+void same_floats(const char *what, const char *set, const float *truth, const float *found,
+                 size_t n);
+void same_bytes(const char *what, const char *set, const void *truth, const void *found,
+                size_t n);
 /* Adds portable's result to the digest. */
 void record(const float *x, size_t n);
 void record_bytes(const void *x, size_t n);

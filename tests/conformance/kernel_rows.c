@@ -1,5 +1,5 @@
-/* kernel_rows.c - kernel_check's cases for what works on one row: quantize, rmsnorm, silu_mul, softmax and
- * the sampler's weights. */
+/* kernel_rows.c - kernel_check's cases for what works on one row: quantize, rmsnorm, silu_mul,
+ * softmax and the sampler's weights. */
 #include "kernel_check.h"
 
 enum { LONGEST = 1024 };
@@ -80,16 +80,17 @@ static void check_softmax(uint32_t n, int kind)
         x[i] = ordinary() * 4.0f;
         if (kind == EXTREME) {
             switch (character) {
-            case 0: x[i] = qe_float(0xFF800000u); break;               /* nothing is possible */
-            case 1: x[i] = qe_float(QE_NAN_BITS); break;               /* nothing is known */
+            case 0: x[i] = qe_float(0xFF800000u); break; /* nothing is possible */
+            case 1: x[i] = qe_float(QE_NAN_BITS); break; /* nothing is known */
             case 2: x[i] = pick(4) ? x[i] : extreme(); break;
-            case 3: x[i] = x[i] * 0x1p100f; break;                     /* all but one vanish */
+            case 3: x[i] = x[i] * 0x1p100f; break; /* all but one vanish */
             case 4: x[i] = pick(4) ? qe_float(0xFF800000u) : x[i]; break;
-            default: x[i] = 7.0f - 45.0f * (float)pick(2); break;      /* about the limit of exp */
+            default: x[i] = 7.0f - 45.0f * (float)pick(2); break; /* about the limit of exp */
             }
         }
         if (i >= n)
-            x[i] = pick(2) ? qe_float(QE_NAN_BITS) : 1e30f; /* stale: must neither count nor stay */
+            x[i] = pick(2) ? qe_float(QE_NAN_BITS)
+                           : 1e30f; /* stale: must neither count nor stay */
     }
     memcpy(truth, x, padded * 4);
     const float inverse = qe_portable.softmax(truth, n);
@@ -106,7 +107,9 @@ static void check_softmax(uint32_t n, int kind)
 
 static void check_weights(uint32_t n, int kind)
 {
-    const float top = 30.0f, scale = kind == EXTREME && pick(4) == 0 ? 1e6f : qe_float((120 + pick(14)) << 23);
+    const float top = 30.0f, scale = kind == EXTREME && pick(4) == 0
+                                         ? 1e6f
+                                         : qe_float((120 + pick(14)) << 23);
     float *in = guarded(0, n * 4);
     for (uint32_t i = 0; i < n; i++) {
         in[i] = pick(8) ? top - (ordinary() + 8.0f) * 4.0f : top;
@@ -131,7 +134,8 @@ void check_rows(void)
     for (uint32_t round = 0; round < rounds; round++)
         for (uint32_t i = 0, n; (n = length(i)) != 0; i++) {
             const int kind = round & 1 ? EXTREME : ORDINARY;
-            describe("round %u, n %u, %s data", (unsigned)round, (unsigned)n, kind ? "extreme" : "ordinary");
+            describe("round %u, n %u, %s data", (unsigned)round, (unsigned)n,
+                     kind ? "extreme" : "ordinary");
             check_quantize(n, kind);
             check_rmsnorm(n, kind);
             check_silu(n, kind);

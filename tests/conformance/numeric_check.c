@@ -1,10 +1,12 @@
-/* numeric_check.c - numeric.h against independent methods: halves by exact arithmetic in double (and
- * by the compiler's own type where it has one), roots by sqrtf, exp by the C library's double one.
+/* numeric_check.c - numeric.h against independent methods: halves by exact arithmetic in double
+ * (and by the compiler's own type where it has one), roots by sqrtf, exp by the C library's
+ * double one.
  *
  *   numeric_check [STRIDE]     distance between the bit patterns tried; 1009 unless given
  *
- * Prints one line of JSON; the digest covers the same patterns whatever the stride, so that machines can
- * be compared. It also tries + - * / themselves. Exits 1 at the first difference. */
+ * Prints one line of JSON; the digest covers the same patterns whatever the stride, so that
+ * machines can be compared. It also tries + - * / themselves. Exits 1 at the first difference.
+ */
 #include "../../runtime/engine/numeric.h"
 #include "../../runtime/engine/qedge.h"
 
@@ -39,7 +41,8 @@ static void check_widening(void)
             const uint32_t inf = (h & 0x8000u) << 16 | QE_INF_BITS;
             expect(m ? is_nan(got) : got == inf, "half to float, not finite", h, got);
         } else {
-            const double magnitude = exponent ? ldexp(1024.0 + m, (int)exponent - 25) : ldexp(m, -24);
+            const double magnitude =
+                exponent ? ldexp(1024.0 + m, (int)exponent - 25) : ldexp(m, -24);
             const float want = (float)(h & 0x8000u ? -magnitude : magnitude);
             expect(got == qe_bits(want), "half to float", h, got);
             expect(qe_float_to_half(want) == h, "float to half does not invert", h, got);
@@ -77,7 +80,8 @@ static void check_narrowing(uint32_t bits)
 static void check_root(uint32_t bits)
 {
     const float x = qe_float(bits);
-    const uint32_t want = qe_bits(sqrtf(x)), soft = qe_bits(qe_sqrt_soft(x)), here = qe_bits(qe_sqrt(x));
+    const uint32_t want = qe_bits(sqrtf(x)), soft = qe_bits(qe_sqrt_soft(x)),
+                   here = qe_bits(qe_sqrt(x));
     expect(soft == want || (is_nan(soft) && is_nan(want)), "qe_sqrt_soft", bits, soft);
     expect(here == want || (is_nan(here) && is_nan(want)), "qe_sqrt", bits, here);
 }
@@ -126,8 +130,9 @@ static uint64_t mixed(uint64_t z) /* splitmix64's end */
     return z ^ z >> 31;
 }
 
-/* The compiler's own operators, which the engine trusts: a soft-float library may round badly. In double
- * one rounding more does no harm, as 53 >= 2 * 24 + 2 and sums and products of floats are that exact. */
+/* The compiler's own operators, which the engine trusts: a soft-float library may round badly.
+ * In double one rounding more does no harm, as 53 >= 2 * 24 + 2 and sums and products of floats
+ * are that exact. */
 static void check_operators(uint64_t seed, qe_sha256 *hash)
 {
     const uint64_t random = mixed(seed * 0x9E3779B97F4A7C15u);
@@ -138,11 +143,14 @@ static void check_operators(uint64_t seed, qe_sha256 *hash)
         v = (v & 0x80FFFFFFu) | ((u >> 1 & 0x3F800000u) + 0x1F800000u);
     if (seed % 4 == 3) /* exponents near each other, as in most sums */
         v = (v & 0x83FFFFFFu) | (u & 0x7C000000u);
-    volatile float a = qe_float(u), b = qe_float(v); /* volatile: the compiler may fold or narrow nothing */
+    volatile float a = qe_float(u),
+                   b = qe_float(v); /* volatile: the compiler may fold or narrow nothing */
     const float found[4] = {a + b, a - b, a * b, a / b};
-    volatile double x = a, y = b, sum = x + y, difference = x - y, product = x * y, quotient = x / y;
+    volatile double x = a, y = b, sum = x + y, difference = x - y, product = x * y,
+                    quotient = x / y;
     const float want[4] = {(float)sum, (float)difference, (float)product, (float)quotient};
-    static const char *const names[4] = {"addition", "subtraction", "multiplication", "division"};
+    static const char *const names[4] = {"addition", "subtraction", "multiplication",
+                                         "division"};
     for (int i = 0; i < 4; i++) {
         const uint32_t bits = canonical(found[i]);
         expect(bits == canonical(want[i]), names[i], u, bits);
@@ -160,7 +168,8 @@ static void print_digest(void)
         check_operators(i, &hash);
     for (uint64_t u = 0; u <= UINT32_MAX; u += DIGEST_STRIDE) {
         const float x = qe_float((uint32_t)u);
-        const uint32_t found[4] = {qe_bits(qe_exp(x)), qe_bits(qe_sqrt_soft(x)), qe_float_to_half(x),
+        const uint32_t found[4] = {qe_bits(qe_exp(x)), qe_bits(qe_sqrt_soft(x)),
+                                   qe_float_to_half(x),
                                    qe_bits(qe_half_to_float((uint16_t)(u % 0x7C01)))};
         qe_sha256_update(&hash, found, sizeof found);
     }
@@ -175,7 +184,8 @@ int main(int argc, char **argv)
 {
     const uint32_t stride = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1009;
     check_widening();
-    for (uint32_t h = 0; h < 0x7C00; h++) { /* each half, the middle to the next, and their neighbours */
+    for (uint32_t h = 0; h < 0x7C00;
+         h++) { /* each half, the middle to the next, and their neighbours */
         const uint32_t low = qe_bits(qe_half_to_float((uint16_t)h)),
                        high = qe_bits(qe_half_to_float((uint16_t)(h + 1))),
                        middle = h == 0x7BFF ? qe_bits(65520.0f)
@@ -192,7 +202,8 @@ int main(int argc, char **argv)
         check_exp((uint32_t)u);
         check_operators(u + 1, NULL);
     }
-    for (uint32_t i = 0; i < 4096; i++) { /* the smallest, the largest, and around each power of two */
+    for (uint32_t i = 0; i < 4096;
+         i++) { /* the smallest, the largest, and around each power of two */
         check_root(i);
         check_root(0x00800000u - 2048 + i);
         check_root(QE_INF_BITS - 2048 + i);
@@ -208,7 +219,8 @@ int main(int argc, char **argv)
     for (int n = -64; n < 64; n++) /* where the reduction steps to the next power of two */
         check_rising((float)((n + 0.5) * 0.69314718055994531), 500);
     expect(qe_exp(0.0f) == 1.0f && qe_exp(-0.0f) == 1.0f, "exp(0) is not 1", 0, 0);
-    printf("{\"comparisons\": %llu, \"exp_ulp\": %.3f, ", (unsigned long long)compared, worst_exp);
+    printf("{\"comparisons\": %llu, \"exp_ulp\": %.3f, ", (unsigned long long)compared,
+           worst_exp);
     print_digest();
     printf("}\n");
     return 0;

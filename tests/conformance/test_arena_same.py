@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from conformance.conftest import SHAPES, Shape
 from conformance.toolchains import EMULATED, NATIVE, Machine, Programs
-
-from qedge.runtime.model import Model, open_image
 from unit.tiny_models import TinyConfig
 
-F16, Q8_0 = 1, 8
+from qedge.runtime.image import open_image
+from qedge.runtime.model import Model
+
+F32, F16, Q8_0 = 0, 1, 8
 OPTIONS = [  # context, batch, threads, KV type
     (96, 64, 8, Q8_0),
     (96, 64, 8, F16),
@@ -21,6 +22,7 @@ OPTIONS = [  # context, batch, threads, KV type
     (33, 3, 2, Q8_0),
     (95, 512, 64, F16),
     (64, 17, 3, F16),
+    (50, 5, 4, F32),
 ]
 NAMES = [
     "q8_0, kv q8_0, heads of 64 in threes",
@@ -38,7 +40,7 @@ def by_the_specification(c: TinyConfig, context: int, B: int, T: int, kv_type: i
     dim, ffn, vocab, head = up(c.dim), up(c.ffn), up(c.vocab_size), up(c.head)
     att, kv = up(c.heads * c.head), up(c.kv_heads * c.head)
     C, M, wide = up(context), c.heads // c.kv_heads, max(dim, att, ffn)
-    cell = 2 * c.head if kv_type == F16 else c.head + 2 * head // 32
+    cell = {F32: 4 * c.head, F16: 2 * c.head, Q8_0: c.head + 2 * head // 32}[kv_type]
     cache = c.layers * c.kv_heads * C * cell
     arrays = [B * dim * 4] * 2 + [B * att * 4] * 2 + [B * kv * 4] * 2 + [B * ffn * 4] * 2
     arrays += [B * wide] + [B * wide // 32 * 4] * 2 + [vocab * 4] * 2

@@ -1,5 +1,5 @@
-"""One logits_hash for the same image and prompt: kernel sets, batches, threads, instruction sets,
-layouts, and Python or C around the engine."""
+"""One logits_hash for the same image and prompt: kernel sets, batches, threads, instruction
+sets, layouts, and Python or C around the engine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_prompt_given_token_by_token_gives_the_hash_of_one_batch(truth: Truth)
         model.engine.rewind(0)
         model.engine.eval(PROMPT[:-1])
         assert bytes(model.logits()) == by_token
-        tokens = [*model.tokens]
+        tokens: list[int] = []
         model.engine.hash_reset()
         model.engine.eval(PROMPT[-1:])
         model.engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)

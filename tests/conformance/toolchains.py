@@ -1,8 +1,8 @@
 """Compilers and machines for the conformance programs.
 
 A machine is a compiler's target and what runs it: this one, or qemu-user as a certain CPU.  A
-program is built once per target and session.  What is missing fails the test where it must not be
-(CI, root: `make test` installs it), and skips it elsewhere; both say what to install.
+program is built once per target and session.  What is missing fails the test where it must not
+be (CI, root: `make test` installs it), and skips it elsewhere; both say what to install.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A compiler and its flags. package: the Debian package that has it, or "" for pip's."""
+    """A compiler and its flags. package: Debian packages that hold it, or "" for pip's."""
 
     name: str
     compiler: tuple[str, ...]
@@ -65,11 +65,16 @@ TARGETS = {
     target.name: target
     for target in (
         Target("native", ("cc",), "gcc"),
-        Target("aarch64", ("aarch64-linux-gnu-gcc",), "gcc-aarch64-linux-gnu", ("-static",)),
+        Target(
+            "aarch64",
+            ("aarch64-linux-gnu-gcc",),
+            "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+            ("-static",),
+        ),
         Target(
             "armv7",
             ("arm-linux-gnueabihf-gcc",),
-            "gcc-arm-linux-gnueabihf",
+            "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
             ("-static", "-mcpu=cortex-a7", "-mfpu=neon-vfpv4"),
         ),
         # Debian's armhf libc is of ARMv7, so this one is musl's, by way of zig.
@@ -84,7 +89,7 @@ TARGETS = {
         Target(
             "softfloat",
             ("arm-linux-gnueabi-gcc",),
-            "gcc-arm-linux-gnueabi and libc6-dev-armel-cross",
+            "gcc-arm-linux-gnueabi libc6-dev-armel-cross",
             ("-static", "-march=armv6k", "-mfloat-abi=soft"),
         ),
     )
