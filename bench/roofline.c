@@ -1,5 +1,6 @@
-/* roofline.c - the limits of this machine now: streaming read bandwidth over 1 GiB, and int8 dot products
- * a second, on so many threads. Prints one JSON object. Not a benchmark of any engine. */
+/* roofline.c - the limits of this machine now: streaming read bandwidth over 1 GiB, and int8
+ * dot products a second, on so many threads. Prints one JSON object. Not a benchmark of any
+ * engine. */
 #define _GNU_SOURCE
 #include <immintrin.h>
 #include <pthread.h>
@@ -61,7 +62,8 @@ __attribute__((target("avx2"))) static double dots_avx2(void)
 #pragma GCC unroll 12
         for (int k = 0; k < 12; k++)
             c[k] = _mm256_add_epi32(
-                c[k], _mm256_madd_epi16(_mm256_maddubs_epi16(x, _mm256_xor_si256(x, c[k])), ones));
+                c[k],
+                _mm256_madd_epi16(_mm256_maddubs_epi16(x, _mm256_xor_si256(x, c[k])), ones));
     }
     for (int k = 0; k < 12; k++)
         __asm__ volatile("" : : "x"(c[k]));
@@ -125,7 +127,7 @@ int main(int argc, char **argv)
             sum += jobs[i].dots;
         dots = sum / seconds > dots ? sum / seconds : dots;
     }
-    printf("{\"threads\": %d, \"read_gb_s\": %.2f, \"dot_gmac_s\": %.1f}\n", threads, bandwidth / 1e9,
-           dots / 1e9);
+    printf("{\"threads\": %d, \"read_gb_s\": %.2f, \"dot_gmac_s\": %.1f}\n", threads,
+           bandwidth / 1e9, dots / 1e9);
     return 0;
 }

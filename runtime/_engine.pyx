@@ -5,7 +5,8 @@ around everything that takes time.  What the functions mean is said in qedge.h a
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from cpython.number cimport PyNumber_Index
+from libc.stdint cimport SIZE_MAX, int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "host/host.h" nogil:
@@ -91,6 +92,8 @@ cdef extern from "host/host.h" nogil:
     void qe_pool_close(qe_pool *)
     const qe_workers *qe_pool_workers(qe_pool *)
 
+from qedge.runtime.errors import UsageError
+
 cdef uint32_t NONE = 0xFFFFFFFF
 
 
@@ -150,6 +153,8 @@ cdef encode(const qe_vocab *vocab, bytes text, uint32_t flags, uint8_t *room, ui
     cdef const uint8_t *data = <const uint8_t *><const char *>text
     cdef int32_t n
     cdef size_t ids_bytes = (most * 4 + 63) // 64 * 64
+    if scratch > SIZE_MAX // 2:
+        raise EngineError(QE_ERR_USAGE)
     if room == NULL:
         memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
         if memory == NULL:
@@ -214,8 +219,8 @@ cdef class Vocab:
     def encode(self, bytes text not None, bint special=False, bint bos=False):
         return encode(&self.vocab, text, (1 if bos else 0) | (4 if special else 0), NULL, 0)
 
-    def decode(self, uint32_t token, bint special=False):
-        return decode(&self.vocab, token, special)
+    def decode(self, token, bint special=False):
+        return decode(&self.vocab, PyNumber_Index(token), special)
 
     def is_stop(self, uint32_t token):
         return bool(qe_vocab_is_stop(&self.vocab, token))
@@ -320,8 +325,8 @@ cdef class Image:
     def encode(self, bytes text not None, bint special=False, bint bos=False):
         return encode(&self.image.vocab, text, (1 if bos else 0) | (4 if special else 0), NULL, 0)
 
-    def decode(self, uint32_t token, bint special=False):
-        return decode(&self.image.vocab, token, special)
+    def decode(self, token, bint special=False):
+        return decode(&self.image.vocab, PyNumber_Index(token), special)
 
     def is_stop(self, uint32_t token):
         return bool(qe_vocab_is_stop(&self.image.vocab, token))
@@ -340,6 +345,7 @@ cdef class Session:
     cdef uint64_t arena_size
     cdef uint32_t context_size
     cdef readonly uint32_t running
+    cdef bint at_work  # read and written with the GIL held
 
     def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
                   uint32_t kv, uint32_t running, kernels=None):
@@ -378,6 +384,11 @@ cdef class Session:
         if self.arena != NULL:
             qe_host_arena_free(self.arena, self.arena_size)
 
+    cdef int check_free(self) except -1:
+        if self.at_work:
+            raise UsageError("another thread uses this session; give each thread its own")
+        return 0
+
     @property
     def position(self):
         return self.session.position
@@ -394,11 +405,24 @@ cdef class Session:
         """Like Image.encode, with the arena as scratch: EngineError(QE_ERR_SPACE) when too long."""
         cdef uint64_t n = 0
         cdef uint8_t *room = <uint8_t *>qe_session_scratch(&self.session, &n)
-        return encode(&self.image.image.vocab, text, (1 if bos else 0) | (4 if special else 0),
-                      room, n)
+        self.check_free()
+        self.at_work = True
+        try:
+            return encode(&self.image.image.vocab, text,
+                          (1 if bos else 0) | (4 if special else 0), room, n)
+        finally:
+            self.at_work = False
 
     def eval(self, tokens, out=None):
         """Appends tokens; with out, a writable float32 buffer (len(tokens), ceil(vocab, 32))."""
+        self.check_free()
+        self.at_work = True
+        try:
+            self.append(tokens, out)
+        finally:
+            self.at_work = False
+
+    cdef append(self, tokens, out):
         cdef uint32_t n = len(tokens), i = 0
         cdef uint32_t *room = qe_session_tokens(&self.session)
         cdef float *rows = NULL
@@ -408,8 +432,11 @@ cdef class Session:
         if n > self.context_size - self.session.position:
             raise EngineError(QE_ERR_CONTEXT)
         for token in tokens:
-            room[i] = token
+            if i == n:  # it grew meanwhile
+                raise EngineError(QE_ERR_USAGE)
+            room[i] = PyNumber_Index(token)  # or 1.5 would be a 1
             i += 1
+        n = i
         if out is not None:
             PyObject_GetBuffer(out, &view, PyBUF_CONTIG)
             need = <uint64_t>n * ((self.image.image.config.vocab_size + 31) // 32 * 32) * 4
@@ -437,13 +464,17 @@ cdef class Session:
     def sample(self):
         cdef int32_t token
         cdef uint64_t saved
+        self.check_free()
+        self.at_work = True
         with nogil:
             saved = qe_host_float_enter()
             token = qe_session_sample(&self.session, &self.sampler)
             qe_host_float_leave(saved)
+        self.at_work = False
         return checked(token)
 
     def rewind(self, uint32_t position):
+        self.check_free()
         checked(qe_session_rewind(&self.session, position))
 
     def logits(self):

@@ -7,6 +7,7 @@ import os
 from qedge.runtime._engine import EngineError, Image
 from qedge.runtime.errors import ImageError
 
+_MAGIC = b"QEDGEIMG"
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 KV_NAMES = {code: name for name, code in KV_TYPES.items()}
 SECTIONS = {
@@ -24,15 +25,32 @@ SECTIONS = {
 
 def open_image(path: str | os.PathLike[str]) -> Image:
     """Maps and opens an image. ImageError when it is damaged, not an image or not there."""
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise ImageError(f"{path!r}: a path holds no zero byte; give that of an image (.qimg)")
     try:
-        return Image(os.fsencode(path))
+        return Image(name)
     except EngineError as error:
-        raise ImageError(f"{path}: {error}; build or copy the image again") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, OSError) and error.errno:
-            reason = os.strerror(error.errno)
+        raise ImageError(f"{path}: {_damage(name, error)}") from None
+    except OSError as error:
+        reason = os.strerror(error.errno)
+        if os.path.exists(name) and not os.path.isfile(name):
+            reason = "not a regular file"
         raise ImageError(f"{path}: {reason}; give the path of an image (.qimg)") from None
+
+
+def _damage(name: bytes, error: EngineError) -> str:
+    """What is wrong with a file that could be read."""
+    try:
+        with open(name, "rb") as file:
+            start = file.read(len(_MAGIC))
+    except OSError:
+        start = _MAGIC
+    if start.startswith(b"GGUF"):
+        return "is a GGUF file; make an image of it with `qedge build`"
+    if start != _MAGIC:
+        return "is not an image; give one (.qimg), made by `qedge build`"
+    return f"{error}; build or copy the image again"
 
 
 def verify_image(image: Image, path: str | os.PathLike[str] = "image") -> int:

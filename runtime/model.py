@@ -14,10 +14,10 @@ from qedge.runtime._engine import EngineError, Image, Session
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, QedgeError, UsageError
 from qedge.runtime.image import KV_NAMES, open_image
 from qedge.runtime.session import RESIDENT_BYTES, open_session
-from qedge.runtime.text import StopText
+from qedge.runtime.text import StopText, text_failure
 
 _TEMPLATE, _GOLDEN, _PROVENANCE = 4, 8, 9
-_ERR_CONTEXT, _ERR_TEXT, _ERR_SPACE, _ERR_NUMERIC = -5, -6, -7, -8
+_ERR_CONTEXT, _ERR_SPACE, _ERR_NUMERIC, _ERR_USAGE = -5, -7, -8, -9
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,19 @@ class Model:
 
     def close(self) -> None:
         """Gives arena and workers back. The model cannot be used afterwards."""
-        if self._generation is not None:
-            self._generation.close()  # type: ignore[attr-defined]
+        self._end_generation()
         self._session = None
+
+    def _end_generation(self) -> None:
+        try:
+            if self._generation is not None:
+                self._generation.close()  # type: ignore[attr-defined]
+        except ValueError:  # it is running now, in another thread
+            raise UsageError(
+                f"{self._path}: another thread generates with this model; give each thread its "
+                "own model.session()"
+            ) from None
+        self._generation = None
 
     def __enter__(self) -> Model:
         return self
@@ -153,23 +163,36 @@ class Model:
     @property
     def provenance(self) -> dict[str, Any]:
         try:
-            return json.loads(self._image.section(_PROVENANCE) or b"{}")
-        except ValueError:
+            found = json.loads(self._image.section(_PROVENANCE) or b"{}")
+        except (ValueError, RecursionError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def tokenize(
         self, text: str | bytes, *, special: bool = False, bos: bool = False
     ) -> list[int]:
         """Ids of a text. special: control tokens written in it count; bos: begin as the model
         wants prompts to begin. ImageError when bytes are not UTF-8."""
+        data = _utf8(text)
         try:
-            return self._image.encode(_utf8(text), special, bos)
+            return self._image.encode(data, special, bos)
         except EngineError as error:
-            raise ImageError(f"text: {error}; convert it to UTF-8 first") from None
+            raise text_failure("the text", len(data), error) from None
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
         """The bytes that tokens stand for."""
-        return b"".join(self._image.decode(token, special) for token in tokens)
+        try:
+            return b"".join(self._image.decode(token, special) for token in tokens)
+        except (OverflowError, TypeError):
+            raise self._wrong_ids() from None
+        except EngineError as error:
+            if error.code == _ERR_USAGE:
+                raise self._wrong_ids() from None
+            raise ImageError(f"{self._path}: {error}") from None
+
+    def _wrong_ids(self) -> UsageError:
+        most = self.config["vocab_size"] - 1
+        return UsageError(f"token ids are whole numbers from 0 to {most:,}; one is not")
 
     def logits(self) -> Any:
         """The last token's logits: numpy float32 (vocab_size)."""
@@ -197,9 +220,7 @@ class Model:
                     f"{self.context:,} "
                     "tokens; shorten it or open with a longer context"
                 ) from None
-            if error.code == _ERR_TEXT:
-                raise ImageError("the prompt is not UTF-8; convert it first") from None
-            raise ImageError(f"{self._path}: {error}") from None
+            raise text_failure("the prompt", len(text), error) from None
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Appends tokens in batches; Ctrl-C gets through between them."""
@@ -213,7 +234,11 @@ class Model:
         try:
             for start in range(0, len(tokens), batch):
                 engine.eval(tokens[start : start + batch])
+        except (OverflowError, TypeError):
+            raise self._wrong_ids() from None
         except EngineError as error:
+            if error.code == _ERR_USAGE:
+                raise self._wrong_ids() from None
             raise _engine_failure(self._path, error) from None
 
     def generate(
@@ -257,19 +282,19 @@ class Model:
         ):
             if not low <= value <= high:
                 raise UsageError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
-        if isinstance(prompt, (str, bytes)):
+        if isinstance(prompt, (str, bytes, bytearray)):
             prompt = self.prompt_tokens(prompt, special=special)
+        prompt = list(prompt)
         if not prompt:
             raise UsageError("the prompt is empty; give at least one token")
+        self._end_generation()
         if not keep:
             self.reset()
-        elif self.tokens:  # the last token drawn was never evaluated
+        elif self.tokens and self.engine.position:  # the last one drawn was never evaluated
             prompt = [self.tokens[-1], *prompt]
         self.engine.set_sampler(temperature, top_k, top_p, min_p, repeat_penalty, seed)
         self.engine.hash_reset()
         self.finish_reason, self.tokens, self.stats = None, [], None
-        if self._generation is not None:
-            self._generation.close()  # type: ignore[attr-defined]
         self._generation = self._pieces(prompt, max_tokens, stops, hash)
         return self._generation
 
@@ -331,6 +356,8 @@ class Model:
         prompt, expected = words[1], words[2]
         if not prompt or not expected or 12 + prompt + expected > len(words):
             return None
+        if max(words[12 : 12 + prompt + expected]) >= self.config["vocab_size"]:
+            return None
         return (
             list(words[12 : 12 + prompt]),
             list(words[12 + prompt : 12 + prompt + expected]),
@@ -341,7 +368,9 @@ class Model:
         """Runs the golden section; returns the logits_hash. BoardTestError when it differs."""
         golden = self.golden()
         if golden is None:
-            raise ImageError(f"{self._path}: no golden section; build the image again")
+            raise ImageError(
+                f"{self._path}: no golden section that can be run; build the image again"
+            )
         prompt, expected, digest = golden
         tokens, found = self.greedy(prompt, len(expected))
         if tokens != expected or found != digest:

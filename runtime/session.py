@@ -26,7 +26,9 @@ def open_session(
     context = plan["context"] if context is None else context
     batch = plan["batch"] if batch is None else batch
     carved = plan["threads"] if threads is None else threads
-    if not 1 <= context <= image.rope_context:
+    if context < 1:
+        raise UsageError(f"a context of {context} was asked for; it must be at least 1")
+    if context > image.rope_context:
         raise BudgetError(
             f"{path}: a context of {context:,} was asked for; the image was built for "
             f"{image.rope_context:,}: choose less, or build it with --context {context}"
@@ -55,7 +57,8 @@ def open_session(
         return Session(image, context, batch, carved, plan["kv"], running, kernels)
     except MemoryError:
         raise BudgetError(
-            f"{path}: the system refuses {show_size(need)} for the arena"
+            f"{path}: the system refuses {show_size(need)} for the arena, or its threads; "
+            "take a smaller context or fewer threads"
         ) from None
     except EngineError as error:
         raise UsageError(f"{path}: {error}") from None

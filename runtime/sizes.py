@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from qedge.runtime.errors import UsageError
 
+_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMG]?)(?:i?B)?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -13,8 +15,8 @@ def parse_size(text: str | int) -> int:
     """`"300M"`, `"1.5G"`, `4096` to bytes. UsageError for anything else."""
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", str(text), re.IGNORECASE)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    match = _SIZE.fullmatch(str(text))
+    size = int(Fraction(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size <= 0:
         raise UsageError(
             f"{text!r} is not a size; write bytes, or a number with K, M or G, as 300M"

@@ -1,8 +1,23 @@
-"""Token bytes to text pieces: whole characters only, and stop strings."""
+"""Texts on their way in and out: what a refused text means, and token bytes to text pieces."""
 
 from __future__ import annotations
 
 import codecs
+
+from qedge.runtime._engine import EngineError
+from qedge.runtime.errors import BudgetError, ImageError, QedgeError
+
+_ERR_TEXT, _ERR_USAGE = -6, -9  # qedge.h
+_MOST_BYTES = 1 << 26  # QE_VOCAB_TEXT_MAX
+
+
+def text_failure(what: str, size: int, error: EngineError) -> QedgeError:
+    """The error to raise for a text of `size` bytes that the engine does not encode."""
+    if error.code == _ERR_TEXT:
+        return ImageError(f"{what} is not UTF-8; convert it first")
+    if error.code == _ERR_USAGE:
+        return BudgetError(f"{what} has {size:,} bytes, of at most {_MOST_BYTES:,}; split it")
+    return ImageError(f"{what}: {error}")
 
 
 class StopText:

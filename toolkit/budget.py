@@ -53,6 +53,10 @@ def engine_config(config: ModelConfig) -> dict[str, int]:
             raise BudgetError(
                 f"{config.name}: {key} is {found[key]:,}; the engine takes {most:,}"
             )
+    if config.norm_eps >= 1.0:
+        raise BudgetError(
+            f"{config.name}: norm_eps is {config.norm_eps}; the engine takes below 1"
+        )
     if config.head_size % 4 or config.head_size > 512:
         raise BudgetError(
             f"{config.name}: heads of {config.head_size}; the engine takes multiples of 4 "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from qedge.runtime.errors import UsageError
+from qedge.runtime.errors import ImageError, UsageError
 from qedge.runtime.image import KV_TYPES
 from qedge.runtime.model import Model
 from qedge.toolkit import rope
@@ -105,12 +106,18 @@ def _provenance(source: SourceModel, recipe: Recipe, board: Board, context: int)
     return json.dumps(found, sort_keys=True, ensure_ascii=False).encode()
 
 
-def _golden(path: Path, config_context: int) -> Golden:
-    """Runs the image that was just written and records what it says."""
+def _golden(path: Path, name: Path, config_context: int) -> Golden:
+    """Runs the image that was just written of the model `name`; records what it says."""
     with Model.open(path, allow_paging=True) as model:
         prompt = model.prompt_tokens(GOLDEN_PROMPT)[: max(1, config_context - 1)] or [0]
         count = min(GOLDEN_TOKENS, config_context - len(prompt) + 1)
-        tokens, digest = model.greedy(prompt, count)
+        try:
+            tokens, digest = model.greedy(prompt, count)
+        except ImageError:
+            raise ImageError(
+                f"{name}: its numbers run over, a logit is not finite; take another --quant "
+                "or another model"
+            ) from None
     return Golden(tuple(prompt), tuple(tokens), bytes.fromhex(digest))
 
 
@@ -134,6 +141,9 @@ def build(
     began = time.perf_counter()
     tell = progress or (lambda step, done, of: None)
     recipe = Recipe.of(quant, kv, embedding)
+    for given in filter(None, (model, tokenizer)):
+        if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
+            raise UsageError(f"{output}: is the model itself; name another output")
     source = open_source(model, tokenizer)
     entries = _entries(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
@@ -164,7 +174,7 @@ def build(
             packed,
         )
         tell("prove", 0, 1)
-        writer.set_golden(_golden(Path(file.name), planned.context))
+        writer.set_golden(_golden(Path(file.name), model, planned.context))
     with Model.open(output, allow_paging=True) as proved:
         proved.test()
         tell("prove", 1, 1)

@@ -38,7 +38,9 @@ def chat_tokens(model: Model, messages: Sequence[dict[str, str]]) -> list[int]:
         raise ImageError(f"{model.path} has no chat template; run it without --chat")
     vocab = model.image.vocab
     names = [
-        "" if vocab[key] is None else model.detokenize([vocab[key]], special=True).decode()
+        model.detokenize([vocab[key]], special=True).decode("utf-8", "replace")
+        if vocab[key] is not None
+        else ""
         for key in ("bos", "eos")
     ]
     tokens = model.tokenize(render(template, messages, *names), special=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import click
 
-from qedge.runtime.errors import BudgetError, ImageError, QedgeError, UsageError
+from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError
 
 
 def emit(as_json: bool, fields: dict[str, Any]) -> None:
@@ -63,7 +64,25 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
     return Model.open(target, **{name: options[name] for name in names})
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Verbs(click.Group):
+    """Answers for standard output; click would make a bug's exit code of a broken pipe."""
+
+    def invoke(self, context: click.Context) -> None:
+        from qedge.toolkit import show
+
+        try:
+            super().invoke(context)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read us has read enough
+            show.discard_output()
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            show.discard_output()
+            raise WriteError(f"standard output: {error.strerror}; send it elsewhere") from error
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="qedge", prog_name="qedge")
 def cli() -> None:
     """Language models in one flash image: a proved memory budget, the same tokens
@@ -335,7 +354,7 @@ def evaluate(
         raise ImageError(f"{textfile}: {error.strerror}; give a readable file") from error
     if chunks is not None and chunks < 1:
         raise UsageError(f"--chunks {chunks}: it must be at least 1")
-    options["context"] = options["context"] or 512
+    options["context"] = 512 if options["context"] is None else options["context"]
     with open_model(image, options) as model, show.bar(True) as tell:
         step = (
             (lambda done, of, value: tell(f"perplexity {value:.4f}", done, of))
@@ -374,9 +393,8 @@ def boards(as_json: bool) -> None:
     here = board.load("host").name
     emit(as_json, {"boards": [asdict(b) for b in known], "host": here})
     if not as_json:
-        rows = {
-            b.name: b.description + (" (this machine)" if b.name == here else "") for b in known
-        }
+        mark = {here: " (this machine)"}
+        rows = {b.name: b.description + mark.get(b.name, "") for b in known}
         show.table("boards", rows, answer=True)
 
 
@@ -406,9 +424,12 @@ def demo(prompt: str, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: every failure to its exit code; a traceback means a bug."""
+    from qedge.toolkit import show
+
+    show.open_streams()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
     try:
         cli.main(standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -419,9 +440,5 @@ def main() -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except MemoryError:
-        print(
-            f"{BudgetError.__name__}: the system has no memory left for this", file=sys.stderr
-        )
+        print("BudgetError: the system has no memory left for this", file=sys.stderr)
         sys.exit(BudgetError.exit_code)
-    except BrokenPipeError:  # whoever read us has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

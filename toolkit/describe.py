@@ -25,7 +25,9 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
         tensors[name] = tensors.get(name, 0) + size
     try:
         provenance = json.loads(image.section(9) or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
+        provenance = {}
+    if not isinstance(provenance, dict):
         provenance = {}
     plan = image.plan
     return {

@@ -9,15 +9,18 @@ from pathlib import Path
 from qedge.runtime._engine import EngineError, Vocab
 from qedge.runtime.errors import ImageError
 from qedge.runtime.image import open_image
+from qedge.runtime.text import text_failure
 
 
 def open_vocabulary(path: Path) -> Vocab:
     """The vocabulary of an image, of a GGUF or of a model folder. ImageError."""
+    magic = b""
     try:
-        with open(path, "rb") as file:
-            magic = file.read(8)
-    except IsADirectoryError:
-        magic = b""
+        if path.is_file():  # a pipe would be waited for
+            with open(path, "rb") as file:
+                magic = file.read(8)
+        else:
+            path.stat()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}; give an image or a GGUF file") from error
     if magic == b"QEDGEIMG":
@@ -43,5 +46,5 @@ def encode(path: Path, texts: Sequence[bytes]) -> list[list[int]]:
         try:
             found.append(vocab.encode(text))
         except EngineError as error:
-            raise ImageError(f"text {number}: {error}; convert it to UTF-8 first") from None
+            raise text_failure(f"text {number}", len(text), error) from None
     return found

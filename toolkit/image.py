@@ -9,7 +9,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -111,6 +111,8 @@ def _up(offset: int, alignment: int) -> int:
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under its name whole and synced, or not at all. WriteError."""
+    if not path.name or (os.path.exists(path) and not os.path.isfile(path)):
+        raise WriteError(f"{path}: not a regular file; name another output")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "w+b") as file:
@@ -124,7 +126,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         reason = error.strerror or str(error)
         raise WriteError(f"{path}: {reason}; nothing was written there") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 class ImageWriter:

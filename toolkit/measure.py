@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qedge.runtime.errors import UsageError
+from qedge.runtime.errors import BudgetError, UsageError
 from qedge.runtime.machine import peak_rss_bytes
 from qedge.runtime.model import Model
 
@@ -55,6 +55,12 @@ def measure(
     ):
         if value < least:
             raise UsageError(f"{name} {value}: it must be at least {least}")
+    longest = max(prompt_tokens, max(1, depth) + decode_tokens)
+    if longest > model.context:
+        raise BudgetError(
+            f"measuring takes {longest:,} tokens, the context holds {model.context:,}; give "
+            "less --prompt-tokens, --depth or --decode-tokens"
+        )
     vocab_size = model.config["vocab_size"]
     prompt = _tokens(vocab_size, prompt_tokens, 1)
     behind = _tokens(vocab_size, max(1, depth), 2)

@@ -3,6 +3,7 @@ itself."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,19 @@ from qedge.runtime.sizes import show_size
 if TYPE_CHECKING:
     from qedge.runtime.model import Stats
     from qedge.toolkit.build import Built
+
+
+def open_streams() -> None:
+    """Streams that the caller closed are empty; letters that one cannot write become marks."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+def discard_output() -> None:
+    """Standard output goes nowhere from here on: what it still holds must not fail at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
@@ -30,7 +44,10 @@ def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
     grid.add_column(overflow="fold")
     for key, value in rows.items():
         grid.add_row(key, str(value))
-    Console(stderr=not answer, highlight=False, markup=False).print(grid)
+    console = Console(stderr=not answer, highlight=False, markup=False)
+    with console.capture() as drawn:  # rich would end the process on a broken pipe
+        console.print(grid)
+    print(drawn.get(), end="", file=sys.stdout if answer else sys.stderr, flush=True)
 
 
 @contextmanager

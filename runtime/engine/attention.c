@@ -16,7 +16,8 @@ static void rope(float *x, const float *table, uint32_t head_size, float scale)
     }
 }
 
-static void store_plain(uint8_t *cache, uint32_t position, const float *x, uint32_t head_size, int half)
+static void store_plain(uint8_t *cache, uint32_t position, const float *x, uint32_t head_size,
+                        int half)
 {
     if (!half) {
         memcpy(cache + (size_t)position * head_size * 4, x, (size_t)head_size * 4);
@@ -27,8 +28,8 @@ static void store_plain(uint8_t *cache, uint32_t position, const float *x, uint3
         qe_store16(cache + 2 * (size_t)i, qe_float_to_half(x[i]));
 }
 
-static void store_key(const qe_kernels *kernels, uint8_t *cache, uint32_t position, const float *x,
-                      uint32_t head_size)
+static void store_key(const qe_kernels *kernels, uint8_t *cache, uint32_t position,
+                      const float *x, uint32_t head_size)
 {
     uint8_t *block = cache + position / 16 * qe_key_tile_bytes(head_size);
     const uint32_t p = position % 16;
@@ -45,8 +46,8 @@ static void store_key(const qe_kernels *kernels, uint8_t *cache, uint32_t positi
     }
 }
 
-static void store_value(const qe_kernels *kernels, uint8_t *cache, uint32_t position, const float *x,
-                        uint32_t head_size)
+static void store_value(const qe_kernels *kernels, uint8_t *cache, uint32_t position,
+                        const float *x, uint32_t head_size)
 {
     uint8_t *tile = cache + position / 32 * qe_value_tile_bytes(head_size);
     const uint32_t p = position % 32, blocks = (head_size + 31) / 32;
@@ -98,8 +99,8 @@ static void scale_output(float *out, uint32_t n, float inv)
         out[i] = out[i] * inv;
 }
 
-static void attend_plain(const qe_session *s, const uint8_t *keys, const uint8_t *values, uint32_t n,
-                       const float *q, float *out, float *scores)
+static void attend_plain(const qe_session *s, const uint8_t *keys, const uint8_t *values,
+                         uint32_t n, const float *q, float *out, float *scores)
 {
     const qe_kernels *k = qe_set(s);
     const uint32_t hs = s->image->config.head_size;
@@ -111,8 +112,8 @@ static void attend_plain(const qe_session *s, const uint8_t *keys, const uint8_t
 }
 
 /* The query heads of one key-value head together, so that its cache is read once. */
-static void attend_q8(const qe_session *s, const uint8_t *keys, const uint8_t *values, uint32_t n,
-                      const float *q, float *out, float *scores, uint32_t worker)
+static void attend_q8(const qe_session *s, const uint8_t *keys, const uint8_t *values,
+                      uint32_t n, const float *q, float *out, float *scores, uint32_t worker)
 {
     const qe_kernels *k = qe_set(s);
     const qe_config *c = &s->image->config;
@@ -134,7 +135,8 @@ static void attend_q8(const qe_session *s, const uint8_t *keys, const uint8_t *v
         const float inv = k->softmax(e, n);
         for (uint32_t b = 0; b < hs; b += 32) {
             k->weigh_q8(values, tiles, hs, b / 32, e, uq, du);
-            k->mix_q8(values, tiles, hs, b / 32, hs - b < 32 ? hs - b : 32, uq, du, out + h * hs + b);
+            k->mix_q8(values, tiles, hs, b / 32, hs - b < 32 ? hs - b : 32, uq, du,
+                      out + h * hs + b);
         }
         scale_output(out + h * hs, hs, inv);
     }
@@ -146,7 +148,8 @@ static void attend_chunk(void *argument, uint32_t chunk, uint32_t worker)
     const span *p = argument;
     const qe_session *s = p->s;
     const qe_config *c = &s->image->config;
-    const uint32_t group = qe_group(c), hs = c->head_size, context = qe_ceil(s->options.context, 32);
+    const uint32_t group = qe_group(c), hs = c->head_size,
+                   context = qe_ceil(s->options.context, 32);
     /* the longest rows first */
     const uint32_t token = p->count - 1 - chunk / c->kv_heads, head = chunk % c->kv_heads;
     const uint32_t n = p->first + token + 1;

@@ -1,5 +1,6 @@
-/* avx2.c - kernels for AVX2 with F16C (any x86-64-v3). A register holds 8 rows by 4 columns; products
- * of bytes go through int16 pairs that cannot overflow (SPEC 2.3: |x| <= 127). Equal to portable.c. */
+/* avx2.c - kernels for AVX2 with F16C (any x86-64-v3). A register holds 8 rows by 4 columns;
+ * products of bytes go through int16 pairs that cannot overflow (SPEC 2.3: |x| <= 127). Equal
+ * to portable.c. */
 #if defined(__x86_64__)
 #include "kernels.h"
 #include <immintrin.h>
@@ -23,7 +24,8 @@ static inline vf half_load(const uint8_t *p)
 static inline void narrow(vi v, int8_t *q)
 {
     const __m256i wide = (__m256i)v;
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
     _mm_storel_epi64((__m128i *)(void *)q, _mm_packs_epi16(words, words));
 }
 
@@ -44,10 +46,10 @@ static inline __m256i four(const int8_t *q)
 }
 
 /* Eight rows (half 0 or 1 of a group of 16) against `tokens` activation rows. */
-static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int q4, uint32_t blocks,
-                                                           const qe_act *act, size_t token,
-                                                           int tokens, float *out, size_t stride,
-                                                           int half)
+static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int q4,
+                                                           uint32_t blocks, const qe_act *act,
+                                                           size_t token, int tokens, float *out,
+                                                           size_t stride, int half)
 {
     const size_t tile = q4 ? 288 : 544, row = act->stride / 32;
     const int8_t *q = act->q + token * act->stride;
@@ -76,7 +78,8 @@ static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int
                 for (int j = 0; j < tokens; j++) {
                     const int8_t *x = q + (size_t)j * act->stride + b * 32 + 4 * g;
                     pairs[j] = _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(a, four(x)));
-                    pairs[j] = _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(c, four(x + 16)));
+                    pairs[j] =
+                        _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(c, four(x + 16)));
                 }
             }
             for (int j = 0; j < tokens; j++)
@@ -105,7 +108,8 @@ static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int
         _mm256_storeu_ps(out + (size_t)j * stride + 8 * half, acc[j]);
 }
 
-static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4, uint32_t group)
+static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4,
+                                                             uint32_t group)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
     const uint8_t *w = m->w + (size_t)group * blocks * (q4 ? 288 : 544);
@@ -113,10 +117,12 @@ static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m,
     uint32_t t = 0;
     for (; t + NT <= m->tokens; t += NT)
         for (int half = 0; half < 2; half++)
-            half_row(w, q4, blocks, &m->act, t, NT, out + t * m->out_stride, m->out_stride, half);
+            half_row(w, q4, blocks, &m->act, t, NT, out + t * m->out_stride, m->out_stride,
+                     half);
     for (; t < m->tokens; t++)
         for (int half = 0; half < 2; half++)
-            half_row(w, q4, blocks, &m->act, t, 1, out + t * m->out_stride, m->out_stride, half);
+            half_row(w, q4, blocks, &m->act, t, 1, out + t * m->out_stride, m->out_stride,
+                     half);
 }
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
@@ -151,8 +157,8 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
 }
 
 /* Weights are never negative, so they are the unsigned side; a lane owns a value. */
-static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c, uint32_t width,
-                   const int8_t *uq, const float *du, float *out)
+static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                   uint32_t width, const int8_t *uq, const float *du, float *out)
 {
     if (head_size % 32) {
         qe_portable_mix_q8(v, tiles, head_size, c, width, uq, du, out);
@@ -173,7 +179,8 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
             const __m256i u = four(uq + tile * 32 + 4 * g);
 #pragma GCC unroll 4
             for (int k = 0; k < 4; k++) {
-                const __m256i pair = _mm256_maddubs_epi16(u, quants(values + (size_t)g * step + 32 * k));
+                const __m256i pair =
+                    _mm256_maddubs_epi16(u, quants(values + (size_t)g * step + 32 * k));
                 isum[k] = _mm256_add_epi32(isum[k], _mm256_madd_epi16(pair, ones));
             }
         }

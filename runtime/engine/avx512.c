@@ -1,14 +1,17 @@
-/* avx512.c - kernels for AVX-512 with VNNI (Zen 4, Ice Lake and later). A register holds 16 rows by 4
- * columns, so a lane owns a row; equal to portable.c. */
+/* avx512.c - kernels for AVX-512 with VNNI (Zen 4, Ice Lake and later). A register holds 16
+ * rows by 4 columns, so a lane owns a row; equal to portable.c. */
 #if defined(__x86_64__)
 #include "kernels.h"
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c"))), apply_to = function)
+#pragma clang attribute push(                                                                  \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c"))),        \
+    apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c,prefer-vector-width=512")
+#pragma GCC target(                                                                            \
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c,prefer-vector-width=512")
 #endif
 
 #define W 16
@@ -27,7 +30,7 @@ static inline void narrow(vi v, int8_t *q)
 
 #include "lanes.h"
 
-#define NT 4      /* tokens that share a load of the weights */
+#define NT 4        /* tokens that share a load of the weights */
 #define SPAN 32     /* blocks of columns at a time */
 #define PREFETCH 32 /* blocks ahead, for many tokens */
 #define AHEAD 16    /* blocks ahead, for one */
@@ -37,8 +40,8 @@ static inline __m512i quants(const uint8_t *p)
     return _mm512_loadu_si512((const void *)p);
 }
 
-/* One step of a tile as unsigned bytes: q8_0 is offset by 128 (eight steps of 4 columns), q4_0 by 8
- * (four steps of 4 low and 4 high columns). */
+/* One step of a tile as unsigned bytes: q8_0 is offset by 128 (eight steps of 4 columns), q4_0
+ * by 8 (four steps of 4 low and 4 high columns). */
 static inline __m512i offset_q8(const uint8_t *p)
 {
     return _mm512_xor_si512(quants(p), _mm512_set1_epi8(-128));
@@ -61,12 +64,12 @@ static inline __m512i spread(const int8_t *q)
     return _mm512_set1_epi32(v);
 }
 
-/* Blocks first .. first + count - 1 of `groups` groups of 16 rows (step bytes apart) against `tokens`
- * activation rows; both are constants after inlining. Sums go on from `out` unless first is 0. */
-static inline __attribute__((always_inline)) void tile(const uint8_t *w, size_t step, int q4,
-                                                       uint32_t first, uint32_t count,
-                                                       const qe_act *act, size_t token, int groups,
-                                                       int tokens, float *out, size_t stride)
+/* Blocks first .. first + count - 1 of `groups` groups of 16 rows (step bytes apart) against
+ * `tokens` activation rows; both are constants after inlining. Sums go on from `out` unless
+ * first is 0. */
+static inline __attribute__((always_inline)) void
+tile(const uint8_t *w, size_t step, int q4, uint32_t first, uint32_t count, const qe_act *act,
+     size_t token, int groups, int tokens, float *out, size_t stride)
 {
     const size_t bytes = q4 ? 288 : 544, row = act->stride / 32;
     const int8_t *q = act->q + token * act->stride + (size_t)first * 32;
@@ -78,19 +81,23 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *w, size_t 
             acc[j][r] = first ? _mm512_loadu_ps(out + (size_t)j * stride + 16 * r)
                               : _mm512_setzero_ps();
     w += first * bytes;
+    const int steps = q4 ? 4 : 8;
     for (uint32_t b = 0; b < count; b++, w += bytes) {
         __m512i isum[NT][2];
         if (token == 0) /* the first tokens fetch what the span after this one needs */
             for (int r = 0; r < groups; r++)
                 for (size_t line = 0; line < bytes; line += 64)
-                    _mm_prefetch((const char *)w + (size_t)r * step + (tokens == 1 ? AHEAD : PREFETCH) * bytes + line, _MM_HINT_T0);
+                    _mm_prefetch((const char *)w + (size_t)r * step +
+                                     (tokens == 1 ? AHEAD : PREFETCH) * bytes + line,
+                                 _MM_HINT_T0);
         for (int j = 0; j < tokens; j++) {
-            const __m512i sum = _mm512_slli_epi32(_mm512_set1_epi32(s[(size_t)j * row + b]), q4 ? 3 : 7);
+            const __m512i sum =
+                _mm512_slli_epi32(_mm512_set1_epi32(s[(size_t)j * row + b]), q4 ? 3 : 7);
             for (int r = 0; r < groups; r++)
                 isum[j][r] = _mm512_sub_epi32(_mm512_setzero_si512(), sum);
         }
 #pragma GCC unroll 8
-        for (int g = 0; g < (q4 ? 4 : 8); g++) {
+        for (int g = 0; g < steps; g++) {
             __m512i u[2], v[2];
             for (int r = 0; r < groups; r++) {
                 const uint8_t *p = w + (size_t)r * step + 32 + 64 * g;
@@ -114,8 +121,8 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *w, size_t 
             const __m512 dw = (__m512)half_load(w + (size_t)r * step);
             for (int j = 0; j < tokens; j++) {
                 const __m512 scale = _mm512_mul_ps(dw, _mm512_set1_ps(d[(size_t)j * row + b]));
-                acc[j][r] = _mm512_add_ps(
-                    acc[j][r], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(isum[j][r])));
+                acc[j][r] = _mm512_add_ps(acc[j][r],
+                                          _mm512_mul_ps(scale, _mm512_cvtepi32_ps(isum[j][r])));
             }
         }
     }
@@ -124,10 +131,10 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *w, size_t 
             _mm512_storeu_ps(out + (size_t)j * stride + 16 * r, acc[j][r]);
 }
 
-/* `groups` groups of 16 rows against all tokens, a span of columns at a time, so that the weights of
- * the span stay in the first cache while the tokens go by. */
-static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4, uint32_t group,
-                                                             int groups)
+/* `groups` groups of 16 rows against all tokens, a span of columns at a time, so that the
+ * weights of the span stay in the first cache while the tokens go by. */
+static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4,
+                                                             uint32_t group, int groups)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
     const size_t step = (size_t)blocks * (q4 ? 288 : 544), stride = m->out_stride;
@@ -135,7 +142,8 @@ static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m,
     float *out = m->out + group * 16;
     if (m->tokens == 1) {
         for (int r = 0; r < groups; r++)
-            tile(w + (size_t)r * step, step, q4, 0, blocks, &m->act, 0, 1, 1, out + 16 * r, stride);
+            tile(w + (size_t)r * step, step, q4, 0, blocks, &m->act, 0, 1, 1, out + 16 * r,
+                 stride);
         return;
     }
     for (uint32_t b = 0, span; b < blocks; b += span) {
@@ -188,8 +196,8 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
 }
 
 /* Weights are never negative, so they are the unsigned side; a lane owns a value. */
-static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c, uint32_t width,
-                   const int8_t *uq, const float *du, float *out)
+static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                   uint32_t width, const int8_t *uq, const float *du, float *out)
 {
     if (head_size % 32) {
         qe_portable_mix_q8(v, tiles, head_size, c, width, uq, du, out);

@@ -5,7 +5,8 @@
 #include "vocab_internal.h"
 
 /* Merges are grouped by the left symbol and sorted by the right one inside a group. */
-uint32_t qe_bpe_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32_t *merged) {
+uint32_t qe_bpe_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32_t *merged)
+{
     const qe_vocab *vocab = m->vocab;
     uint32_t left_id = m->ids[left], right_id = m->ids[middle];
     if (left_id >= vocab->symbol_count) {
@@ -35,7 +36,8 @@ uint32_t qe_bpe_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32
 
 /* A symbol that is no token (a merge whose result is not in the vocabulary) goes as its bytes.
  */
-static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink) {
+static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink)
+{
     uint32_t id = m->ids[at];
     if (id < m->vocab->token_count) {
         return qe_sink_put(sink, id);
@@ -49,7 +51,8 @@ static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink) {
     return QE_OK;
 }
 
-static int encode_word(qe_merging *m, qe_id_sink *sink) {
+static int encode_word(qe_merging *m, qe_id_sink *sink)
+{
     const qe_vocab *vocab = m->vocab;
     if (vocab->flags & QE_VOCAB_IGNORE_MERGES) {
         uint32_t id = qe_vocab_find(vocab, m->text, m->count);
@@ -72,7 +75,8 @@ static int encode_word(qe_merging *m, qe_id_sink *sink) {
     return QE_OK;
 }
 
-int qe_bpe_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *sink) {
+int qe_bpe_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *sink)
+{
     qe_words words;
     size_t start = 0, end;
     qe_words_start(&words, m->vocab->pretokenizer, text, bytes);

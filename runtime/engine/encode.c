@@ -7,7 +7,8 @@
 /* What a byte of the text belongs to. */
 enum { RAW, SPECIAL_FIRST, SPECIAL_REST, STRIPPED };
 
-size_t qe_vocab_scratch_bytes(const qe_vocab *vocab, size_t text_bytes) {
+size_t qe_vocab_scratch_bytes(const qe_vocab *vocab, size_t text_bytes)
+{
     (void)vocab;
     if (text_bytes > QE_VOCAB_TEXT_MAX) {
         return SIZE_MAX;
@@ -16,7 +17,8 @@ size_t qe_vocab_scratch_bytes(const qe_vocab *vocab, size_t text_bytes) {
     return (text_bytes + 1) * (5 * 4 + 1 + 1) + 3;
 }
 
-static int is_utf8(const uint8_t *text, size_t bytes) {
+static int is_utf8(const uint8_t *text, size_t bytes)
+{
     for (size_t at = 0; at < bytes;) {
         uint32_t code_point;
         size_t length = text[at] < 0x80 ? 1 : qe_utf8_read(text + at, bytes - at, &code_point);
@@ -28,9 +30,13 @@ static int is_utf8(const uint8_t *text, size_t bytes) {
     return 1;
 }
 
-static int is_ascii_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+static int is_ascii_space(uint8_t c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
 
-static int is_raw(const uint8_t *map, size_t bytes) {
+static int is_raw(const uint8_t *map, size_t bytes)
+{
     for (size_t i = 0; i < bytes; i++) {
         if (map[i] != RAW) {
             return 0;
@@ -41,7 +47,8 @@ static int is_raw(const uint8_t *map, size_t bytes) {
 
 /* Marks every occurrence of one special token in what is still raw, from the left. */
 static void claim(const uint8_t *text, size_t bytes, uint8_t *map, const uint8_t *string,
-                  uint32_t string_bytes, unsigned attributes) {
+                  uint32_t string_bytes, unsigned attributes)
+{
     size_t at = 0;
     while (bytes - at >= string_bytes) {
         if (text[at] != string[0] || memcmp(text + at, string, string_bytes) != 0 ||
@@ -68,7 +75,8 @@ static void claim(const uint8_t *text, size_t bytes, uint8_t *map, const uint8_t
 
 /* The list is sorted longest first, then by id: the order in which tokens claim their text. */
 static void claim_specials(const qe_vocab *vocab, const uint8_t *text, size_t bytes,
-                           uint8_t *map, uint32_t flags) {
+                           uint8_t *map, uint32_t flags)
+{
     uint8_t is_present[256] = {
         0}; /* most texts have no byte that a special token begins with */
     for (size_t i = 0; i < bytes; i++) {
@@ -90,7 +98,8 @@ static void claim_specials(const qe_vocab *vocab, const uint8_t *text, size_t by
     }
 }
 
-static uint32_t find_special(const qe_vocab *vocab, const uint8_t *text, size_t bytes) {
+static uint32_t find_special(const qe_vocab *vocab, const uint8_t *text, size_t bytes)
+{
     for (uint32_t i = 0; i < vocab->special_count; i++) {
         uint32_t id = qe_vocab_load(vocab->specials, i), string_bytes = 0;
         const uint8_t *string = qe_vocab_string(vocab, id, &string_bytes);
@@ -103,7 +112,8 @@ static uint32_t find_special(const qe_vocab *vocab, const uint8_t *text, size_t 
 }
 
 static int encode_piece(qe_merging *merging, const uint8_t *text, size_t bytes, int prefix,
-                        uint8_t *copy, qe_id_sink *sink) {
+                        uint8_t *copy, qe_id_sink *sink)
+{
     if (merging->vocab->kind == QE_VOCAB_BPE) {
         return qe_bpe_encode(merging, text, bytes, sink);
     }
@@ -116,7 +126,8 @@ static int encode_piece(qe_merging *merging, const uint8_t *text, size_t bytes, 
 }
 
 static int encode_pieces(qe_merging *merging, const uint8_t *text, size_t bytes,
-                         const uint8_t *map, uint8_t *copy, qe_id_sink *sink) {
+                         const uint8_t *map, uint8_t *copy, qe_id_sink *sink)
+{
     int after_special = 1; /* the text's beginning counts as one */
     for (size_t at = 0; at < bytes;) {
         int error = QE_OK;
@@ -144,7 +155,8 @@ static int encode_pieces(qe_merging *merging, const uint8_t *text, size_t bytes,
 
 int32_t qe_vocab_encode(const qe_vocab *vocab, const uint8_t *text, size_t text_bytes,
                         uint32_t flags, uint32_t *ids, size_t max_ids, void *scratch,
-                        size_t scratch_bytes) {
+                        size_t scratch_bytes)
+{
     if (text_bytes > QE_VOCAB_TEXT_MAX) {
         return QE_ERR_USAGE;
     }

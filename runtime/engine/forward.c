@@ -1,5 +1,5 @@
-/* forward.c - the pass of SPEC 2.8, read from top to bottom. Shapes are in session.h; which token and
- * which row runs where never changes a result. */
+/* forward.c - the pass of SPEC 2.8, read from top to bottom. Shapes are in session.h; which
+ * token and which row runs where never changes a result. */
 #include "session.h"
 
 typedef struct {
@@ -26,17 +26,25 @@ static void product_chunk(void *argument, uint32_t chunk, uint32_t worker)
 }
 
 /* Adds out = W x for the tensor; x and its quantized form are shared by all of p. */
-static void add_product(products *p, uint32_t tensor, const float *x, size_t x_stride, float *out,
-                        size_t out_stride, uint32_t tokens)
+static void add_product(products *p, uint32_t tensor, const float *x, size_t x_stride,
+                        float *out, size_t out_stride, uint32_t tokens)
 {
     const qe_tensor t = qe_image_tensor(p->s->image, tensor);
     const qe_act act = {.q = qe_at(p->s, AT_ACT),
                         .d = qe_at(p->s, AT_ACT_D),
                         .s = qe_at(p->s, AT_ACT_S),
                         .stride = qe_ceil(t.columns, 32)};
-    p->m[p->matrices] = (qe_matmul){.w = t.data, .type = t.type, .layout = t.layout, .rows = t.rows,
-                                    .columns = t.columns, .act = act, .x = x, .x_stride = x_stride,
-                                    .out = out, .out_stride = out_stride, .tokens = tokens};
+    p->m[p->matrices] = (qe_matmul){.w = t.data,
+                                    .type = t.type,
+                                    .layout = t.layout,
+                                    .rows = t.rows,
+                                    .columns = t.columns,
+                                    .act = act,
+                                    .x = x,
+                                    .x_stride = x_stride,
+                                    .out = out,
+                                    .out_stride = out_stride,
+                                    .tokens = tokens};
     p->groups[p->matrices++] = (t.rows + 15) / 16;
 }
 
@@ -81,10 +89,12 @@ static void token_chunk(void *argument, uint32_t chunk, uint32_t worker)
     const token_step *p = argument;
     const qe_config *c = &p->s->image->config;
     const qe_kernels *k = qe_set(p->s);
-    const uint32_t dim = qe_ceil(c->dim, 32), end = chunk * 8 + 8 < p->tokens ? chunk * 8 + 8 : p->tokens;
+    const uint32_t dim = qe_ceil(c->dim, 32),
+                   end = chunk * 8 + 8 < p->tokens ? chunk * 8 + 8 : p->tokens;
     (void)worker;
     for (uint32_t t = chunk * 8; t < end; t++) {
-        float *x = qe_floats(p->s, AT_X) + (size_t)t * dim, *in = p->input + (size_t)t * p->stride;
+        float *x = qe_floats(p->s, AT_X) + (size_t)t * dim,
+              *in = p->input + (size_t)t * p->stride;
         if (p->added)
             for (uint32_t i = 0; i < c->dim; i++)
                 x[i] = x[i] + p->added[(size_t)t * dim + i];
@@ -127,7 +137,8 @@ static void embed(const qe_session *s, uint32_t token, float *x)
         const uint8_t *b = w + i / 32 * tile;
         const uint32_t c = t.type == QE_Q4_0 ? i % 16 : i % 32;
         const uint8_t byte = b[2 * R + c / g * R * g + r * g + c % g];
-        const int32_t q = t.type == QE_Q8_0 ? (int8_t)byte : (i % 32 < 16 ? byte & 15 : byte >> 4) - 8;
+        const int32_t q =
+            t.type == QE_Q8_0 ? (int8_t)byte : (i % 32 < 16 ? byte & 15 : byte >> 4) - 8;
         x[i] = qe_half_to_float(qe_load16(b + 2 * r)) * (float)q;
     }
 }
@@ -142,8 +153,8 @@ static int finite(const float *x, uint32_t n)
     return worst < QE_INF_BITS;
 }
 
-/* Logits of tokens first .. first + rows - 1 of the batch, whose last layer's output is still in n:
- * x = x + n, n = rmsnorm(x), out = W_output n. */
+/* Logits of tokens first .. first + rows - 1 of the batch, whose last layer's output is still
+ * in n: x = x + n, n = rmsnorm(x), out = W_output n. */
 static void head(qe_session *s, uint32_t first, uint32_t rows, float *out, size_t out_stride)
 {
     const qe_config *c = &s->image->config;
@@ -154,8 +165,14 @@ static void head(qe_session *s, uint32_t first, uint32_t rows, float *out, size_
         memmove(x, x + (size_t)first * dim, (size_t)rows * dim * 4);
         memmove(n, n + (size_t)first * dim, (size_t)rows * dim * 4);
     }
-    token_step step = {.s = s, .norm = norm_weights(s, 1), .added = n, .input = n, .n = c->dim,
-                       .stride = dim, .tokens = rows, .quantize = quantized(s, output)};
+    token_step step = {.s = s,
+                       .norm = norm_weights(s, 1),
+                       .added = n,
+                       .input = n,
+                       .n = c->dim,
+                       .stride = dim,
+                       .tokens = rows,
+                       .quantize = quantized(s, output)};
     run_tokens(&step);
     add_product(&p, output, n, dim, out, out_stride, rows);
     run_products(&p);
@@ -166,12 +183,17 @@ static void layer_pass(qe_session *s, uint32_t layer, uint32_t first, uint32_t t
     const qe_config *c = &s->image->config;
     const uint32_t dim = qe_ceil(c->dim, 32), att = qe_ceil(c->heads * c->head_size, 32),
                    kv = qe_ceil(c->kv_heads * c->head_size, 32), ffn = qe_ceil(c->ffn, 32);
-    const uint32_t base = 3 - c->tied + 9 * layer; /* tensors: attn_norm, q, k, v, o, norm, ... */
+    const uint32_t base =
+        3 - c->tied + 9 * layer; /* tensors: attn_norm, q, k, v, o, norm, ... */
     float *n = qe_floats(s, AT_N), *a = qe_floats(s, AT_A), *gate = qe_floats(s, AT_GATE);
     products p = {.s = s};
 
-    token_step norm = {.s = s, .norm = norm_weights(s, base),
-                       .added = layer ? n : NULL, .input = n, .n = c->dim, .stride = dim,
+    token_step norm = {.s = s,
+                       .norm = norm_weights(s, base),
+                       .added = layer ? n : NULL,
+                       .input = n,
+                       .n = c->dim,
+                       .stride = dim,
                        .tokens = tokens,
                        .quantize = quantized(s, base + 1) || quantized(s, base + 2) ||
                                    quantized(s, base + 3)};
@@ -182,22 +204,36 @@ static void layer_pass(qe_session *s, uint32_t layer, uint32_t first, uint32_t t
     run_products(&p);
 
     qe_attend(s, layer, first, tokens);
-    token_step mixed = {.s = s, .input = a, .n = c->heads * c->head_size, .stride = att,
-                        .tokens = tokens, .quantize = quantized(s, base + 4)};
+    token_step mixed = {.s = s,
+                        .input = a,
+                        .n = c->heads * c->head_size,
+                        .stride = att,
+                        .tokens = tokens,
+                        .quantize = quantized(s, base + 4)};
     run_tokens(&mixed);
     add_product(&p, base + 4, a, att, n, dim, tokens);
     run_products(&p);
 
-    token_step norm2 = {.s = s, .norm = norm_weights(s, base + 5),
-                        .added = n, .input = n, .n = c->dim, .stride = dim, .tokens = tokens,
+    token_step norm2 = {.s = s,
+                        .norm = norm_weights(s, base + 5),
+                        .added = n,
+                        .input = n,
+                        .n = c->dim,
+                        .stride = dim,
+                        .tokens = tokens,
                         .quantize = quantized(s, base + 6) || quantized(s, base + 7)};
     run_tokens(&norm2);
     add_product(&p, base + 6, n, dim, gate, ffn, tokens);
     add_product(&p, base + 7, n, dim, qe_floats(s, AT_UP), ffn, tokens);
     run_products(&p);
 
-    token_step hidden = {.s = s, .input = gate, .n = c->ffn, .stride = ffn, .tokens = tokens,
-                         .silu = 1, .quantize = quantized(s, base + 8)};
+    token_step hidden = {.s = s,
+                         .input = gate,
+                         .n = c->ffn,
+                         .stride = ffn,
+                         .tokens = tokens,
+                         .silu = 1,
+                         .quantize = quantized(s, base + 8)};
     run_tokens(&hidden);
     add_product(&p, base + 8, gate, ffn, n, dim, tokens);
     run_products(&p);

@@ -1,5 +1,5 @@
-/* image.c - opens an image in place and proves every bound before anything is used (SPEC 3). The
- * only reader of the format; it never touches a weight. */
+/* image.c - opens an image in place and proves every bound before anything is used (SPEC 3).
+ * The only reader of the format; it never touches a weight. */
 #include "kernels.h"
 
 enum { HEADER_BYTES = 128, ENTRY_BYTES = 32, TENSOR_BYTES = 40, MAX_SECTIONS = 64 };
@@ -58,12 +58,13 @@ static int check_frame(qe_image *image)
         return QE_ERR_IMAGE;
     if (qe_load32(h + 8) != QE_VERSION)
         return QE_ERR_VERSION;
-    const uint64_t bytes = qe_load64(h + 16), table = qe_load64(h + 32), tree = qe_load64(h + 48),
-                   checked = qe_load64(h + 64);
+    const uint64_t bytes = qe_load64(h + 16), table = qe_load64(h + 32),
+                   tree = qe_load64(h + 48), checked = qe_load64(h + 64);
     const uint32_t sections = qe_load32(h + 24), leaf = qe_load32(h + 44),
                    leaves = qe_load32(h + 56);
-    if (qe_load32(h + 12) != HEADER_BYTES || bytes > image->bytes || bytes < HEADER_BYTES + 64 ||
-        !power_of_two(qe_load32(h + 40), 64, 1u << 20) || !power_of_two(leaf, 256, 1u << 20))
+    if (qe_load32(h + 12) != HEADER_BYTES || bytes > image->bytes ||
+        bytes < HEADER_BYTES + 64 || !power_of_two(qe_load32(h + 40), 64, 1u << 20) ||
+        !power_of_two(leaf, 256, 1u << 20))
         return QE_ERR_IMAGE;
     if (tree >= bytes || tree % 4 || !leaves || (tree + leaf - 1) / leaf != leaves ||
         bytes - tree != 32ull * leaves + 32)
@@ -112,11 +113,12 @@ static int read_config(qe_image *image)
         *fields[i] = qe_load32(p + 4 + 4 * i);
     c->norm_eps = qe_float(qe_load32(p + 36));
     c->tied = qe_load32(p + 40);
-    if (!c->dim || c->dim > 65536 || !c->layers || c->layers > 512 || !c->heads || !c->kv_heads ||
-        c->heads > 1024 || c->heads % c->kv_heads || c->heads / c->kv_heads > QE_MAX_GROUP ||
-        !c->head_size || c->head_size % 4 || c->head_size > QE_MAX_HEAD ||
-        c->heads * c->head_size > 65536 || !c->ffn || c->ffn > 65536 || !c->vocab_size ||
-        c->vocab_size > 1u << 20 || c->tied > 1 || !(c->norm_eps >= 0.0f && c->norm_eps < 1.0f))
+    if (!c->dim || c->dim > 65536 || !c->layers || c->layers > 512 || !c->heads ||
+        !c->kv_heads || c->heads > 1024 || c->heads % c->kv_heads ||
+        c->heads / c->kv_heads > QE_MAX_GROUP || !c->head_size || c->head_size % 4 ||
+        c->head_size > QE_MAX_HEAD || c->heads * c->head_size > 65536 || !c->ffn ||
+        c->ffn > 65536 || !c->vocab_size || c->vocab_size > 1u << 20 || c->tied > 1 ||
+        !(c->norm_eps >= 0.0f && c->norm_eps < 1.0f))
         return QE_ERR_IMAGE;
     return QE_OK;
 }
@@ -159,11 +161,21 @@ qe_tensor qe_image_tensor(const qe_image *image, uint32_t index)
 /* Kind, layer and shape that entry number index must have: SPEC 3.5. */
 static qe_tensor expected(const qe_config *c, uint32_t index)
 {
-    const uint32_t first = 3 - c->tied, q = c->heads * c->head_size, kv = c->kv_heads * c->head_size;
+    const uint32_t first = 3 - c->tied, q = c->heads * c->head_size,
+                   kv = c->kv_heads * c->head_size;
     const uint32_t dim = c->dim, ffn = c->ffn;
-    const uint32_t shapes[12][2] = {{c->vocab_size, dim}, {1, dim}, {c->vocab_size, dim},
-                                    {1, dim},  {q, dim},   {kv, dim},  {kv, dim},
-                                    {dim, q},  {1, dim},   {ffn, dim}, {ffn, dim}, {dim, ffn}};
+    const uint32_t shapes[12][2] = {{c->vocab_size, dim},
+                                    {1, dim},
+                                    {c->vocab_size, dim},
+                                    {1, dim},
+                                    {q, dim},
+                                    {kv, dim},
+                                    {kv, dim},
+                                    {dim, q},
+                                    {1, dim},
+                                    {ffn, dim},
+                                    {ffn, dim},
+                                    {dim, ffn}};
     qe_tensor t = {.kind = index, .layer = 0};
     if (index >= first) {
         t.kind = 3 + (index - first) % 9;
@@ -179,10 +191,8 @@ static uint64_t tensor_bytes(const qe_tensor *t)
     const uint64_t columns = qe_ceil(t->columns, 32);
     const uint32_t R = t->layout & 255u, group = t->layout >> 8;
     switch (t->type) {
-    case QE_F32:
-        return t->layout == QE_LAYOUT_PLAIN ? t->rows * columns * 4 : 0;
-    case QE_F16:
-        return t->layout == QE_LAYOUT_PLAIN ? t->rows * columns * 2 : 0;
+    case QE_F32: return t->layout == QE_LAYOUT_PLAIN ? t->rows * columns * 4 : 0;
+    case QE_F16: return t->layout == QE_LAYOUT_PLAIN ? t->rows * columns * 2 : 0;
     case QE_Q4_0:
     case QE_Q8_0:
         if (!power_of_two(R, 1, 16) || R == 2 || (group != 4 && group != 8))

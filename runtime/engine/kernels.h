@@ -1,5 +1,5 @@
-/* kernels.h - what a kernel set provides, and the plain values that it works on. Internal to the
- * engine. Every set must equal portable.c bit for bit (SPEC 2); a set may take entries from
+/* kernels.h - what a kernel set provides, and the plain values that it works on. Internal to
+ * the engine. Every set must equal portable.c bit for bit (SPEC 2); a set may take entries from
  * portable.c where the machine gains nothing. */
 #ifndef QE_KERNELS_H
 #define QE_KERNELS_H
@@ -14,8 +14,8 @@ enum { QE_F32 = 0, QE_F16 = 1, QE_Q4_0 = 2, QE_Q8_0 = 8 };
 #define QE_MAX_HEAD 512u
 #define QE_MAX_GROUP 64u /* query heads that share a key-value head */
 
-/* Rows of quantized activations: row t has its blocks at q + t * stride, d and s + t * stride / 32;
- * s is the sum of a block's q. */
+/* Rows of quantized activations: row t has its blocks at q + t * stride, d and s + t * stride /
+ * 32; s is the sum of a block's q. */
 typedef struct {
     int8_t *q;
     float *d;
@@ -41,27 +41,35 @@ typedef struct {
     const char *name;
     /* One row: ceil(n, 32) / 32 blocks to q, d, s. SPEC 2.3. */
     void (*quantize)(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s);
-    /* Row groups first .. first + count - 1; a group is 16 rows (1, 4 and 8-row layouts too). */
+    /* Row groups first .. first + count - 1; a group is 16 rows (1, 4 and 8-row layouts too).
+     */
     void (*matmul)(const qe_matmul *m, uint32_t first, uint32_t count);
     void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t n, float eps);
     /* gate[i] = silu(gate[i]) * up[i] */
     void (*silu_mul)(float *gate, const float *up, uint32_t n);
-    /* scores[h * stride + j] for whole tiles of 16 positions against `heads` quantized queries. */
+    /* scores[h * stride + j] for whole tiles of 16 positions against `heads` quantized queries.
+     */
     void (*score_q8)(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
                      uint32_t heads, float *scores, size_t stride);
-    /* s[0 .. n-1] becomes e_j = exp(s_j - max), then zeros up to ceil(n, 32); returns 1 / sum. */
+    /* s[0 .. n-1] becomes e_j = exp(s_j - max), then zeros up to ceil(n, 32); returns 1 / sum.
+     */
     float (*softmax)(float *s, uint32_t n);
-    /* u = e * v scale of value block c, quantized by 32 positions: uq (tiles * 32), du (tiles). */
+    /* u = e * v scale of value block c, quantized by 32 positions: uq (tiles * 32), du (tiles).
+     */
     void (*weigh_q8)(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
                      const float *e, int8_t *uq, float *du);
     /* out[0 .. width-1] of value block c, from 0, over tiles of 32 positions. */
     void (*mix_q8)(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
                    uint32_t width, const int8_t *uq, const float *du, float *out);
     /* f16 and f32 keys and values: (positions, head_size). */
-    void (*score_f16)(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s);
-    void (*mix_f16)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out);
-    void (*score_f32)(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s);
-    void (*mix_f32)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out);
+    void (*score_f16)(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
+                      float *s);
+    void (*mix_f16)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
+                    float *out);
+    void (*score_f32)(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
+                      float *s);
+    void (*mix_f32)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
+                    float *out);
     /* w[i] = (uint32) (exp((x[i] - top) * scale) * 2^30) | 1 */
     void (*weights)(const float *x, uint32_t n, float top, float scale, uint32_t *w);
 } qe_kernels;
@@ -84,7 +92,8 @@ static inline size_t qe_tile_bytes(uint32_t type, uint32_t rows) /* of 32 column
     return (size_t)rows * (type == QE_Q4_0 ? 18 : 34);
 }
 
-/* Pieces of portable.c that other sets fall back to for layouts and shapes they have no code for. */
+/* Pieces of portable.c that other sets fall back to for layouts and shapes they have no code
+ * for. */
 void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count);
 void qe_portable_score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
                           uint32_t heads, float *scores, size_t stride);

@@ -1,6 +1,5 @@
-/* lanes.h - the float kernels of SPEC 2 on vectors of the machine's own width. Included by each SIMD
- * set after it has defined:
- *   W                              floats in a vector: 4, 8 or 16
+/* lanes.h - the float kernels of SPEC 2 on vectors of the machine's own width. Included by each
+ * SIMD set after it has defined: W                              floats in a vector: 4, 8 or 16
  *   vf, vi                         vectors of W floats, of W int32 (GCC vector types)
  *   half_load(p)                   W f16 at p, as floats
  *   vec_sqrt is not needed: rmsnorm takes one scalar root.
@@ -186,8 +185,9 @@ static inline vf plain_load(const uint8_t *p, size_t i, int half)
 }
 
 static inline __attribute__((always_inline)) void score_plain(const uint8_t *k, uint32_t n,
-                                                              uint32_t head_size, const float *q,
-                                                              float *s, int half)
+                                                              uint32_t head_size,
+                                                              const float *q, float *s,
+                                                              int half)
 {
     const size_t unit = half ? 2 : 4;
     for (uint32_t j = 0; j < n; j++, k += unit * head_size) {
@@ -195,7 +195,8 @@ static inline __attribute__((always_inline)) void score_plain(const uint8_t *k, 
         uint32_t i = 0;
         for (; i + 16 <= head_size; i += 16)
             for (int p = 0; p < PARTS; p++)
-                part[p] = part[p] + load(q + i + p * W) * plain_load(k, i + (uint32_t)p * W, half);
+                part[p] =
+                    part[p] + load(q + i + p * W) * plain_load(k, i + (uint32_t)p * W, half);
         if (i < head_size) {
             float a[16] = {0};
             uint8_t b[64] = {0};
@@ -223,28 +224,33 @@ static inline __attribute__((always_inline)) void mix_plain(const uint8_t *v, ui
         float acc = 0.0f;
         for (uint32_t j = 0; j < n; j++) {
             const size_t at = (size_t)j * head_size + i;
-            acc = acc + e[j] * (half ? qe_half_to_float(qe_load16(v + 2 * at)) : qe_float(qe_load32(v + 4 * at)));
+            acc = acc + e[j] * (half ? qe_half_to_float(qe_load16(v + 2 * at))
+                                     : qe_float(qe_load32(v + 4 * at)));
         }
         out[i] = acc;
     }
 }
 
-static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
+                      float *s)
 {
     score_plain(k, n, head_size, q, s, 1);
 }
 
-static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
+                    float *out)
 {
     mix_plain(v, n, head_size, e, out, 1);
 }
 
-static void score_f32(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+static void score_f32(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
+                      float *s)
 {
     score_plain(k, n, head_size, q, s, 0);
 }
 
-static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
+                    float *out)
 {
     mix_plain(v, n, head_size, e, out, 0);
 }
@@ -268,7 +274,8 @@ static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)
     for (uint32_t row = first; row < end; row++) {
         const uint8_t *w = m->w + (size_t)row * columns * unit;
         for (uint32_t t = 0; t < m->tokens; t += 2) {
-            const float *a = m->x + t * m->x_stride, *b = t + 1 < m->tokens ? a + m->x_stride : a;
+            const float *a = m->x + t * m->x_stride,
+                        *b = t + 1 < m->tokens ? a + m->x_stride : a;
             vf pa[PARTS] = {{0}}, pb[PARTS] = {{0}};
             for (uint32_t i = 0; i < columns; i += 16)
                 for (int p = 0; p < PARTS; p++) {

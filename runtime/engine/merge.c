@@ -6,7 +6,8 @@
 /* A scan beats the tree up to about here. */
 enum { SCAN_BYTES = 40 };
 
-static uint32_t pair(const qe_merging *m, uint32_t left, uint32_t *merged) {
+static uint32_t pair(const qe_merging *m, uint32_t left, uint32_t *merged)
+{
     uint32_t middle = left + m->lengths[left];
     if (middle >= m->count) {
         return QE_VOCAB_NONE;
@@ -15,28 +16,33 @@ static uint32_t pair(const qe_merging *m, uint32_t left, uint32_t *merged) {
                                           : qe_bpe_pair(m, left, middle, merged);
 }
 
-static uint32_t better(const qe_merging *m, uint32_t a, uint32_t b) {
+static uint32_t better(const qe_merging *m, uint32_t a, uint32_t b)
+{
     uint32_t pa = m->priorities[a], pb = m->priorities[b];
     return pa < pb || (pa == pb && a < b) ? a : b;
 }
 
 /* Children of node i are 2i and 2i+1; a child of count or more is the leaf of a position. */
-static uint32_t winner(const qe_merging *m, uint32_t child) {
+static uint32_t winner(const qe_merging *m, uint32_t child)
+{
     return child >= m->count ? child - m->count : m->tree[child];
 }
 
-static void play(const qe_merging *m, uint32_t node) {
+static void play(const qe_merging *m, uint32_t node)
+{
     m->tree[node] = better(m, winner(m, 2 * node), winner(m, 2 * node + 1));
 }
 
-static void replay(const qe_merging *m, uint32_t position) {
+static void replay(const qe_merging *m, uint32_t position)
+{
     for (uint32_t node = (position + m->count) / 2; node > 0; node /= 2) {
         play(m, node);
     }
 }
 
 /* Joins the symbol at left with the next one; non-zero when it did. */
-static int join(qe_merging *m, uint32_t left, int use_tree) {
+static int join(qe_merging *m, uint32_t left, int use_tree)
+{
     uint32_t merged = QE_VOCAB_NONE;
     if (pair(m, left, &merged) == QE_VOCAB_NONE) {
         return 0;
@@ -61,7 +67,8 @@ static int join(qe_merging *m, uint32_t left, int use_tree) {
     return 1;
 }
 
-void qe_merging_run(qe_merging *m) {
+void qe_merging_run(qe_merging *m)
+{
     uint32_t count = m->count, merged;
     if (count < 2) {
         return;

@@ -37,15 +37,15 @@ static inline int8x16_t four(const int8_t *q)
 }
 
 /* Four rows (quarter 0..3 of a group of 16) against `tokens` activation rows. */
-static inline __attribute__((always_inline)) void quarter_row(const uint8_t *w, int q4,
-                                                              uint32_t blocks, const qe_act *act,
-                                                              size_t token, int tokens, float *out,
-                                                              size_t stride, int quarter)
+static inline __attribute__((always_inline)) void
+quarter_row(const uint8_t *w, int q4, uint32_t blocks, const qe_act *act, size_t token,
+            int tokens, float *out, size_t stride, int quarter)
 {
     const size_t tile = q4 ? 288 : 544, row = act->stride / 32;
     const int8_t *q = act->q + token * act->stride;
     const float *d = act->d + token * row;
     const int8x16_t eight = vdupq_n_s8(8);
+    const int steps = q4 ? 4 : 8;
     float32x4_t acc[NT];
     for (int j = 0; j < tokens; j++)
         acc[j] = vdupq_n_f32(0.0f);
@@ -56,10 +56,11 @@ static inline __attribute__((always_inline)) void quarter_row(const uint8_t *w, 
         for (int j = 0; j < tokens; j++)
             isum[j] = vdupq_n_s32(0);
 #pragma GCC unroll 8
-        for (int g = 0; g < (q4 ? 4 : 8); g++) {
+        for (int g = 0; g < steps; g++) {
             const int8x16_t v = quants(p + 64 * g);
             const int8x16_t a = q4 ? vsubq_s8(vandq_s8(v, vdupq_n_s8(15)), eight) : v;
-            const int8x16_t c = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4)), eight);
+            const int8x16_t c =
+                vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4)), eight);
 #pragma GCC unroll 4
             for (int j = 0; j < tokens; j++) {
                 const int8_t *x = q + (size_t)j * act->stride + b * 32 + 4 * g;
@@ -77,7 +78,8 @@ static inline __attribute__((always_inline)) void quarter_row(const uint8_t *w, 
         vst1q_f32(out + (size_t)j * stride + 4 * quarter, acc[j]);
 }
 
-static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4, uint32_t group)
+static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4,
+                                                             uint32_t group)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
     const uint8_t *w = m->w + (size_t)group * blocks * (q4 ? 288 : 544);
@@ -85,10 +87,12 @@ static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m,
     uint32_t t = 0;
     for (; t + NT <= m->tokens; t += NT)
         for (int k = 0; k < 4; k++)
-            quarter_row(w, q4, blocks, &m->act, t, NT, out + t * m->out_stride, m->out_stride, k);
+            quarter_row(w, q4, blocks, &m->act, t, NT, out + t * m->out_stride, m->out_stride,
+                        k);
     for (; t < m->tokens; t++)
         for (int k = 0; k < 4; k++)
-            quarter_row(w, q4, blocks, &m->act, t, 1, out + t * m->out_stride, m->out_stride, k);
+            quarter_row(w, q4, blocks, &m->act, t, 1, out + t * m->out_stride, m->out_stride,
+                        k);
 }
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
@@ -122,8 +126,8 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
         }
 }
 
-static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c, uint32_t width,
-                   const int8_t *uq, const float *du, float *out)
+static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                   uint32_t width, const int8_t *uq, const float *du, float *out)
 {
     if (head_size % 32) {
         qe_portable_mix_q8(v, tiles, head_size, c, width, uq, du, out);

@@ -8,10 +8,12 @@
 #include <string.h>
 
 #if defined(__FAST_MATH__)
-#error "qedge: -ffast-math changes results; build with -ffp-contract=off -fno-math-errno instead"
+#error                                                                                         \
+    "qedge: -ffast-math changes results; build with -ffp-contract=off -fno-math-errno instead"
 #endif
 #if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16
-#error "qedge: floats must be evaluated as floats (x87 is not supported: use -msse2 -mfpmath=sse)"
+#error                                                                                         \
+    "qedge: floats must be evaluated as floats (x87 is not supported: use -msse2 -mfpmath=sse)"
 #endif
 
 #define QE_EXP_LIMIT 44.3614196777f /* 64 ln 2 */
@@ -89,12 +91,13 @@ static inline uint16_t qe_float_to_half(float x)
         return (uint16_t)(sign | 0x7E00u);
     if (m >= 0x477FF000u) /* 65520 and above round to infinity */
         return (uint16_t)(sign | 0x7C00u);
-    if (m < 0x38800000u) { /* below 2^-14: units of 2^-24, rounded by adding 2^23 of them */
+    if (m < 0x38800000u) {   /* below 2^-14: units of 2^-24, rounded by adding 2^23 of them */
         if (m < 0x33000000u) /* below 2^-25 */
             return (uint16_t)sign;
         uint32_t shift = 126u - (m >> 23); /* 14 .. 24 */
         uint32_t full = (m & 0x7FFFFFu) | 0x800000u;
-        uint32_t kept = full >> shift, rest = full & ((1u << shift) - 1u), half = 1u << (shift - 1);
+        uint32_t kept = full >> shift, rest = full & ((1u << shift) - 1u),
+                 half = 1u << (shift - 1);
         return (uint16_t)(sign | (kept + (rest > half || (rest == half && (kept & 1u)))));
     }
     uint32_t rounded = m + 0xFFFu + ((m >> 13) & 1u);
@@ -166,8 +169,8 @@ static inline float qe_sqrt(float x)
 #endif
 }
 
-/* Splits the activation block rule of SPEC 2.3: from the largest |x| as bits to (d, r); returns 0
- * when every q is 0. */
+/* Splits the activation block rule of SPEC 2.3: from the largest |x| as bits to (d, r); returns
+ * 0 when every q is 0. */
 static inline int qe_block_scale(uint32_t amax_bits, float *d, float *r)
 {
     *r = 0.0f;

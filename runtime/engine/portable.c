@@ -1,5 +1,5 @@
-/* portable.c - the kernels in plain C. The definition of right: every other set must equal it, bit
- * for bit. It reads every layout; speed is the business of the other sets. */
+/* portable.c - the kernels in plain C. The definition of right: every other set must equal it,
+ * bit for bit. It reads every layout; speed is the business of the other sets. */
 #include "kernels.h"
 
 static float halves(float *s) /* the end of lanes(): SPEC 2.2 */
@@ -30,7 +30,8 @@ static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s
 }
 
 /* One group of R rows against one token. */
-static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t token, float *out)
+static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t token,
+                      float *out)
 {
     const uint32_t group = m->layout >> 8, blocks = qe_ceil(m->columns, 32) / 32;
     const int8_t *q = m->act.q + token * m->act.stride;
@@ -47,7 +48,8 @@ static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t
                 }
             } else {
                 for (uint32_t c = 0; c < 32; c++)
-                    isum += (int8_t)quants[c / group * R * group + r * group + c % group] * q[c];
+                    isum +=
+                        (int8_t)quants[c / group * R * group + r * group + c % group] * q[c];
             }
             float dw = qe_half_to_float(qe_load16(w + 2 * r));
             acc[r] = acc[r] + (dw * d[b]) * (float)isum;
@@ -73,8 +75,8 @@ static float plain_row(const uint8_t *w, uint32_t type, const float *x, uint32_t
 void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
     const uint32_t columns = qe_ceil(m->columns, 32), R = m->layout & 255u;
-    const uint32_t end = (first + count) * 16 < qe_ceil(m->rows, R) ? (first + count) * 16
-                                                                    : qe_ceil(m->rows, R);
+    const uint32_t end =
+        (first + count) * 16 < qe_ceil(m->rows, R) ? (first + count) * 16 : qe_ceil(m->rows, R);
     for (uint32_t row = first * 16; row < end; row += R) {
         for (uint32_t t = 0; t < m->tokens; t++) {
             float *out = m->out + t * m->out_stride + row;
@@ -83,7 +85,8 @@ void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
                 tile_rows(m, m->w + row / R * tile_row, R, t, out);
             } else {
                 size_t row_bytes = (size_t)columns * (m->type == QE_F16 ? 2 : 4);
-                *out = plain_row(m->w + row * row_bytes, m->type, m->x + t * m->x_stride, columns);
+                *out =
+                    plain_row(m->w + row * row_bytes, m->type, m->x + t * m->x_stride, columns);
             }
         }
     }
@@ -150,7 +153,8 @@ static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint3
     for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
         float u[32];
         int32_t sum;
-        for (uint32_t p = 0; p < 32; p++) /* a weight of 0 hides a scale that was never written */
+        for (uint32_t p = 0; p < 32;
+             p++) /* a weight of 0 hides a scale that was never written */
             u[p] = e[tile * 32 + p] == 0.0f
                        ? 0.0f
                        : e[tile * 32 + p] * qe_half_to_float(qe_load16(v + c * 64 + 2 * p));
@@ -169,14 +173,15 @@ void qe_portable_mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, ui
         for (uint32_t i = 0; i < width; i++) {
             int32_t isum = 0;
             for (uint32_t p = 0; p < 32; p++)
-                isum += (int8_t)values[p / 4 * head_size * 4 + i * 4 + p % 4] * uq[tile * 32 + p];
+                isum +=
+                    (int8_t)values[p / 4 * head_size * 4 + i * 4 + p % 4] * uq[tile * 32 + p];
             out[i] = out[i] + du[tile] * (float)isum;
         }
     }
 }
 
-static void score_plain(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s,
-                        int half)
+static void score_plain(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
+                        float *s, int half)
 {
     for (size_t j = 0; j < n; j++) {
         float lane[16] = {0};
@@ -186,8 +191,8 @@ static void score_plain(const uint8_t *k, uint32_t n, uint32_t head_size, const 
     }
 }
 
-static void mix_plain(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out,
-                      int half)
+static void mix_plain(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
+                      float *out, int half)
 {
     for (uint32_t i = 0; i < head_size; i++)
         out[i] = 0.0f;
@@ -196,22 +201,26 @@ static void mix_plain(const uint8_t *v, uint32_t n, uint32_t head_size, const fl
             out[i] = out[i] + e[j] * plain_value(v, j * head_size + i, half);
 }
 
-static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
+                      float *s)
 {
     score_plain(k, n, head_size, q, s, 1);
 }
 
-static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
+                    float *out)
 {
     mix_plain(v, n, head_size, e, out, 1);
 }
 
-static void score_f32(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q, float *s)
+static void score_f32(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
+                      float *s)
 {
     score_plain(k, n, head_size, q, s, 0);
 }
 
-static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e, float *out)
+static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
+                    float *out)
 {
     mix_plain(v, n, head_size, e, out, 0);
 }

@@ -14,7 +14,8 @@ typedef struct {
     size_t next; /* position after it */
 } character;
 
-static character read(const uint8_t *text, size_t position, size_t end) {
+static character read(const uint8_t *text, size_t position, size_t end)
+{
     character c = {0, CLASS_END, position};
     if (position < end) {
         size_t bytes = 1;
@@ -33,16 +34,19 @@ static character read(const uint8_t *text, size_t position, size_t end) {
     return c;
 }
 
-static int is_other(character c) {
+static int is_other(character c)
+{
     return (c.class & (QE_UNICODE_SPACE | QE_UNICODE_LETTER | QE_UNICODE_NUMBER | CLASS_END)) ==
            0;
 }
 
-static int is_newline(character c) {
+static int is_newline(character c)
+{
     return c.class != CLASS_END && (c.value == '\r' || c.value == '\n');
 }
 
-static size_t skip_class(const uint8_t *text, size_t position, size_t end, unsigned class) {
+static size_t skip_class(const uint8_t *text, size_t position, size_t end, unsigned class)
+{
     for (;;) {
         character c = read(text, position, end);
         if (!(c.class & class)) {
@@ -52,7 +56,8 @@ static size_t skip_class(const uint8_t *text, size_t position, size_t end, unsig
     }
 }
 
-static size_t skip_other(const uint8_t *text, size_t position, size_t end) {
+static size_t skip_other(const uint8_t *text, size_t position, size_t end)
+{
     for (;;) {
         character c = read(text, position, end);
         if (!is_other(c)) {
@@ -63,7 +68,8 @@ static size_t skip_other(const uint8_t *text, size_t position, size_t end) {
 }
 
 /* 's 't 'm 'd 're 've 'll, in lower case only or in any: the end, or 0. */
-static size_t contraction(const uint8_t *text, size_t position, size_t end, int any_case) {
+static size_t contraction(const uint8_t *text, size_t position, size_t end, int any_case)
+{
     size_t left = end - position;
     if (left < 2 || text[position] != '\'') {
         return 0;
@@ -84,7 +90,8 @@ static size_t contraction(const uint8_t *text, size_t position, size_t end, int 
 }
 
 /* \s+(?!\S)|\s+ at a space; with newlines, \s*[\r\n]+ goes first. */
-static size_t spaces(const uint8_t *text, size_t position, size_t end, int newlines) {
+static size_t spaces(const uint8_t *text, size_t position, size_t end, int newlines)
+{
     size_t at = position, last = position, after_newline = 0;
     character c = read(text, at, end);
     while (c.class & QE_UNICODE_SPACE) {
@@ -103,7 +110,8 @@ static size_t spaces(const uint8_t *text, size_t position, size_t end, int newli
 }
 
 /* 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
-static size_t next_gpt2(const uint8_t *text, size_t position, size_t end) {
+static size_t next_gpt2(const uint8_t *text, size_t position, size_t end)
+{
     size_t word_end = contraction(text, position, end, 0);
     if (word_end) {
         return word_end;
@@ -128,7 +136,8 @@ static size_t next_gpt2(const uint8_t *text, size_t position, size_t end) {
 
 /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}
  * | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
-static size_t next_llama3(const uint8_t *text, size_t position, size_t end, int digits) {
+static size_t next_llama3(const uint8_t *text, size_t position, size_t end, int digits)
+{
     size_t word_end = contraction(text, position, end, 1);
     if (word_end) {
         return word_end;
@@ -168,7 +177,8 @@ static size_t next_llama3(const uint8_t *text, size_t position, size_t end, int 
 /* The cuts below isolate matches: from position, the end of the match that begins there, or
  * where the next one begins. */
 
-static size_t cut_newline(const uint8_t *text, size_t position, size_t end) {
+static size_t cut_newline(const uint8_t *text, size_t position, size_t end)
+{
     size_t at = position;
     while (at < end && text[at] != '\r' && text[at] != '\n') {
         at++;
@@ -177,7 +187,8 @@ static size_t cut_newline(const uint8_t *text, size_t position, size_t end) {
 }
 
 /* \p{N} */
-static size_t cut_number(const uint8_t *text, size_t position, size_t end) {
+static size_t cut_number(const uint8_t *text, size_t position, size_t end)
+{
     size_t at = position;
     character c = read(text, at, end);
     if (c.class & QE_UNICODE_NUMBER) {
@@ -191,7 +202,8 @@ static size_t cut_number(const uint8_t *text, size_t position, size_t end) {
 }
 
 /* \s?[class]+ */
-static size_t cut_spaced(const uint8_t *text, size_t position, size_t end, unsigned class) {
+static size_t cut_spaced(const uint8_t *text, size_t position, size_t end, unsigned class)
+{
     size_t at = position;
     character c = read(text, at, end);
     while (c.class != CLASS_END) {
@@ -206,13 +218,15 @@ static size_t cut_spaced(const uint8_t *text, size_t position, size_t end, unsig
 }
 
 /* U+0800 to U+9FA5 and U+AC00 to U+D7FF, white space excepted */
-static int is_deepseek_run(character c) {
+static int is_deepseek_run(character c)
+{
     return !(c.class & (QE_UNICODE_SPACE | CLASS_END)) &&
            ((c.value >= 0x800 && c.value <= 0x9FA5) ||
             (c.value >= 0xAC00 && c.value <= 0xD7FF));
 }
 
-static size_t cut_deepseek_run(const uint8_t *text, size_t position, size_t end) {
+static size_t cut_deepseek_run(const uint8_t *text, size_t position, size_t end)
+{
     character c = read(text, position, end);
     int inside = is_deepseek_run(c);
     size_t at = position;
@@ -223,7 +237,8 @@ static size_t cut_deepseek_run(const uint8_t *text, size_t position, size_t end)
     return at;
 }
 
-void qe_words_start(qe_words *words, uint32_t pretokenizer, const uint8_t *text, size_t bytes) {
+void qe_words_start(qe_words *words, uint32_t pretokenizer, const uint8_t *text, size_t bytes)
+{
     memset(words, 0, sizeof *words);
     words->text = text;
     words->end = bytes;
@@ -231,7 +246,8 @@ void qe_words_start(qe_words *words, uint32_t pretokenizer, const uint8_t *text,
 }
 
 /* Each expression cuts the pieces of the one before it. */
-static size_t next_deepseek_coder(qe_words *words) {
+static size_t next_deepseek_coder(qe_words *words)
+{
     const uint8_t *text = words->text;
     size_t at = words->position, *cuts = words->cuts;
     if (cuts[0] <= at) {
@@ -249,33 +265,25 @@ static size_t next_deepseek_coder(qe_words *words) {
     return cut_number(text, at, cuts[3]);
 }
 
-size_t qe_words_next(qe_words *words) {
+size_t qe_words_next(qe_words *words)
+{
     size_t at = words->position;
     if (at >= words->end) {
         return 0;
     }
     size_t end = words->end;
     switch (words->pretokenizer) {
-    case QE_PRE_GPT2:
-        end = next_gpt2(words->text, at, end);
-        break;
+    case QE_PRE_GPT2: end = next_gpt2(words->text, at, end); break;
     case QE_PRE_SMOLLM: /* \p{N} alone, then gpt-2 on the pieces between */
         if (words->cuts[0] <= at) {
             words->cuts[0] = cut_number(words->text, at, end);
         }
         end = next_gpt2(words->text, at, words->cuts[0]);
         break;
-    case QE_PRE_LLAMA3:
-        end = next_llama3(words->text, at, end, 3);
-        break;
-    case QE_PRE_QWEN2:
-        end = next_llama3(words->text, at, end, 1);
-        break;
-    case QE_PRE_DEEPSEEK_CODER:
-        end = next_deepseek_coder(words);
-        break;
-    default:
-        break;
+    case QE_PRE_LLAMA3: end = next_llama3(words->text, at, end, 3); break;
+    case QE_PRE_QWEN2: end = next_llama3(words->text, at, end, 1); break;
+    case QE_PRE_DEEPSEEK_CODER: end = next_deepseek_coder(words); break;
+    default: break;
     }
     words->position = end;
     return end;

@@ -1,11 +1,12 @@
-/* qedge.h - the engine's one public header: a quantized Llama-family forward pass, tokenizer and
- * sampler over a flash image, in a fixed arena. It is not an allocator, a thread pool or a file
- * reader: the caller brings memory, workers and the mapped image.
+/* qedge.h - the engine's one public header: a quantized Llama-family forward pass, tokenizer
+ * and sampler over a flash image, in a fixed arena. It is not an allocator, a thread pool or a
+ * file reader: the caller brings memory, workers and the mapped image.
  *
  * Conventions
  * - The caller owns all memory. Nothing is allocated, so nothing needs to be closed.
  * - Results: 0 is success, QE_ERR_* are negative, counts are positive.
- * - Needs <stddef.h>, <stdint.h> and <string.h> only. No libm, no stdio, no globals that change.
+ * - Needs <stddef.h>, <stdint.h> and <string.h> only. No libm, no stdio, no globals that
+ * change.
  * - Numbers are little endian in the image; SPEC.md describes every byte and every rounding.
  * - Public names are documented here, once.
  */
@@ -96,13 +97,13 @@ typedef struct {
     uint64_t bytes;
 } qe_tensor;
 
-/* Opens an image in place: checks the header, every table's bounds, the hashes of all that is small, and
- * that the plan's arena bytes are what qe_session_size gives. Touches no weight. QE_ERR_IMAGE, _VERSION,
- * _HASH; QE_ERR_USAGE when base is not aligned to 64. */
+/* Opens an image in place: checks the header, every table's bounds, the hashes of all that is
+ * small, and that the plan's arena bytes are what qe_session_size gives. Touches no weight.
+ * QE_ERR_IMAGE, _VERSION, _HASH; QE_ERR_USAGE when base is not aligned to 64. */
 int qe_image_open(qe_image *image, const void *base, uint64_t bytes);
 
-/* Verifies leaves first .. first + count - 1 of the hash tree (clipped to the last). Returns the
- * number verified, 0 beyond the end, or QE_ERR_HASH. Call it in steps to show progress. */
+/* Verifies leaves first .. first + count - 1 of the hash tree (clipped to the last). Returns
+ * the number verified, 0 beyond the end, or QE_ERR_HASH. Call it in steps to show progress. */
 int32_t qe_image_verify(const qe_image *image, uint32_t first, uint32_t count);
 
 /* A section's bytes, or NULL when the image has none of this type. */
@@ -114,9 +115,9 @@ uint32_t qe_image_tensor_count(const qe_image *image);
 
 /* ---- session ---- */
 
-/* Who runs the engine's loops. `run` calls task(argument, chunk, worker) once for every chunk in 0 ..
- * chunks - 1, worker in 0 .. threads - 1, no two calls of one worker at once, and returns when all are
- * done. NULL workers: the engine runs the chunks itself, in order. */
+/* Who runs the engine's loops. `run` calls task(argument, chunk, worker) once for every chunk
+ * in 0 .. chunks - 1, worker in 0 .. threads - 1, no two calls of one worker at once, and
+ * returns when all are done. NULL workers: the engine runs the chunks itself, in order. */
 typedef struct {
     void *self;
     void (*run)(void *self, void (*task)(void *argument, uint32_t chunk, uint32_t worker),
@@ -135,23 +136,25 @@ typedef struct {
     uint64_t at[24];   /* offsets of the arrays in the arena: SPEC 4 */
 } qe_session;
 
-/* Bytes of arena a session needs. Exact: qe_session_init with one byte less returns QE_ERR_ARENA. The
- * same on every machine. 0 when the options are out of range. */
+/* Bytes of arena a session needs. Exact: qe_session_init with one byte less returns
+ * QE_ERR_ARENA. The same on every machine. 0 when the options are out of range. */
 uint64_t qe_session_size(const qe_config *config, const qe_session_options *options);
 
-/* Carves the arena (aligned to 64). `kernels` is from qe_kernels_find. The context may not exceed
- * the image's rope table. QE_ERR_USAGE, QE_ERR_ARENA. */
-int qe_session_init(qe_session *session, const qe_image *image, const qe_session_options *options,
-                    const void *kernels, const qe_workers *workers, void *arena,
-                    uint64_t arena_bytes);
+/* Carves the arena (aligned to 64). `kernels` is from qe_kernels_find. The context may not
+ * exceed the image's rope table. QE_ERR_USAGE, QE_ERR_ARENA. */
+int qe_session_init(qe_session *session, const qe_image *image,
+                    const qe_session_options *options, const void *kernels,
+                    const qe_workers *workers, void *arena, uint64_t arena_bytes);
 
-/* Appends count tokens and leaves the logits of the last in qe_session_logits. With all_logits, rows for
- * every token, (count, ceil(vocab_size, 32)) f32, are written there as well. QE_ERR_CONTEXT when they do not fit (nothing
- * is evaluated then), QE_ERR_USAGE for an id out of range, QE_ERR_NUMERIC. */
-int qe_session_eval(qe_session *session, const uint32_t *tokens, uint32_t count, float *all_logits);
+/* Appends count tokens and leaves the logits of the last in qe_session_logits. With all_logits,
+ * rows for every token, (count, ceil(vocab_size, 32)) f32, are written there as well.
+ * QE_ERR_CONTEXT when they do not fit (nothing is evaluated then), QE_ERR_USAGE for an id out
+ * of range, QE_ERR_NUMERIC. */
+int qe_session_eval(qe_session *session, const uint32_t *tokens, uint32_t count,
+                    float *all_logits);
 
-/* Where the session's next tokens will be kept: room for those that the context still holds. A caller
- * without memory of its own may write them here and pass this to qe_session_eval. */
+/* Where the session's next tokens will be kept: room for those that the context still holds. A
+ * caller without memory of its own may write them here and pass this to qe_session_eval. */
 uint32_t *qe_session_tokens(const qe_session *session);
 
 const float *qe_session_logits(const qe_session *session); /* (vocab_size) */
@@ -173,24 +176,25 @@ typedef struct {
     uint64_t random;      /* state: starts as the seed */
 } qe_sampler;
 
-/* Draws the next token from the session's logits; returns its id, QE_ERR_USAGE for a sampler value out
- * of range. Does not append it. */
+/* Draws the next token from the session's logits; returns its id, QE_ERR_USAGE for a sampler
+ * value out of range. Does not append it. */
 int32_t qe_session_sample(qe_session *session, qe_sampler *sampler);
 
 /* ---- kernel sets ---- */
 
 /* Features a machine offers, as found by the host or stated by the firmware. */
 enum {
-    QE_HAS_AVX2 = 1,    /* and F16C */
-    QE_HAS_AVX512 = 2,  /* F, BW, DQ, VL and VNNI */
-    QE_HAS_NEON = 4,    /* AArch64 */
+    QE_HAS_AVX2 = 1,   /* and F16C */
+    QE_HAS_AVX512 = 2, /* F, BW, DQ, VL and VNNI */
+    QE_HAS_NEON = 4,   /* AArch64 */
     QE_HAS_DOTPROD = 8
 };
 
 /* The set called name, or the fastest one for NULL; NULL when there is none on this machine. */
 const void *qe_kernels_find(const char *name, uint32_t features);
 const char *qe_kernels_name(const void *kernels);
-/* Name of the i-th set compiled in, NULL past the last; `usable` tells whether features allow it. */
+/* Name of the i-th set compiled in, NULL past the last; `usable` tells whether features allow
+ * it. */
 const char *qe_kernels_list(uint32_t i, uint32_t features, int *usable);
 
 /* What an error code means, in a few words. */

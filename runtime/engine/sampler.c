@@ -1,5 +1,5 @@
-/* sampler.c - the draw of SPEC 2.11: fixed-point weights, exact sums, index order; no sort, so no
- * order to disagree about. */
+/* sampler.c - the draw of SPEC 2.11: fixed-point weights, exact sums, index order; no sort, so
+ * no order to disagree about. */
 #include "session.h"
 
 enum { PENALTY_WINDOW = 64 };
@@ -36,48 +36,158 @@ static uint32_t greedy(const float *logits, uint32_t n)
     return best;
 }
 
-/* The k-th largest of the n keys and, in *above, how many are larger: four counting passes. */
-static uint32_t kth_largest(const float *logits, uint32_t n, uint32_t k, uint32_t *above)
+/* ---- candidates: ascending token ids, kept in the array that held all weights ---- */
+
+enum { CHUNK = 256 };
+
+typedef struct {
+    const qe_kernels *kernels;
+    const float *logits;
+    uint32_t *ids; /* (count) */
+    uint32_t count;
+    float top;
+} picks;
+
+/* Weights (SPEC 2.11, step 3 or 6) of candidates first .. first + count - 1, count <= CHUNK. */
+static void weigh(const picks *p, uint32_t first, uint32_t count, float scale, uint32_t *w)
 {
-    uint32_t prefix = 0, mask = 0;
-    *above = 0;
+    float x[CHUNK];
+    for (uint32_t i = 0; i < count; i++)
+        x[i] = p->logits[p->ids[first + i]];
+    p->kernels->weights(x, count, p->top, scale, w);
+}
+
+static uint32_t chunk_of(const picks *p, uint32_t first)
+{
+    return p->count - first < CHUNK ? p->count - first : CHUNK;
+}
+
+/* Turns n weights into the ids of those that are at least `least`, in place. */
+static uint32_t gather(uint32_t *w, uint32_t n, uint32_t least)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < n; i += 16) {
+        const uint32_t end = n - i < 16 ? n - i : 16;
+        uint32_t any = 0;
+        for (uint32_t j = 0; j < end; j++)
+            any |= w[i + j] >= least;
+        if (!any)
+            continue;
+        for (uint32_t j = 0; j < end; j++) { /* writes behind what it reads */
+            const uint32_t weight = w[i + j];
+            w[kept] = i + j;
+            kept += weight >= least;
+        }
+    }
+    return kept;
+}
+
+/* A level such that those at or above it are at least `count` with a sum of at least `mass`;
+ * high enough, where it can be, that they are few. */
+static uint32_t level(const uint32_t *w, uint32_t n, uint32_t count, uint64_t mass)
+{
+    static const uint32_t levels[] = {1u << 22, 1u << 17, 1u << 11};
+    for (int k = 0; k < 3; k++) {
+        uint32_t found = 0;
+        uint64_t sum = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t above = w[i] >= levels[k];
+            found += above;
+            sum += above ? w[i] : 0;
+        }
+        if (found >= count && sum >= mass)
+            return levels[k];
+    }
+    return 0;
+}
+
+/* Keeps the k candidates with the largest logits, of equal ones the first: four counting passes
+ * find the k-th largest pattern. */
+static void keep_largest(picks *p, uint32_t k)
+{
+    uint32_t prefix = 0, mask = 0, above = 0, kept = 0;
+    if (p->count <= k)
+        return;
     for (int shift = 24; shift >= 0; shift -= 8) {
         uint32_t counts[256] = {0}, bucket = 255;
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t key = ordered(logits[i]);
+        for (uint32_t i = 0; i < p->count; i++) {
+            const uint32_t key = ordered(p->logits[p->ids[i]]);
             if ((key & mask) == prefix)
                 counts[key >> shift & 255u]++;
         }
-        while (*above + counts[bucket] < k)
-            *above += counts[bucket--];
+        while (above + counts[bucket] < k)
+            above += counts[bucket--];
         prefix |= bucket << shift;
         mask |= 255u << shift;
     }
-    return prefix;
+    for (uint32_t i = 0, equal = k - above; i < p->count; i++) {
+        const uint32_t id = p->ids[i], key = ordered(p->logits[id]);
+        if (key < prefix || (key == prefix && !equal))
+            continue;
+        equal -= key == prefix;
+        p->ids[kept++] = id;
+    }
+    p->count = kept;
 }
 
-/* Zeroes all weights but the largest whose sum reaches `target`; of equal ones the first stay. */
-static void keep_mass(uint32_t *w, uint32_t n, uint64_t target)
+/* Keeps the largest weights until their sum reaches target; of equal ones the first. */
+static void keep_mass(picks *p, uint64_t target)
 {
-    uint32_t prefix = 0, mask = 0;
+    uint32_t prefix = 0, mask = 0, kept = 0, w[CHUNK];
     uint64_t sum = 0;
     for (int shift = 24; shift >= 0; shift -= 8) {
         uint64_t mass[256] = {0};
         uint32_t bucket = 255;
-        for (uint32_t i = 0; i < n; i++)
-            if ((w[i] & mask) == prefix)
-                mass[w[i] >> shift & 255u] += w[i];
+        for (uint32_t i = 0; i < p->count; i += CHUNK) {
+            const uint32_t count = chunk_of(p, i);
+            weigh(p, i, count, 1.0f, w);
+            for (uint32_t j = 0; j < count; j++)
+                if ((w[j] & mask) == prefix)
+                    mass[w[j] >> shift & 255u] += w[j];
+        }
         while (bucket && sum + mass[bucket] < target)
             sum += mass[bucket--];
         prefix |= bucket << shift;
         mask |= 255u << shift;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        if (w[i] < prefix || (w[i] == prefix && sum >= target))
-            w[i] = 0;
-        else if (w[i] == prefix)
-            sum += w[i];
+    for (uint32_t i = 0; i < p->count; i += CHUNK) {
+        const uint32_t count = chunk_of(p, i);
+        weigh(p, i, count, 1.0f, w);
+        for (uint32_t j = 0; j < count; j++) {
+            if (w[j] < prefix || (w[j] == prefix && sum >= target))
+                continue;
+            sum += w[j] == prefix ? w[j] : 0;
+            p->ids[kept++] = p->ids[i + j];
+        }
     }
+    p->count = kept;
+}
+
+/* Keeps the weights that are at least `least`. */
+static void keep_from(picks *p, uint32_t least)
+{
+    uint32_t kept = 0, w[CHUNK];
+    for (uint32_t i = 0; i < p->count; i += CHUNK) {
+        const uint32_t count = chunk_of(p, i);
+        weigh(p, i, count, 1.0f, w);
+        for (uint32_t j = 0; j < count; j++)
+            if (w[j] >= least)
+                p->ids[kept++] = p->ids[i + j];
+    }
+    p->count = kept;
+}
+
+static uint64_t mass_of(const picks *p, float scale)
+{
+    uint32_t w[CHUNK];
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < p->count; i += CHUNK) {
+        const uint32_t count = chunk_of(p, i);
+        weigh(p, i, count, scale, w);
+        for (uint32_t j = 0; j < count; j++)
+            sum += w[j];
+    }
+    return sum;
 }
 
 static uint64_t next_random(uint64_t *state) /* splitmix64 */
@@ -103,14 +213,59 @@ static uint64_t total(const uint32_t *w, uint32_t n)
     return sum;
 }
 
+static uint64_t share(float p, uint64_t sum)
+{
+    return (uint64_t)(uint32_t)(p * 0x1p24f) * (sum >> 24);
+}
+
+/* Steps 2 to 5: the candidates that the filters leave. */
+static picks filtered(const qe_session *s, const qe_sampler *o, float top)
+{
+    const uint32_t n = s->image->config.vocab_size;
+    const uint32_t k = o->top_k && o->top_k < n ? o->top_k : 0;
+    const uint32_t floor = (uint32_t)(o->min_p * 0x1p30f);
+    picks p = {.kernels = qe_set(s), .logits = qe_floats(s, AT_LOGITS), .top = top};
+    p.ids = qe_at(s, AT_WEIGHTS);
+    p.kernels->weights(p.logits, n, top, 1.0f, p.ids);
+    if (k) {
+        p.count = gather(p.ids, n, level(p.ids, n, k, 0));
+        keep_largest(&p, k);
+        if (o->top_p < 1.0f)
+            keep_mass(&p, share(o->top_p, mass_of(&p, 1.0f)));
+    } else if (o->top_p < 1.0f) {
+        const uint64_t target = share(o->top_p, total(p.ids, n));
+        p.count = gather(p.ids, n, level(p.ids, n, 1, target));
+        keep_mass(&p, target);
+    } else {
+        p.count = gather(p.ids, n, floor);
+    }
+    if (floor)
+        keep_from(&p, floor);
+    return p;
+}
+
+static int32_t draw_from(const picks *p, float scale, uint64_t *random, uint32_t best)
+{
+    uint32_t w[CHUNK];
+    uint64_t left = multiply_high(next_random(random), mass_of(p, scale));
+    for (uint32_t i = 0; i < p->count; i += CHUNK) {
+        const uint32_t count = chunk_of(p, i);
+        weigh(p, i, count, scale, w);
+        for (uint32_t j = 0; j < count; j++) {
+            if (left < w[j])
+                return (int32_t)p->ids[i + j];
+            left -= w[j];
+        }
+    }
+    return (int32_t)best;
+}
+
 int32_t qe_session_sample(qe_session *s, qe_sampler *o)
 {
     const uint32_t n = s->image->config.vocab_size;
-    const qe_kernels *k = qe_set(s);
-    float *logits = qe_floats(s, AT_LOGITS);
-    uint32_t *w = qe_at(s, AT_WEIGHTS);
-    if (!(o->temperature >= 0.0f && o->temperature <= 1e6f) || !(o->top_p >= 0.0f && o->top_p <= 1.0f) ||
-        !(o->min_p >= 0.0f && o->min_p <= 1.0f) ||
+    const float *logits = qe_floats(s, AT_LOGITS);
+    if (!(o->temperature >= 0.0f && o->temperature <= 1e6f) ||
+        !(o->top_p >= 0.0f && o->top_p <= 1.0f) || !(o->min_p >= 0.0f && o->min_p <= 1.0f) ||
         !(o->repeat_penalty > 0.0f && o->repeat_penalty <= 1e6f) || !s->position)
         return QE_ERR_USAGE;
     if (o->repeat_penalty != 1.0f)
@@ -118,38 +273,14 @@ int32_t qe_session_sample(qe_session *s, qe_sampler *o)
     const uint32_t best = greedy(logits, n);
     if (o->temperature < 1e-6f)
         return (int32_t)best;
-
-    const float top = logits[best];
-    k->weights(logits, n, top, 1.0f, w);
-    if (o->top_k && o->top_k < n) {
-        uint32_t above, edge = kth_largest(logits, n, o->top_k, &above);
-        for (uint32_t i = 0, equal = o->top_k - above; i < n; i++) {
-            uint32_t key = ordered(logits[i]);
-            if (key < edge || (key == edge && !equal))
-                w[i] = 0;
-            else if (key == edge)
-                equal--;
-        }
+    const float top = logits[best], scale = 1.0f / o->temperature;
+    if ((o->top_k && o->top_k < n) || o->top_p < 1.0f || o->min_p > 0.0f) {
+        const picks p = filtered(s, o, top);
+        return draw_from(&p, scale, &o->random, best);
     }
-    if (o->top_p < 1.0f)
-        keep_mass(w, n, (uint64_t)(uint32_t)(o->top_p * 0x1p24f) * (total(w, n) >> 24));
-    const uint32_t floor = (uint32_t)(o->min_p * 0x1p30f);
-    w[best] = 1u << 30 | 1u; /* the best always stays */
-    if (o->temperature != 1.0f) {
-        const float scale = 1.0f / o->temperature;
-        for (uint32_t i = 0; i < n; i += 256) {
-            const uint32_t count = n - i < 256 ? n - i : 256;
-            uint32_t hot[256];
-            k->weights(logits + i, count, top, scale, hot);
-            for (uint32_t j = 0; j < count; j++)
-                w[i + j] = w[i + j] && w[i + j] >= floor ? hot[j] : 0;
-        }
-    } else {
-        for (uint32_t i = 0; i < n; i++)
-            w[i] = w[i] >= floor ? w[i] : 0;
-    }
-
-    uint64_t sum = total(w, n), left = multiply_high(next_random(&o->random), sum);
+    uint32_t *w = qe_at(s, AT_WEIGHTS);
+    qe_set(s)->weights(logits, n, top, scale, w);
+    uint64_t left = multiply_high(next_random(&o->random), total(w, n));
     for (uint32_t i = 0; i < n; i++) {
         if (left < w[i])
             return (int32_t)i;

@@ -1,7 +1,9 @@
-/* session.c - the memory rule: one function lays out the arena, counting or carving (SPEC 4). */
+/* session.c - the memory rule: one function lays out the arena, counting or carving (SPEC 4).
+ */
 #include "session.h"
 
-/* Fills at[] with the offset of each array; at[AT_END] is the whole. The order is the arena's. */
+/* Fills at[] with the offset of each array; at[AT_END] is the whole. The order is the arena's.
+ */
 static void lay_out(const qe_config *c, const qe_session_options *o, uint64_t at[AT_END + 1])
 {
     const uint64_t B = o->batch, T = o->threads, C = qe_ceil(o->context, 32), M = qe_group(c);
@@ -51,9 +53,9 @@ uint64_t qe_session_size(const qe_config *config, const qe_session_options *opti
     return at[AT_END];
 }
 
-int qe_session_init(qe_session *session, const qe_image *image, const qe_session_options *options,
-                    const void *kernels, const qe_workers *workers, void *arena,
-                    uint64_t arena_bytes)
+int qe_session_init(qe_session *session, const qe_image *image,
+                    const qe_session_options *options, const void *kernels,
+                    const qe_workers *workers, void *arena, uint64_t arena_bytes)
 {
     uint64_t at[AT_END + 1];
     const uint64_t need = qe_session_size(&image->config, options);
@@ -93,7 +95,8 @@ int qe_session_rewind(qe_session *session, uint32_t position)
 
 void *qe_session_scratch(const qe_session *session, uint64_t *bytes)
 {
-    *bytes = session->at[AT_LOGITS]; /* everything before the logits is free between evaluations */
+    *bytes =
+        session->at[AT_LOGITS]; /* everything before the logits is free between evaluations */
     return session->arena;
 }
 

@@ -1,5 +1,5 @@
-/* session.h - where each array lies in the arena. Internal: session.c carves, forward.c, attention.c
- * and sampler.c use. */
+/* session.h - where each array lies in the arena. Internal: session.c carves, forward.c,
+ * attention.c and sampler.c use. */
 #ifndef QE_SESSION_H
 #define QE_SESSION_H
 
@@ -69,8 +69,8 @@ static inline uint8_t *qe_head_kv(const qe_session *s, enum array array, uint32_
 }
 
 /* Runs the chunks on the session's workers, or here. */
-static inline void qe_run(const qe_session *s, void (*task)(void *, uint32_t, uint32_t), void *argument,
-                          uint32_t chunks)
+static inline void qe_run(const qe_session *s, void (*task)(void *, uint32_t, uint32_t),
+                          void *argument, uint32_t chunks)
 {
     if (s->workers && chunks > 1) {
         s->workers->run(s->workers->self, task, argument, chunks);
@@ -80,8 +80,8 @@ static inline void qe_run(const qe_session *s, void (*task)(void *, uint32_t, ui
         task(argument, chunk, 0);
 }
 
-/* attention.c: attends from `count` tokens at positions first.. whose q, k, v are in the arena (RoPE
- * not yet applied) and leaves the result in AT_A. */
+/* attention.c: attends from `count` tokens at positions first.. whose q, k, v are in the arena
+ * (RoPE not yet applied) and leaves the result in AT_A. */
 void qe_attend(qe_session *s, uint32_t layer, uint32_t first, uint32_t count);
 
 #endif

@@ -5,7 +5,8 @@
 #include "unicode.h"
 #include "vocab_internal.h"
 
-uint32_t qe_spm_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32_t *merged) {
+uint32_t qe_spm_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32_t *merged)
+{
     const qe_vocab *vocab = m->vocab;
     size_t bytes = (size_t)m->lengths[left] + m->lengths[middle];
     uint32_t id = qe_vocab_find(vocab, m->text + left, bytes);
@@ -16,7 +17,8 @@ uint32_t qe_spm_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32
     return qe_vocab_load(vocab->priorities, id);
 }
 
-static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink) {
+static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink)
+{
     static const uint8_t space[3] = {0xE2, 0x96, 0x81};
     uint32_t bytes = m->lengths[at];
     uint32_t id = m->ids[at];
@@ -40,7 +42,8 @@ static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink) {
     return QE_OK;
 }
 
-int qe_spm_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *sink) {
+int qe_spm_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *sink)
+{
     m->text = text;
     m->count = (uint32_t)bytes;
     for (uint32_t at = 0; at < m->count;) {

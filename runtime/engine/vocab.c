@@ -45,7 +45,8 @@ enum { COUNT_MAX = 1 << 24, PROBES_MAX = 64 };
 
 /* One extent of the section: count entries of entry_bytes, or nothing at all. */
 static int take(const qe_vocab *vocab, uint32_t word, uint32_t count, uint32_t entry_bytes,
-                const uint8_t **array) {
+                const uint8_t **array)
+{
     uint32_t offset = qe_vocab_load(vocab->base, word);
     uint64_t bytes = (uint64_t)count * entry_bytes;
     if (offset % 4 != 0 || offset > vocab->bytes || bytes > vocab->bytes - offset) {
@@ -55,7 +56,8 @@ static int take(const qe_vocab *vocab, uint32_t word, uint32_t count, uint32_t e
     return QE_OK;
 }
 
-static int read_header(qe_vocab *v) {
+static int read_header(qe_vocab *v)
+{
     const uint8_t *base = v->base;
     v->kind = qe_vocab_load(base, WORD_KIND);
     v->pretokenizer = qe_vocab_load(base, WORD_PRETOKENIZER);
@@ -90,11 +92,13 @@ static int read_header(qe_vocab *v) {
     return QE_OK;
 }
 
-static int is_token_or_none(const qe_vocab *vocab, uint32_t id) {
+static int is_token_or_none(const qe_vocab *vocab, uint32_t id)
+{
     return id < vocab->token_count || id == QE_VOCAB_NONE;
 }
 
-int qe_vocab_open(qe_vocab *v, const void *section, size_t bytes) {
+int qe_vocab_open(qe_vocab *v, const void *section, size_t bytes)
+{
     memset(v, 0, sizeof *v);
     v->base = section;
     if (section == NULL || bytes < HEADER_WORDS * 4 ||
@@ -132,7 +136,8 @@ int qe_vocab_open(qe_vocab *v, const void *section, size_t bytes) {
     return QE_OK;
 }
 
-const uint8_t *qe_vocab_string(const qe_vocab *vocab, uint32_t id, uint32_t *bytes) {
+const uint8_t *qe_vocab_string(const qe_vocab *vocab, uint32_t id, uint32_t *bytes)
+{
     if (id >= vocab->symbol_count) {
         return NULL;
     }
@@ -146,9 +151,13 @@ const uint8_t *qe_vocab_string(const qe_vocab *vocab, uint32_t id, uint32_t *byt
 }
 
 /* FNV-1a, then its high half folded in: the low bits choose the slot. */
-static uint32_t hash_byte(uint32_t hash, uint8_t byte) { return (hash ^ byte) * 16777619U; }
+static uint32_t hash_byte(uint32_t hash, uint8_t byte)
+{
+    return (hash ^ byte) * 16777619U;
+}
 
-static uint32_t hash_text(const uint8_t *text, size_t bytes, int space_is_mark) {
+static uint32_t hash_text(const uint8_t *text, size_t bytes, int space_is_mark)
+{
     uint32_t hash = 2166136261U;
     for (size_t i = 0; i < bytes; i++) {
         if (space_is_mark && text[i] == ' ') {
@@ -161,7 +170,8 @@ static uint32_t hash_text(const uint8_t *text, size_t bytes, int space_is_mark) 
 }
 
 static int equals(const uint8_t *text, size_t bytes, const uint8_t *string,
-                  uint32_t string_bytes, int space_is_mark) {
+                  uint32_t string_bytes, int space_is_mark)
+{
     if (!space_is_mark) {
         return bytes == string_bytes && memcmp(text, string, bytes) == 0;
     }
@@ -180,7 +190,8 @@ static int equals(const uint8_t *text, size_t bytes, const uint8_t *string,
     return at == string_bytes;
 }
 
-uint32_t qe_vocab_find(const qe_vocab *vocab, const uint8_t *text, size_t bytes) {
+uint32_t qe_vocab_find(const qe_vocab *vocab, const uint8_t *text, size_t bytes)
+{
     if (bytes > vocab->longest_key_bytes || vocab->index_slots == 0) {
         return QE_VOCAB_NONE;
     }
@@ -200,7 +211,8 @@ uint32_t qe_vocab_find(const qe_vocab *vocab, const uint8_t *text, size_t bytes)
     return QE_VOCAB_NONE;
 }
 
-int qe_vocab_put_byte(const qe_vocab *vocab, uint8_t byte, qe_id_sink *sink) {
+int qe_vocab_put_byte(const qe_vocab *vocab, uint8_t byte, qe_id_sink *sink)
+{
     uint32_t id = qe_vocab_load(vocab->byte_tokens, byte);
     if (id >= vocab->token_count) {
         if (vocab->kind == QE_VOCAB_BPE || vocab->unknown == QE_VOCAB_NONE) {
@@ -211,7 +223,8 @@ int qe_vocab_put_byte(const qe_vocab *vocab, uint8_t byte, qe_id_sink *sink) {
     return qe_sink_put(sink, id);
 }
 
-static int hex_digit(uint8_t c) {
+static int hex_digit(uint8_t c)
+{
     if (c >= '0' && c <= '9') {
         return c - '0';
     }
@@ -222,7 +235,8 @@ static int hex_digit(uint8_t c) {
 }
 
 /* <0x41> is the byte 41; any other spelling of a byte token is the string itself. */
-static int32_t decode_byte(const uint8_t *string, uint32_t bytes, uint8_t *out, size_t max) {
+static int32_t decode_byte(const uint8_t *string, uint32_t bytes, uint8_t *out, size_t max)
+{
     if (bytes == 6 && string[0] == '<' && string[1] == '0' && string[2] == 'x') {
         int high = hex_digit(string[3]), low = hex_digit(string[4]);
         if (high >= 0 && low >= 0) {
@@ -241,7 +255,8 @@ static int32_t decode_byte(const uint8_t *string, uint32_t bytes, uint8_t *out, 
 }
 
 static int32_t decode_string(const uint8_t *string, uint32_t bytes, int mark_is_space,
-                             uint8_t *out, size_t max) {
+                             uint8_t *out, size_t max)
+{
     size_t written = 0;
     for (uint32_t i = 0; i < bytes; i++) {
         if (written >= max) {
@@ -259,7 +274,8 @@ static int32_t decode_string(const uint8_t *string, uint32_t bytes, int mark_is_
 }
 
 int32_t qe_vocab_decode(const qe_vocab *vocab, uint32_t id, int special, uint8_t *out,
-                        size_t max) {
+                        size_t max)
+{
     if (id >= vocab->token_count) {
         return QE_ERR_USAGE;
     }
@@ -270,20 +286,17 @@ int32_t qe_vocab_decode(const qe_vocab *vocab, uint32_t id, int special, uint8_t
     }
     switch (vocab->attributes[id] & QE_TOKEN_TYPE) {
     case QE_TOKEN_UNKNOWN:
-    case QE_TOKEN_CONTROL:
-        return special ? decode_string(string, bytes, 0, out, max) : 0;
-    case QE_TOKEN_USER_DEFINED:
-        return decode_string(string, bytes, 0, out, max);
+    case QE_TOKEN_CONTROL: return special ? decode_string(string, bytes, 0, out, max) : 0;
+    case QE_TOKEN_USER_DEFINED: return decode_string(string, bytes, 0, out, max);
     case QE_TOKEN_NORMAL:
         return decode_string(string, bytes, vocab->kind == QE_VOCAB_SPM, out, max);
-    case QE_TOKEN_BYTE:
-        return decode_byte(string, bytes, out, max);
-    default:
-        return 0;
+    case QE_TOKEN_BYTE: return decode_byte(string, bytes, out, max);
+    default: return 0;
     }
 }
 
-int qe_vocab_is_stop(const qe_vocab *vocab, uint32_t id) {
+int qe_vocab_is_stop(const qe_vocab *vocab, uint32_t id)
+{
     for (uint32_t i = 0; i < vocab->stop_count; i++) {
         if (qe_vocab_load(vocab->stops, i) == id) {
             return 1;
@@ -292,17 +305,34 @@ int qe_vocab_is_stop(const qe_vocab *vocab, uint32_t id) {
     return 0;
 }
 
-uint32_t qe_vocab_token_count(const qe_vocab *vocab) { return vocab->token_count; }
-uint32_t qe_vocab_bos(const qe_vocab *vocab) { return vocab->bos; }
-uint32_t qe_vocab_eos(const qe_vocab *vocab) { return vocab->eos; }
+uint32_t qe_vocab_token_count(const qe_vocab *vocab)
+{
+    return vocab->token_count;
+}
+uint32_t qe_vocab_bos(const qe_vocab *vocab)
+{
+    return vocab->bos;
+}
+uint32_t qe_vocab_eos(const qe_vocab *vocab)
+{
+    return vocab->eos;
+}
 
-uint32_t qe_vocab_longest_token_bytes(const qe_vocab *vocab) {
+uint32_t qe_vocab_longest_token_bytes(const qe_vocab *vocab)
+{
     return vocab->longest_token_bytes;
 }
 
-int qe_vocab_adds_bos(const qe_vocab *vocab) { return (vocab->flags & QE_VOCAB_ADD_BOS) != 0; }
-int qe_vocab_adds_eos(const qe_vocab *vocab) { return (vocab->flags & QE_VOCAB_ADD_EOS) != 0; }
+int qe_vocab_adds_bos(const qe_vocab *vocab)
+{
+    return (vocab->flags & QE_VOCAB_ADD_BOS) != 0;
+}
+int qe_vocab_adds_eos(const qe_vocab *vocab)
+{
+    return (vocab->flags & QE_VOCAB_ADD_EOS) != 0;
+}
 
-int qe_vocab_adds_space_prefix(const qe_vocab *vocab) {
+int qe_vocab_adds_space_prefix(const qe_vocab *vocab)
+{
     return (vocab->flags & QE_VOCAB_ADD_SPACE_PREFIX) != 0;
 }

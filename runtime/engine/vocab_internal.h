@@ -68,12 +68,14 @@ typedef struct qe_words {
     uint32_t pretokenizer;
 } qe_words;
 
-static inline uint32_t qe_vocab_load(const uint8_t *array, size_t index) {
+static inline uint32_t qe_vocab_load(const uint8_t *array, size_t index)
+{
     const uint8_t *p = array + 4 * index;
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static inline int qe_sink_put(qe_id_sink *sink, uint32_t id) {
+static inline int qe_sink_put(qe_id_sink *sink, uint32_t id)
+{
     if (sink->count >= sink->max) {
         return QE_ERR_SPACE;
     }

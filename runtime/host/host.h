@@ -1,6 +1,6 @@
-/* host.h - what the engine may not touch: threads, mapped files, CPU detection and the floating-point
- * environment of a POSIX host. It hands the engine a qe_workers and feature bits; it never enters
- * firmware. Everything it allocates, it allocates at open. */
+/* host.h - what the engine may not touch: threads, mapped files, CPU detection and the
+ * floating-point environment of a POSIX host. It hands the engine a qe_workers and feature
+ * bits; it never enters firmware. Everything it allocates, it allocates at open. */
 #ifndef QE_HOST_H
 #define QE_HOST_H
 
@@ -20,12 +20,13 @@ void qe_host_unmap(const uint8_t *base, uint64_t bytes);
 void *qe_host_arena(uint64_t bytes);
 void qe_host_arena_free(void *arena, uint64_t bytes);
 
-/* Sets rounding and subnormals to IEEE's defaults for this thread; returns what was set before. */
+/* Sets rounding and subnormals to IEEE's defaults for this thread; returns what was set before.
+ */
 uint64_t qe_host_float_enter(void);
 void qe_host_float_leave(uint64_t saved);
 
-/* A pool of `threads` workers, the caller's thread among them: threads - 1 are started here. NULL when
- * they cannot be. With one thread the pool starts none. */
+/* A pool of `threads` workers, the caller's thread among them: threads - 1 are started here.
+ * NULL when they cannot be. With one thread the pool starts none. */
 typedef struct qe_pool qe_pool;
 qe_pool *qe_pool_open(uint32_t threads);
 void qe_pool_close(qe_pool *pool);

@@ -1,4 +1,5 @@
-/* machine.c - maps files, finds CPU features, and holds the floating-point environment still. */
+/* machine.c - maps files, finds CPU features, and holds the floating-point environment still.
+ */
 #define _GNU_SOURCE
 #include "host.h"
 
@@ -85,7 +86,8 @@ void *qe_host_arena(uint64_t bytes)
 {
     if (bytes > SIZE_MAX / 2)
         return NULL;
-    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p =
+        mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 

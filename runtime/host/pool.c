@@ -1,5 +1,7 @@
-/* pool.c - the engine's workers on threads. Chunks are claimed one at a time, so a worker that the system
- * does not run holds nobody up but for the chunk it is in. Waiting spins briefly, then sleeps. */
+/* pool.c - the engine's workers on threads. Chunks are claimed one at a time, so a worker that
+ * the system does not run holds nobody up but for the chunk it is in; where that happens, as
+ * beside a busy process, the caller goes on alone for a while. Waiting spins briefly, then
+ * sleeps. */
 #define _GNU_SOURCE
 #include "host.h"
 
@@ -7,6 +9,14 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
+
+/* A wait for the last chunks is a stall when it takes this much longer than three chunks. */
+static const uint64_t STALL_NS = 100 * 1000;
+/* How long the caller goes on alone after a stall: doubled by each that follows within CALM_NS.
+ */
+static const uint64_t ALONE_NS = 2 * 1000 * 1000, ALONE_MOST_NS = 512 * 1000 * 1000;
+static const uint64_t CALM_NS = 50 * 1000 * 1000;
 
 enum { SPINS = 20000, STACK_BYTES = 256 * 1024 };
 #define CLOSED 0xFFFFFFFFu /* a chunk number that no job has */
@@ -20,8 +30,8 @@ typedef struct {
 struct qe_pool {
     qe_workers workers;
     uint32_t threads;
-    /* The job. Written by run() while the ticket is closed; so a claim that succeeds proves that what
-     * was read before it is of this job. */
+    /* The job. Written by run() while the ticket is closed; so a claim that succeeds proves
+     * that what was read before it is of this job. */
     _Atomic(void (*)(void *, uint32_t, uint32_t)) task;
     _Atomic(void *) argument;
     _Atomic uint32_t chunks;
@@ -29,6 +39,7 @@ struct qe_pool {
     _Alignas(64) _Atomic uint32_t done;   /* chunks of this job that are finished */
     _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic int quit;
+    uint64_t alone_until, alone, stalled_at; /* nanoseconds; the caller's only */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     worker others[];
@@ -43,30 +54,62 @@ static void relax(void)
 #endif
 }
 
-/* Claims and runs chunks of job number `job` until none is left. */
-static void work(qe_pool *pool, uint32_t job, uint32_t index)
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Claims and runs chunks of job number `job` until none is left; returns how many. */
+static uint32_t work(qe_pool *pool, uint32_t job, uint32_t index)
 {
     uint64_t ticket = atomic_load(&pool->ticket);
+    uint32_t ran = 0;
     while ((uint32_t)(ticket >> 32) == job) {
         const uint32_t chunk = (uint32_t)ticket;
         void (*task)(void *, uint32_t, uint32_t) = atomic_load(&pool->task);
         void *argument = atomic_load(&pool->argument);
         if (chunk >= atomic_load(&pool->chunks))
-            return;
+            break;
         if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + 1))
             continue;
         task(argument, chunk, index);
         atomic_fetch_add(&pool->done, 1);
         ticket = atomic_load(&pool->ticket);
+        ran++;
     }
+    return ran;
 }
 
-static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument, uint32_t chunks)
+/* Decides after a wait from `idle` to `end` whether a worker was kept from running. */
+static void judge(qe_pool *pool, uint64_t began, uint64_t idle, uint64_t end, uint32_t ran)
+{
+    const uint64_t chunk = ran ? (idle - began) / ran : 0;
+    if (end - idle < 3 * chunk + STALL_NS)
+        return;
+    if (end - pool->stalled_at > pool->alone + CALM_NS)
+        pool->alone = ALONE_NS;
+    else if (pool->alone < ALONE_MOST_NS)
+        pool->alone *= 2;
+    pool->stalled_at = end;
+    pool->alone_until = end + pool->alone;
+}
+
+static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument,
+                uint32_t chunks)
 {
     qe_pool *pool = self;
+    const uint64_t began = now();
+    if (began < pool->alone_until) {
+        for (uint32_t chunk = 0; chunk < chunks; chunk++)
+            task(argument, chunk, 0);
+        return;
+    }
     const uint64_t last = atomic_load(&pool->ticket) >> 32;
     const uint32_t job = (uint32_t)last + 1;
-    atomic_store(&pool->ticket, last << 32 | CLOSED); /* an exhausted ticket must not come alive */
+    atomic_store(&pool->ticket,
+                 last << 32 | CLOSED); /* an exhausted ticket must not come alive */
     atomic_store(&pool->task, task);
     atomic_store(&pool->argument, argument);
     atomic_store(&pool->chunks, chunks);
@@ -77,13 +120,17 @@ static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argu
         pthread_cond_broadcast(&pool->wake);
         pthread_mutex_unlock(&pool->lock);
     }
-    work(pool, job, 0);
+    const uint32_t ran = work(pool, job, 0);
+    if (atomic_load(&pool->done) == chunks)
+        return;
+    const uint64_t idle = now();
     for (int spins = 0; atomic_load(&pool->done) != chunks; spins++) {
         if (spins < SPINS)
             relax();
         else
             sched_yield();
     }
+    judge(pool, began, idle, now(), ran);
 }
 
 static void *worker_main(void *argument)
@@ -94,14 +141,16 @@ static void *worker_main(void *argument)
     qe_host_float_enter();
     while (!atomic_load(&pool->quit)) {
         int spins = 0;
-        while ((uint32_t)(atomic_load(&pool->ticket) >> 32) == seen && !atomic_load(&pool->quit)) {
+        while ((uint32_t)(atomic_load(&pool->ticket) >> 32) == seen &&
+               !atomic_load(&pool->quit)) {
             if (++spins < SPINS) {
                 relax();
                 continue;
             }
             pthread_mutex_lock(&pool->lock);
             atomic_fetch_add(&pool->sleepers, 1);
-            while ((uint32_t)(atomic_load(&pool->ticket) >> 32) == seen && !atomic_load(&pool->quit))
+            while ((uint32_t)(atomic_load(&pool->ticket) >> 32) == seen &&
+                   !atomic_load(&pool->quit))
                 pthread_cond_wait(&pool->wake, &pool->lock);
             atomic_fetch_sub(&pool->sleepers, 1);
             pthread_mutex_unlock(&pool->lock);
@@ -130,7 +179,8 @@ qe_pool *qe_pool_open(uint32_t threads)
     int failed = 0;
     for (uint32_t i = 1; i < threads && !failed; i++) {
         pool->others[i] = (worker){.pool = pool, .index = i};
-        failed = pthread_create(&pool->others[i].thread, &attributes, worker_main, &pool->others[i]);
+        failed =
+            pthread_create(&pool->others[i].thread, &attributes, worker_main, &pool->others[i]);
         if (!failed)
             pool->threads++;
     }

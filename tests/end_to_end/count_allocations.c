@@ -1,5 +1,5 @@
-/* count_allocations.c - preloaded into a process, counts every allocation between two marks. Not a
- * profiler: only a number. For glibc. */
+/* count_allocations.c - preloaded into a process, counts every allocation between two marks.
+ * Not a profiler: only a number. For glibc. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdatomic.h>

@@ -1,6 +1,7 @@
 /* image_fuzz.c - mutates an image, renews its hashes so that the damage reaches the tables, the
- * tokenizer and the forward pass, and uses whatever still opens. Built with ASan and UBSan; the image, the
- * arena and every buffer end where their memory ends. Any kernel set must agree with portable on any bytes.
+ * tokenizer and the forward pass, and uses whatever still opens. Built with ASan and UBSan; the
+ * image, the arena and every buffer end where their memory ends. Any kernel set must agree with
+ * portable on any bytes.
  *
  *   image_fuzz IMAGE FIRST_SEED COUNT
  */
@@ -104,10 +105,10 @@ static uint64_t place(uint32_t type, uint64_t *bytes)
 
 static void region(uint64_t *start, uint64_t *bytes)
 {
-    static const uint32_t sections[] = {QE_SECTION_CONFIG, QE_SECTION_PLAN,    QE_SECTION_TENSORS,
-                                        QE_SECTION_VOCAB,  QE_SECTION_VOCAB,   QE_SECTION_VOCAB,
-                                        QE_SECTION_ROPE,   QE_SECTION_WEIGHTS, QE_SECTION_WEIGHTS,
-                                        QE_SECTION_GOLDEN};
+    static const uint32_t sections[] = {
+        QE_SECTION_CONFIG,  QE_SECTION_PLAN,  QE_SECTION_TENSORS, QE_SECTION_VOCAB,
+        QE_SECTION_VOCAB,   QE_SECTION_VOCAB, QE_SECTION_ROPE,    QE_SECTION_WEIGHTS,
+        QE_SECTION_WEIGHTS, QE_SECTION_GOLDEN};
     const uint64_t kind = below(13);
     if (kind == 0) {
         *start = 0;
@@ -129,13 +130,46 @@ static void region(uint64_t *start, uint64_t *bytes)
 
 static uint64_t boundary(uint64_t was)
 {
-    static const uint64_t values[] = {0, 1, 2, 3, 4, 31, 32, 33, 63, 64, 127, 128, 255, 256, 512,
-                                      0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x10001, 1u << 20, 1u << 24,
-                                      0x7C00, 0x7E00, 0xFC00, 0x7F800000, 0x7FC00000, 0xFF800000,
-                                      0x7F7FFFFF, 1, 0x80000000, 0x7FFFFFFF, 0xFFFFFFFF,
-                                      0xFFFFFFFE, 0x100000000, 0x7FFFFFFFFFFFFFFF,
-                                      0x8000000000000000, 0xFFFFFFFFFFFFFFFF,
-                                      0xFFFFFFFFFFFFFFC0, 0xFFFFFFFFFFFFFFE0};
+    static const uint64_t values[] = {0,
+                                      1,
+                                      2,
+                                      3,
+                                      4,
+                                      31,
+                                      32,
+                                      33,
+                                      63,
+                                      64,
+                                      127,
+                                      128,
+                                      255,
+                                      256,
+                                      512,
+                                      0x7FFF,
+                                      0x8000,
+                                      0xFFFF,
+                                      0x10000,
+                                      0x10001,
+                                      1u << 20,
+                                      1u << 24,
+                                      0x7C00,
+                                      0x7E00,
+                                      0xFC00,
+                                      0x7F800000,
+                                      0x7FC00000,
+                                      0xFF800000,
+                                      0x7F7FFFFF,
+                                      1,
+                                      0x80000000,
+                                      0x7FFFFFFF,
+                                      0xFFFFFFFF,
+                                      0xFFFFFFFE,
+                                      0x100000000,
+                                      0x7FFFFFFFFFFFFFFF,
+                                      0x8000000000000000,
+                                      0xFFFFFFFFFFFFFFFF,
+                                      0xFFFFFFFFFFFFFFC0,
+                                      0xFFFFFFFFFFFFFFE0};
     switch (below(8)) {
     case 0: return was + 1;
     case 1: return was - 1;
@@ -184,8 +218,9 @@ static int config_is_sane(const uint8_t *c)
 {
     const uint32_t heads = qe_load32(c + 12), kv = qe_load32(c + 16), head = qe_load32(c + 20);
     return qe_load32(c + 4) - 1 < 65536 && qe_load32(c + 8) - 1 < 512 && heads - 1 < 1024 &&
-           kv - 1 < 1024 && heads % kv == 0 && heads / kv <= QE_MAX_GROUP && head - 1 < QE_MAX_HEAD &&
-           heads * head <= 65536 && qe_load32(c + 24) - 1 < 65536 && qe_load32(c + 28) <= 1u << 20;
+           kv - 1 < 1024 && heads % kv == 0 && heads / kv <= QE_MAX_GROUP &&
+           head - 1 < QE_MAX_HEAD && heads * head <= 65536 && qe_load32(c + 24) - 1 < 65536 &&
+           qe_load32(c + 28) <= 1u << 20;
 }
 
 static uint64_t bytes_of(uint32_t type, uint32_t layout, uint64_t rows, uint64_t columns)
@@ -196,12 +231,13 @@ static uint64_t bytes_of(uint32_t type, uint32_t layout, uint64_t rows, uint64_t
     return R ? (rows + R - 1) / R * wide * R * (type == QE_Q4_0 ? 18 : 34) : 0;
 }
 
-/* Another shape that the same bytes can have: odd sizes that no builder would choose. The tensor
- * table, the plan and the vocabulary's count follow. */
+/* Another shape that the same bytes can have: odd sizes that no builder would choose. The
+ * tensor table, the plan and the vocabulary's count follow. */
 static void reshape(uint8_t *image)
 {
     uint64_t size;
-    uint8_t *c = image + place(QE_SECTION_CONFIG, &size), *plan = image + place(QE_SECTION_PLAN, &size);
+    uint8_t *c = image + place(QE_SECTION_CONFIG, &size),
+            *plan = image + place(QE_SECTION_PLAN, &size);
     uint8_t *table = image + place(QE_SECTION_TENSORS, &size);
     uint8_t *vocab = image + place(QE_SECTION_VOCAB, &size);
     uint32_t dim = qe_load32(c + 4), heads = qe_load32(c + 12), kv = qe_load32(c + 16),
@@ -234,8 +270,9 @@ static void reshape(uint8_t *image)
         put32(plan + 4, 1 + (uint32_t)below(16));
     const uint32_t first = 3 - qe_load32(c + 40), count = qe_load32(table);
     const uint32_t q = heads * head, k = kv * head;
-    const uint32_t shapes[12][2] = {{words, dim}, {1, dim}, {words, dim}, {1, dim},   {q, dim},   {k, dim},
-                                    {k, dim},     {dim, q}, {1, dim},     {ffn, dim}, {ffn, dim}, {dim, ffn}};
+    const uint32_t shapes[12][2] = {{words, dim}, {1, dim},   {words, dim}, {1, dim},
+                                    {q, dim},     {k, dim},   {k, dim},     {dim, q},
+                                    {1, dim},     {ffn, dim}, {ffn, dim},   {dim, ffn}};
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *e = table + 8 + (uint64_t)i * TENSOR;
         const uint32_t kind = i < first ? i : 3 + (i - first) % 9, type = qe_load32(e + 8);
@@ -286,7 +323,8 @@ static void renew_hashes(uint8_t *image, uint64_t size)
         (leaves && (leaves - 1) * leaf >= tree))
         return;
     for (uint64_t i = 0; i < leaves; i++)
-        hash_of(image + i * leaf, tree - i * leaf < leaf ? tree - i * leaf : leaf, image + tree + 32 * i);
+        hash_of(image + i * leaf, tree - i * leaf < leaf ? tree - i * leaf : leaf,
+                image + tree + 32 * i);
     hash_of(image + tree, 32 * leaves, image + tree + 32 * leaves);
 }
 
@@ -350,9 +388,17 @@ static void decode_some(const qe_image *image)
 static void encode_some(const qe_image *image)
 {
     static const char *const texts[] = {
-        "", " ", "a", "Once upon a time, in the rain", "<|im_start|>user\nhi<|im_end|>\n", "<s> </s><unk>",
-        "\xE6\xBC\xA2\xE5\xAD\x97 \xF0\x9F\x98\x80 \xC3\xA9", "1234567 8\t\r\n\n  x'll don't  ", "\xFF\xFE",
-        "\xE2\x96\x81\xE2\x96\x81the", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+        "",
+        " ",
+        "a",
+        "Once upon a time, in the rain",
+        "<|im_start|>user\nhi<|im_end|>\n",
+        "<s> </s><unk>",
+        "\xE6\xBC\xA2\xE5\xAD\x97 \xF0\x9F\x98\x80 \xC3\xA9",
+        "1234567 8\t\r\n\n  x'll don't  ",
+        "\xFF\xFE",
+        "\xE2\x96\x81\xE2\x96\x81the",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     for (int i = 0; i < 5; i++) {
         char noise[96];
         const char *from = texts[below(sizeof texts / sizeof texts[0])];
@@ -360,7 +406,8 @@ static void encode_some(const qe_image *image)
         if (chance(40)) {
             bytes = below(sizeof noise);
             for (size_t j = 0; j < bytes; j++)
-                noise[j] = (char)(chance(90) ? " etaoinsrthe<|_>\n19"[below(19)] : (char)draw());
+                noise[j] =
+                    (char)(chance(90) ? " etaoinsrthe<|_>\n19"[below(19)] : (char)draw());
             from = noise;
         }
         uint8_t *text = exactly(bytes);
@@ -369,12 +416,14 @@ static void encode_some(const qe_image *image)
         uint8_t *scratch = exactly(need);
         uint32_t *ids = exactly(most * 4);
         const uint32_t flags = (uint32_t)below(8);
-        const int32_t n = qe_vocab_encode(&image->vocab, text, bytes, flags, ids, most, scratch, need);
+        const int32_t n =
+            qe_vocab_encode(&image->vocab, text, bytes, flags, ids, most, scratch, need);
         require(n <= (int32_t)most, "encode wrote more than it may");
         for (int32_t j = 0; j < n; j++)
-            require(ids[j] < qe_vocab_token_count(&image->vocab), "encode gave an id that is none");
-        require(qe_vocab_encode(&image->vocab, text, bytes, flags, ids, most, scratch, need - 1) ==
-                    QE_ERR_SPACE,
+            require(ids[j] < qe_vocab_token_count(&image->vocab),
+                    "encode gave an id that is none");
+        require(qe_vocab_encode(&image->vocab, text, bytes, flags, ids, most, scratch,
+                                need - 1) == QE_ERR_SPACE,
                 "encode took less scratch than it needs");
         encoded += n >= 0;
         free(ids);
@@ -384,7 +433,8 @@ static void encode_some(const qe_image *image)
 }
 
 /* Chunks from the last to the first, on workers in turn: neither may matter. */
-static void run_backwards(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument, uint32_t chunks)
+static void run_backwards(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument,
+                          uint32_t chunks)
 {
     const uint32_t threads = *(const uint32_t *)self;
     for (uint32_t chunk = chunks; chunk--;)
@@ -393,23 +443,27 @@ static void run_backwards(void *self, void (*task)(void *, uint32_t, uint32_t), 
 
 static void sample_some(qe_session *session)
 {
-    const qe_sampler samplers[] = {{0.0f, 0, 1.0f, 0.0f, 1.0f, 1},      {1.0f, 0, 1.0f, 0.0f, 1.0f, seed},
-                                   {0.7f, 5, 0.9f, 0.05f, 1.1f, seed},  {1e6f, 1, 0.0f, 1.0f, 1e6f, seed},
+    const qe_sampler samplers[] = {{0.0f, 0, 1.0f, 0.0f, 1.0f, 1},
+                                   {1.0f, 0, 1.0f, 0.0f, 1.0f, seed},
+                                   {0.7f, 5, 0.9f, 0.05f, 1.1f, seed},
+                                   {1e6f, 1, 0.0f, 1.0f, 1e6f, seed},
                                    {1e-6f, 1u << 30, 0.5f, 0.0f, 1e-6f, 0}};
     const qe_sampler wrong = {-1.0f, 0, 1.0f, 0.0f, 1.0f, 0};
     const uint32_t first = (uint32_t)below(5);
     for (uint32_t i = 0; i < 3; i++) {
         qe_sampler sampler = samplers[(first + i) % 5];
         const int32_t token = qe_session_sample(session, &sampler);
-        require(token >= 0 && (uint32_t)token < session->image->config.vocab_size, "a sample is no token");
+        require(token >= 0 && (uint32_t)token < session->image->config.vocab_size,
+                "a sample is no token");
     }
     qe_sampler sampler = wrong;
     require(qe_session_sample(session, &sampler) == QE_ERR_USAGE, "a wrong sampler was taken");
 }
 
 /* Evaluates the tokens; leaves the logits in `logits`, exactly vocab_size of them. */
-static int evaluate(const qe_image *image, const void *kernels, uint32_t batch, uint32_t threads, uint32_t kv,
-                    const uint32_t *tokens, uint32_t count, int backwards, int all, float *logits)
+static int evaluate(const qe_image *image, const void *kernels, uint32_t batch,
+                    uint32_t threads, uint32_t kv, const uint32_t *tokens, uint32_t count,
+                    int backwards, int all, float *logits)
 {
     const qe_workers workers = {&threads, run_backwards};
     const uint32_t vocab = image->config.vocab_size, spare = (uint32_t)below(3);
@@ -421,11 +475,13 @@ static int evaluate(const qe_image *image, const void *kernels, uint32_t batch, 
     if (!need || need > ARENA_LIMIT)
         return QE_ERR_USAGE;
     uint8_t *arena = exactly((size_t)need);
-    memset(arena, chance(50) ? 0xFF : 0x7B, (size_t)need); /* nothing may depend on what was there */
-    require(qe_session_init(&session, image, &options, kernels, NULL, arena, need - 1) == QE_ERR_ARENA,
+    memset(arena, chance(50) ? 0xFF : 0x7B,
+           (size_t)need); /* nothing may depend on what was there */
+    require(qe_session_init(&session, image, &options, kernels, NULL, arena, need - 1) ==
+                QE_ERR_ARENA,
             "init took one byte less");
-    require(qe_session_init(&session, image, &options, kernels, backwards ? &workers : NULL, arena,
-                            need) == QE_OK,
+    require(qe_session_init(&session, image, &options, kernels, backwards ? &workers : NULL,
+                            arena, need) == QE_OK,
             "init refused what size said");
     const size_t stride = qe_ceil(vocab, 32);
     float *rows = all ? exactly(count * stride * 4) : NULL;
@@ -441,12 +497,14 @@ static int evaluate(const qe_image *image, const void *kernels, uint32_t batch, 
     require(result == QE_OK || result == QE_ERR_NUMERIC, "eval failed on good tokens");
     memcpy(logits, qe_session_logits(&session), (size_t)vocab * 4);
     if (all)
-        require(memcmp(logits, rows + (count - 1) * stride, (size_t)vocab * 4) == 0, "rows differ");
+        require(memcmp(logits, rows + (count - 1) * stride, (size_t)vocab * 4) == 0,
+                "rows differ");
     sample_some(&session);
     const uint32_t none = vocab;
     require(qe_session_eval(&session, &none, 1, NULL) < 0, "eval took an id that is none");
     if (session.position == options.context)
-        require(qe_session_eval(&session, tokens, 1, NULL) == QE_ERR_CONTEXT, "the context overflowed");
+        require(qe_session_eval(&session, tokens, 1, NULL) == QE_ERR_CONTEXT,
+                "the context overflowed");
     require(qe_session_rewind(&session, 0) == QE_OK, "rewind");
     free(rows);
     free(arena);
@@ -480,9 +538,10 @@ static void evaluate_some(const qe_image *image)
     if (!other)
         other = qe_kernels_find(NULL, features);
     float *a = exactly((size_t)vocab * 4), *b = exactly((size_t)vocab * 4);
-    const int one = evaluate(image, qe_kernels_find("portable", 0), 1, 1, kv, tokens, count, 0, 0, a);
-    const int two = evaluate(image, other, 1 + (uint32_t)below(9), 1 + (uint32_t)below(4), kv, tokens, count,
-                             chance(70), chance(30), b);
+    const int one =
+        evaluate(image, qe_kernels_find("portable", 0), 1, 1, kv, tokens, count, 0, 0, a);
+    const int two = evaluate(image, other, 1 + (uint32_t)below(9), 1 + (uint32_t)below(4), kv,
+                             tokens, count, chance(70), chance(30), b);
     require(one == two, "two kernel sets do not agree on whether the logits are finite");
     if (one == QE_OK) {
         require(memcmp(a, b, (size_t)vocab * 4) == 0, "two kernel sets give different logits");
@@ -535,7 +594,8 @@ int main(int count, char **arguments)
         fprintf(stderr, "image_fuzz: cannot read %s\n", arguments[1]);
         return 2;
     }
-    const uint64_t first = strtoull(arguments[2], NULL, 10), cases = strtoull(arguments[3], NULL, 10);
+    const uint64_t first = strtoull(arguments[2], NULL, 10),
+                   cases = strtoull(arguments[3], NULL, 10);
     signal(SIGABRT, name_the_seed);
     signal(SIGALRM, name_the_seed);
     qe_host_float_enter();
@@ -544,7 +604,8 @@ int main(int count, char **arguments)
         run_case();
     }
     alarm(0);
-    printf("{\"cases\": %llu, \"refused\": %lu, \"opened\": %lu, \"encoded\": %lu, \"evaluated\": %lu, "
+    printf("{\"cases\": %llu, \"refused\": %lu, \"opened\": %lu, \"encoded\": %lu, "
+           "\"evaluated\": %lu, "
            "\"compared\": %lu}\n",
            (unsigned long long)cases, refused, opened, encoded, evaluated, compared);
     qe_host_unmap(whole, whole_bytes);
