@@ -1,6 +1,7 @@
 """The two models of the comparison, each in both engines' formats, made once and kept.
 
-SmolLM2-135M comes from `qedge pull`; its GGUF is requantized by llama.cpp for llama.cpp and built by
+SmolLM2-135M comes from `qedge pull`; its GGUF is requantized by llama.cpp for llama.cpp and
+built by
 qedge for qedge, from the same file.  The 1B shape has random weights.
 """
 
@@ -88,7 +89,8 @@ def write_1b(path: Path) -> None:
 
 
 def requantize(source: Path, target: Path, quant: str) -> None:
-    """llama.cpp's own quantizer, in a process of its own because it writes to standard output."""
+    """llama.cpp's own quantizer, in a process of its own because it writes to standard
+    output."""
     import subprocess
     import sys
 
@@ -115,7 +117,9 @@ def pair(name: str, quant: str) -> Pair:
             part = source.with_suffix(".part")
             write_1b(part)
             part.replace(source)
-    found = Pair(name, quant, folder() / f"{name}-{quant}.gguf", folder() / f"{name}-{quant}.qimg")
+    found = Pair(
+        name, quant, folder() / f"{name}-{quant}.gguf", folder() / f"{name}-{quant}.qimg"
+    )
     if not found.gguf.exists():
         requantize(source, found.gguf, quant)
     build(source, load("host"), found.image, quant=quant, context=CONTEXTS[name])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import llama_cpp as ll
 
 
 def memory() -> dict[str, int]:
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     return {
         "peak_rss": int(status["VmHWM"].split()[0]) * 1024,
         "anonymous": int(status["RssAnon"].split()[0]) * 1024,
@@ -23,7 +25,9 @@ class Engine:
         ll.llama_backend_init()
         self._quiet = ll.llama_log_callback(lambda level, text, data: None)
         ll.llama_log_set(self._quiet, None)
-        self.model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
+        self.model = ll.llama_model_load_from_file(
+            path.encode(), ll.llama_model_default_params()
+        )
         params = ll.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
         params.n_threads = params.n_threads_batch = threads
@@ -56,7 +60,9 @@ def main() -> None:
         print(json.dumps({"first_at": time.clock_gettime(time.CLOCK_MONOTONIC)}))
         return
     info = ll.llama_print_system_info().decode()
-    isa = [part.split("=")[0].strip() for part in info.split("|") if part.strip().endswith("= 1")]
+    isa = [
+        part.split("=")[0].strip() for part in info.split("|") if part.strip().endswith("= 1")
+    ]
     found: dict[str, object] = {"build": f"llama-cpp-python {ll.__version__}", "isa": isa}
     engine.evaluate(tokens[:64])
     if count := asked.get("prefill"):
@@ -77,7 +83,9 @@ def main() -> None:
         for name in ("greedy", "top-p", "chain"):
             chain = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())
             if name == "chain":
-                ll.llama_sampler_chain_add(chain, ll.llama_sampler_init_penalties(engine.size, 64, 1.1, 0.0, 0.0))
+                ll.llama_sampler_chain_add(
+                    chain, ll.llama_sampler_init_penalties(engine.size, 64, 1.1, 0.0, 0.0)
+                )
                 ll.llama_sampler_chain_add(chain, ll.llama_sampler_init_top_k(40))
             if name != "greedy":
                 ll.llama_sampler_chain_add(chain, ll.llama_sampler_init_top_p(0.95, 1))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 from qedge.runtime import Model
 from qedge.runtime._engine import kernel_sets
 
 
 def memory() -> dict[str, int]:
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     return {
         "peak_rss": int(status["VmHWM"].split()[0]) * 1024,
         "anonymous": int(status["RssAnon"].split()[0]) * 1024,
@@ -21,7 +23,10 @@ def memory() -> dict[str, int]:
 
 def main() -> None:
     path, threads, asked = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-    found: dict[str, object] = {"build": "qedge", "isa": [n for n, ok in kernel_sets() if ok][0]}
+    found: dict[str, object] = {
+        "build": "qedge",
+        "isa": [n for n, ok in kernel_sets() if ok][0],
+    }
     with Model.open(path, threads=threads) as model:
         size = model.config["vocab_size"]
         tokens = [(n * 7919 + 13) % (size - 1000) + 500 for n in range(8192)]

@@ -1,4 +1,5 @@
-"""One engine of the comparison: PyPI's prebuilt llama.cpp (xllamacpp), by its server's own timings."""
+"""One engine of the comparison: PyPI's prebuilt llama.cpp (xllamacpp), by its server's own
+timings."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ def main() -> None:
     fixed = {"temperature": 0, "cache_prompt": False, "ignore_eos": True}
 
     def timings(prompt: list[int], count: int) -> dict[str, float]:
-        return server.handle_completions({"prompt": prompt, "n_predict": count, **fixed})["timings"]
+        return server.handle_completions({"prompt": prompt, "n_predict": count, **fixed})[
+            "timings"
+        ]
 
     timings(tokens[:64], 4)
     found: dict[str, object] = {

@@ -1,9 +1,9 @@
 """qedge beside llama.cpp: one command, alternating rounds, medians and ratios.
 
-    python bench/peers.py [--rounds 5] [--models smollm2,1b] [--json FILE] [--plot FILE] [--csv FILE]
+    python bench/peers.py [--rounds 5] [--models smollm2,1b] [--json FILE] [--csv FILE]
 
-Each engine runs in a process of its own and reports its own evaluation timings; the limits of the
-machine (read bandwidth, int8 dot peak) are measured in the same round.
+Each engine runs in a process of its own and reports its own evaluation timings; the
+limits of the machine (read bandwidth, int8 dot peak) are measured in the same round.
 """
 
 from __future__ import annotations
@@ -22,19 +22,24 @@ from typing import Any
 from models import Pair, folder, pair
 
 HERE = Path(__file__).parent
-PEERS = {"qedge": "peer_qedge.py", "llama.cpp": "peer_llama.py", "xllamacpp": "peer_xllamacpp.py"}
+PEERS = {
+    "qedge": "peer_qedge.py",
+    "llama.cpp": "peer_llama.py",
+    "xllamacpp": "peer_xllamacpp.py",
+}
 DEPTHS = {"smollm2": [0, 512, 2048, 4096], "1b": [0, 512]}
 QUIET, WAIT_SECONDS = 0.08, 300
 
 
 def cpu_times() -> tuple[float, float]:
     """(busy, all) ticks of the machine so far; stolen time counts as busy."""
-    fields = [int(n) for n in open("/proc/stat").readline().split()[1:9]]
+    fields = [int(n) for n in Path("/proc/stat").read_text().split()[1:9]]
     return sum(fields) - fields[3] - fields[4], sum(fields)
 
 
 def wait_for_quiet() -> float:
-    """Waits until others use less than QUIET of the machine for a second; returns the last share."""
+    """Waits until others use less than QUIET of the machine for a second; returns the last
+    share."""
     ends = time.monotonic() + WAIT_SECONDS
     while True:
         busy, total = cpu_times()
@@ -103,7 +108,8 @@ def middle(rounds: list[dict[str, Any]], engine: str, key: str) -> float | None:
 
 
 def summary(files: Pair, threads: int, rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a figure: each engine's median, and the median of each round's ratio to llama.cpp."""
+    """A row a figure: each engine's median, and the median of each round's ratio to
+    llama.cpp."""
     keys = ["prefill", *(f"decode@{d}" for d in DEPTHS[files.name]), "first"]
     keys += [k for k in rounds[0]["qedge"] if k.startswith("sample ")]
     rows = []
@@ -117,7 +123,9 @@ def summary(files: Pair, threads: int, rounds: list[dict[str, Any]]) -> list[dic
         }
         pairs = [(r["qedge"].get(key), r["llama.cpp"].get(key)) for r in rounds]
         lower_is_better = key == "first" or key.startswith("sample ")
-        row["ratio"] = statistics.median((b / a if lower_is_better else a / b) for a, b in pairs)
+        row["ratio"] = statistics.median(
+            (b / a if lower_is_better else a / b) for a, b in pairs
+        )
         if key == "decode@0":
             need = bytes_per_token(files.image) / 1e9
             row["limit"] = statistics.median(
@@ -133,12 +141,16 @@ def summary(files: Pair, threads: int, rounds: list[dict[str, Any]]) -> list[dic
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'figure':34}{'qedge':>10}{'llama.cpp':>11}{'xllamacpp':>11}{'ratio':>8}{'limit':>8}")
+    print(
+        f"{'figure':34}{'qedge':>10}{'llama.cpp':>11}{'xllamacpp':>11}{'ratio':>8}{'limit':>8}"
+    )
     for row in rows:
         name = f"{row['model']} {row['quant']} {row['threads']}t {row['figure']}"
         cells = ["-" if row[e] is None else f"{row[e]:.4g}" for e in PEERS]
         limit = f"{row['limit']:.0%}" if "limit" in row else ""
-        print(f"{name:34}{cells[0]:>10}{cells[1]:>11}{cells[2]:>11}{row['ratio']:>7.2f}x{limit:>8}")
+        print(
+            f"{name:34}{cells[0]:>10}{cells[1]:>11}{cells[2]:>11}{row['ratio']:>7.2f}x{limit:>8}"
+        )
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -160,13 +172,17 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def commit() -> str:
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or "unknown"
 
 
 def machine() -> str:
-    for line in open("/proc/cpuinfo"):
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
@@ -199,9 +215,13 @@ def main() -> None:
                 part = summary(files, threads, rounds)
                 show(part)
                 rows += part
-                kept.append({"model": name, "quant": quant, "threads": threads, "rounds": rounds})
+                kept.append(
+                    {"model": name, "quant": quant, "threads": threads, "rounds": rounds}
+                )
     if busy:
-        print(f"{busy} rounds began on a busy machine: do not trust this table", file=sys.stderr)
+        print(
+            f"{busy} rounds began on a busy machine: do not trust this table", file=sys.stderr
+        )
     if options.json:
         options.json.write_text(json.dumps({"busy_rounds": busy, "rows": rows, "runs": kept}))
     if options.plot:
