@@ -207,6 +207,7 @@ const qe_kernels qe_avx2 = {
     .score_f32 = score_f32,
     .mix_f32 = mix_f32,
     .weights = weights,
+    .survey = survey,
 };
 
 #if defined(__clang__)

@@ -237,6 +237,7 @@ const qe_kernels qe_avx512 = {
     .score_f32 = score_f32,
     .mix_f32 = mix_f32,
     .weights = weights,
+    .survey = survey,
 };
 
 #if defined(__clang__)

@@ -5,7 +5,7 @@ static const struct {
     const qe_kernels *set;
     uint32_t needs;
 } sets[] = {
-    /* the fastest first */
+/* the fastest first */
 #if defined(__x86_64__)
     {&qe_avx512, QE_HAS_AVX2 | QE_HAS_AVX512},
     {&qe_avx2, QE_HAS_AVX2},

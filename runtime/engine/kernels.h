@@ -72,6 +72,8 @@ typedef struct {
                     float *out);
     /* w[i] = (uint32) (exp((x[i] - top) * scale) * 2^30) | 1 */
     void (*weights)(const float *x, uint32_t n, float top, float scale, uint32_t *w);
+    /* How many of w (each below 2^31) are at least `least`, and their sum. */
+    uint32_t (*survey)(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum);
 } qe_kernels;
 
 extern const qe_kernels qe_portable, qe_avx2, qe_avx512, qe_neon, qe_dotprod;

@@ -267,6 +267,34 @@ static void weights(const float *x, uint32_t n, float top, float scale, uint32_t
         w[i] = (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
 }
 
+/* Sums go in halves of 16 bits, folded before 32 bits can overflow. */
+static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum)
+{
+    uint32_t found = 0, i = 0;
+    *sum = 0;
+    while (n - i >= W) {
+        const uint32_t left = (n - i) / W, steps = left < 4096 ? left : 4096;
+        vi count = {0}, low = {0}, high = {0};
+        for (uint32_t step = 0; step < steps; step++, i += W) {
+            vi v;
+            memcpy(&v, w + i, sizeof v);
+            const vi kept = (vi)(v >= (int32_t)least);
+            count -= kept;
+            low += v & kept & 0xFFFF;
+            high += (v & kept) >> 16;
+        }
+        for (int k = 0; k < W; k++) {
+            found += (uint32_t)count[k];
+            *sum += (uint32_t)low[k] + ((uint64_t)(uint32_t)high[k] << 16);
+        }
+    }
+    for (; i < n; i++) {
+        found += w[i] >= least;
+        *sum += w[i] >= least ? w[i] : 0;
+    }
+    return found;
+}
+
 /* f16 and f32 rows: SPEC 2.5. Two tokens at a time share the weights. */
 static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)
 {

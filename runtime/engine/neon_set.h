@@ -171,4 +171,5 @@ const qe_kernels QE_SET = {
     .score_f32 = score_f32,
     .mix_f32 = mix_f32,
     .weights = weights,
+    .survey = survey,
 };

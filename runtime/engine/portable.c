@@ -231,6 +231,17 @@ static void weights(const float *x, uint32_t n, float top, float scale, uint32_t
         w[i] = (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
 }
 
+static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum)
+{
+    uint32_t found = 0;
+    *sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        found += w[i] >= least;
+        *sum += w[i] >= least ? w[i] : 0;
+    }
+    return found;
+}
+
 const qe_kernels qe_portable = {
     .name = "portable",
     .quantize = quantize,
@@ -246,4 +257,5 @@ const qe_kernels qe_portable = {
     .score_f32 = score_f32,
     .mix_f32 = mix_f32,
     .weights = weights,
+    .survey = survey,
 };

@@ -84,18 +84,12 @@ static uint32_t gather(uint32_t *w, uint32_t n, uint32_t least)
 
 /* A level such that those at or above it are at least `count` with a sum of at least `mass`;
  * high enough, where it can be, that they are few. */
-static uint32_t level(const uint32_t *w, uint32_t n, uint32_t count, uint64_t mass)
+static uint32_t level(const picks *p, uint32_t n, uint32_t count, uint64_t mass)
 {
-    static const uint32_t levels[] = {1u << 22, 1u << 17, 1u << 11};
-    for (int k = 0; k < 3; k++) {
-        uint32_t found = 0;
-        uint64_t sum = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            const uint32_t above = w[i] >= levels[k];
-            found += above;
-            sum += above ? w[i] : 0;
-        }
-        if (found >= count && sum >= mass)
+    static const uint32_t levels[] = {1u << 24, 1u << 20, 1u << 16, 1u << 11};
+    for (int k = 0; k < 4; k++) {
+        uint64_t sum;
+        if (p->kernels->survey(p->ids, n, levels[k], &sum) >= count && sum >= mass)
             return levels[k];
     }
     return 0;
@@ -205,14 +199,6 @@ static uint64_t multiply_high(uint64_t a, uint64_t b)
     return ah * bh + (m1 >> 32) + (m2 >> 32);
 }
 
-static uint64_t total(const uint32_t *w, uint32_t n)
-{
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += w[i];
-    return sum;
-}
-
 static uint64_t share(float p, uint64_t sum)
 {
     return (uint64_t)(uint32_t)(p * 0x1p24f) * (sum >> 24);
@@ -228,13 +214,15 @@ static picks filtered(const qe_session *s, const qe_sampler *o, float top)
     p.ids = qe_at(s, AT_WEIGHTS);
     p.kernels->weights(p.logits, n, top, 1.0f, p.ids);
     if (k) {
-        p.count = gather(p.ids, n, level(p.ids, n, k, 0));
+        p.count = gather(p.ids, n, level(&p, n, k, 0));
         keep_largest(&p, k);
         if (o->top_p < 1.0f)
             keep_mass(&p, share(o->top_p, mass_of(&p, 1.0f)));
     } else if (o->top_p < 1.0f) {
-        const uint64_t target = share(o->top_p, total(p.ids, n));
-        p.count = gather(p.ids, n, level(p.ids, n, 1, target));
+        uint64_t sum;
+        p.kernels->survey(p.ids, n, 0, &sum);
+        const uint64_t target = share(o->top_p, sum);
+        p.count = gather(p.ids, n, level(&p, n, 1, target));
         keep_mass(&p, target);
     } else {
         p.count = gather(p.ids, n, floor);
@@ -280,7 +268,9 @@ int32_t qe_session_sample(qe_session *s, qe_sampler *o)
     }
     uint32_t *w = qe_at(s, AT_WEIGHTS);
     qe_set(s)->weights(logits, n, top, scale, w);
-    uint64_t left = multiply_high(next_random(&o->random), total(w, n));
+    uint64_t sum, left;
+    qe_set(s)->survey(w, n, 0, &sum);
+    left = multiply_high(next_random(&o->random), sum);
     for (uint32_t i = 0; i < n; i++) {
         if (left < w[i])
             return (int32_t)i;

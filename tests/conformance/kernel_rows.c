@@ -125,6 +125,13 @@ static void check_weights(uint32_t n, int kind)
         uint32_t *w = guarded(1, n * 4);
         sets[k]->weights(in, n, top, scale, w);
         same_bytes("weights", sets[k]->name, want, w, n * 4);
+        for (uint32_t level = 0; level < 31; level += 5) {
+            uint64_t a, b;
+            const uint32_t expected = qe_portable.survey(want, n, 1u << level, &a);
+            const uint32_t found = sets[k]->survey(w, n, 1u << level, &b);
+            same_bytes("survey's sum", sets[k]->name, &a, &b, sizeof a);
+            same_bytes("survey's count", sets[k]->name, &expected, &found, sizeof found);
+        }
     }
 }
 
