@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from qedge.runtime._engine import cpus, kernel_sets
 
 __all__ = ["available_bytes", "cpus", "kernel_sets", "peak_rss_bytes", "total_bytes"]
 
 
-def _number(path: Path) -> int | None:
+def _lines(path: str) -> list[str]:
+    """A small file of the kernel's, by lines. OSError when it is not there."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().splitlines()
+
+
+def _number(path: str) -> int | None:
     try:
-        return int(path.read_text().split()[0])
+        return int(_lines(path)[0].split()[0])
     except (OSError, ValueError, IndexError):
         return None  # "max", or no such file
 
 
 def _meminfo(key: str) -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in _lines("/proc/meminfo"):
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
@@ -32,25 +37,24 @@ def _cgroups() -> list[tuple[int, int]]:
     """(limit, used) in bytes of every memory cgroup, v1 or v2, that this process is in."""
     found = []
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _lines("/proc/self/cgroup")
     except OSError:
         return found
     for line in lines:
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if controllers == "":
-            root, limit, used = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+            root, limit, used = "/sys/fs/cgroup", "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            root = Path("/sys/fs/cgroup/memory")
+            root = "/sys/fs/cgroup/memory"
             limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        folder = root / path.strip("/")
-        for place in [folder, *folder.parents]:
-            most = _number(place / limit)
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts), -1, -1):
+            place = "/".join([root, *parts[:depth]])
+            most = _number(f"{place}/{limit}")
             if most is not None and most < 1 << 60:
-                found.append((most, _number(place / used) or 0))
-            if place == root:
-                break
+                found.append((most, _number(f"{place}/{used}") or 0))
     return found
 
 
@@ -79,7 +83,7 @@ def available_bytes() -> int | None:
 def peak_rss_bytes() -> int:
     """Peak resident memory of this program, mapped image pages included."""
     try:  # ru_maxrss would count what the parent held when it started us
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in _lines("/proc/self/status"):
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):

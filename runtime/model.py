@@ -3,12 +3,9 @@ arithmetic is in engine/."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import namedtuple
 
 from qedge.runtime._engine import EngineError, Image, Session
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, QedgeError, UsageError
@@ -16,19 +13,25 @@ from qedge.runtime.image import KV_NAMES, open_image
 from qedge.runtime.session import RESIDENT_BYTES, open_session
 from qedge.runtime.text import StopText, text_failure
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing these takes milliseconds of a start that is counted in them
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
 _TEMPLATE, _GOLDEN, _PROVENANCE = 4, 8, 9
 _ERR_CONTEXT, _ERR_SPACE, _ERR_NUMERIC, _ERR_USAGE = -5, -7, -8, -9
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(
+    namedtuple(
+        "Stats",
+        "prompt_tokens generated_tokens ttft_seconds prefill_tokens_per_second "
+        "decode_tokens_per_second",
+    )
+):
     """What one generation took. Rates are tokens a second; None where nothing was measured."""
 
-    prompt_tokens: int
-    generated_tokens: int
-    ttft_seconds: float | None
-    prefill_tokens_per_second: float | None
-    decode_tokens_per_second: float | None
+    __slots__ = ()  # no dataclass: importing that module costs more than opening an image
 
 
 class Model:
@@ -162,6 +165,8 @@ class Model:
 
     @property
     def provenance(self) -> dict[str, Any]:
+        import json
+
         try:
             found = json.loads(self._image.section(_PROVENANCE) or b"{}")
         except (ValueError, RecursionError):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from fractions import Fraction
-
 from qedge.runtime.errors import UsageError
 
-_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMG]?)(?:i?B)?\s*", re.IGNORECASE)
+_SIZE = r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGkmg]?)(?:[iI]?[bB])?\s*"
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -15,7 +12,10 @@ def parse_size(text: str | int) -> int:
     """`"300M"`, `"1.5G"`, `4096` to bytes. UsageError for anything else."""
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return text
-    match = _SIZE.fullmatch(str(text))
+    import re  # only here: a start without a limit need not pay for it
+    from fractions import Fraction
+
+    match = re.fullmatch(_SIZE, str(text))
     size = int(Fraction(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size <= 0:
         raise UsageError(

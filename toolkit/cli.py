@@ -239,7 +239,7 @@ def run(
             "text": "".join(pieces),
             "tokens": model.tokens,
             "finish_reason": model.finish_reason,
-            **asdict(model.stats),
+            **model.stats._asdict(),
             "arena_bytes": model.arena_bytes,
             "peak_rss_bytes": peak_rss_bytes(),
             "kernels": model.kernels,
