@@ -8,7 +8,10 @@ from qedge.runtime.errors import BudgetError, UsageError
 from qedge.runtime.machine import available_bytes, cpus
 from qedge.runtime.sizes import parse_size, show_size
 
-RESIDENT_BYTES = 26 << 20  # Python with the runtime 14, and 12 over it: docs/architecture.md
+# Beyond image and arena, measured (docs/architecture.md): what may show as resident at most, and
+# what is this process's alone, which is all that a full machine or a cgroup has to give.
+RESIDENT_BYTES = 26 << 20
+PRIVATE_BYTES = 8 << 20
 
 
 def open_session(
@@ -45,7 +48,7 @@ def open_session(
             f"{_cure(image, parse_size(memory), batch, carved)}"
         )
     ram = available_bytes()
-    resident = image.bytes + need + RESIDENT_BYTES
+    resident = image.bytes + need + PRIVATE_BYTES
     if ram is not None and resident > ram and not allow_paging:
         raise BudgetError(
             f"{path} needs {show_size(resident)} (image {show_size(image.bytes)}, arena "
