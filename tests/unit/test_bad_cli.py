@@ -306,8 +306,12 @@ def test_image_larger_than_ram_is_refused_and_paging_allows_it(
 ) -> None:
     from qedge.runtime import BudgetError, Model, session
 
-    monkeypatch.setattr(session, "available_bytes", lambda: 20 << 20)
-    with pytest.raises(BudgetError, match="20.0 MiB available.*--allow-paging"):
+    with Model.open(tiny_image) as model:
+        need = model.image.bytes + model.arena_bytes + session.PRIVATE_BYTES
+    monkeypatch.setattr(session, "available_bytes", lambda: need)
+    Model.open(tiny_image).close()
+    monkeypatch.setattr(session, "available_bytes", lambda: need - 1)
+    with pytest.raises(BudgetError, match="MiB available.*--allow-paging"):
         Model.open(tiny_image)
     Model.open(tiny_image, allow_paging=True).close()
 
