@@ -5,19 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 
 import llama_cpp as ll
-
-
-def memory() -> dict[str, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return {
-        "peak_rss": int(status["VmHWM"].split()[0]) * 1024,
-        "anonymous": int(status["RssAnon"].split()[0]) * 1024,
-        "file": int(status["RssFile"].split()[0]) * 1024,
-    }
+from peer_memory import memory
 
 
 class Engine:

@@ -5,20 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
+
+from peer_memory import memory
 
 from qedge.runtime import Model
 from qedge.runtime._engine import kernel_sets
-
-
-def memory() -> dict[str, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return {
-        "peak_rss": int(status["VmHWM"].split()[0]) * 1024,
-        "anonymous": int(status["RssAnon"].split()[0]) * 1024,
-        "file": int(status["RssFile"].split()[0]) * 1024,
-    }
 
 
 def main() -> None:
