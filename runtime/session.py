@@ -8,8 +8,8 @@ from qedge.runtime.errors import BudgetError, UsageError
 from qedge.runtime.machine import available_bytes, cpus
 from qedge.runtime.sizes import parse_size, show_size
 
-# Beyond image and arena, measured (docs/architecture.md): what may show as resident at most, and
-# what is this process's alone, which is all that a full machine or a cgroup has to give.
+# Beyond image and arena, measured (docs/architecture.md): what may show as resident at most,
+# and what is this process's alone, which is all that a full machine or a cgroup has to give.
 RESIDENT_BYTES = 26 << 20
 PRIVATE_BYTES = 8 << 20
 
