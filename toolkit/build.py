@@ -16,7 +16,14 @@ from qedge.runtime.model import Model
 from qedge.toolkit import rope
 from qedge.toolkit.board import Board
 from qedge.toolkit.budget import Plan, plan
-from qedge.toolkit.image import KINDS, Golden, ImageWriter, TensorEntry, new_file
+from qedge.toolkit.image import (
+    KINDS,
+    Golden,
+    ImageWriter,
+    TensorEntry,
+    frame_bytes,
+    new_file,
+)
 from qedge.toolkit.quantize import TYPES, layout_for, pack, packed_bytes
 from qedge.toolkit.source import open_source
 from qedge.toolkit.source.model import SourceModel, SourceTensor
@@ -148,7 +155,9 @@ def build(
     entries = _entries(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
     vocabulary = pack_vocabulary(source.vocabulary)
-    planned = plan(source.config, board, context, recipe.kv, weight_bytes + len(vocabulary))
+    template = len((source.chat_template or "").encode())
+    frame = frame_bytes(board, weight_bytes, len(entries), len(vocabulary) + template)
+    planned = plan(source.config, board, context, recipe.kv, weight_bytes + frame)
     provenance = _provenance(source, recipe, board, planned.context)
     done = 0
 

@@ -34,7 +34,9 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--threads", type=int, help="Threads; default: the CPUs, up to the plan's."
             ),
-            click.option("--context", type=int, help="Tokens; default: the plan's."),
+            click.option(
+                "--context", type=int, help="Tokens; default: the plan's (eval: 512)."
+            ),
             click.option("--batch", type=int, help="Tokens evaluated at a time."),
             click.option(
                 "--memory", help="Limit of the arena: bytes, or with K, M, G (1024s)."
@@ -196,7 +198,8 @@ def inspect(image: Path, verify: bool, as_json: bool) -> None:
             if isinstance(rows, dict):
                 show.table(title, rows, answer=True)
             else:
-                show.table("", {title: rows}, answer=True)
+                told = "not checked (--verify does)" if rows is None else rows
+                show.table("", {title: told}, answer=True)
 
 
 @cli.command()

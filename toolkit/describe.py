@@ -34,7 +34,7 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
         "image": str(path),
         "image_id": image.id.hex(),
         "bytes": image.bytes,
-        "verified": leaves is not None,
+        "verified": True if leaves is not None else None,  # None: not checked
         "plan": {**plan, "kv": KV_NAMES[plan["kv"]]},
         "config": image.config,
         "sections": {

@@ -104,6 +104,14 @@ def _plan_bytes(plan: Plan, board: Board) -> bytes:
     return fields.ljust(128, b"\0")
 
 
+def frame_bytes(board: Board, weight_bytes: int, tensors: int, texts: int) -> int:
+    """At most what an image takes beside weights and RoPE: tables, `texts` (vocabulary and chat
+    template), provenance, padding and the hash tree."""
+    tables = 4 * GOLDEN_BYTES + tensors * (TENSOR_BYTES + _SECTION_ALIGNMENT)
+    tree = 32 * (2 * weight_bytes // board.leaf_bytes + 1024)
+    return tables + texts + 2 * board.alignment_bytes + tree
+
+
 def _up(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 

@@ -350,7 +350,7 @@ def _hub_file(name: str, repo: str, file: str, folder: Path | None, *, force: bo
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HTTPError
     except ImportError as error:
-        raise UsageError(f"{name} needs the hub client: pip install qedge[hub]") from error
+        raise UsageError(f"{name} needs the hub client: pip install 'qedge[hub]'") from error
     try:
         return Path(hf_hub_download(repo, file, cache_dir=folder, force_download=force))
     except (OSError, ValueError, HTTPError, EntryNotFoundError) as error:

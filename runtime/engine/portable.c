@@ -29,6 +29,25 @@ static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s
     }
 }
 
+/* Row r of a tile against a block of activations; group is a constant after inlining. */
+static inline int32_t tile_dot(const uint8_t *quants, uint32_t type, uint32_t R, uint32_t r,
+                               uint32_t group, const int8_t *q)
+{
+    int32_t isum = 0;
+    if (type == QE_Q4_0) {
+        for (uint32_t j = 0; j < 16; j += group)
+            for (uint32_t k = 0; k < group; k++) {
+                const uint8_t byte = quants[j * R + r * group + k];
+                isum += ((byte & 15) - 8) * q[j + k] + ((byte >> 4) - 8) * q[j + k + 16];
+            }
+        return isum;
+    }
+    for (uint32_t c = 0; c < 32; c += group)
+        for (uint32_t k = 0; k < group; k++)
+            isum += (int8_t)quants[c * R + r * group + k] * q[c + k];
+    return isum;
+}
+
 /* One group of R rows against one token. */
 static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t token,
                       float *out)
@@ -38,20 +57,10 @@ static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t
     const float *d = m->act.d + token * (m->act.stride / 32);
     float acc[16] = {0};
     for (uint32_t b = 0; b < blocks; b++, w += qe_tile_bytes(m->type, R), q += 32) {
-        const uint8_t *quants = w + 2 * R;
         for (uint32_t r = 0; r < R; r++) {
-            int32_t isum = 0;
-            if (m->type == QE_Q4_0) {
-                for (uint32_t j = 0; j < 16; j++) {
-                    uint8_t byte = quants[j / group * R * group + r * group + j % group];
-                    isum += ((byte & 15) - 8) * q[j] + ((byte >> 4) - 8) * q[j + 16];
-                }
-            } else {
-                for (uint32_t c = 0; c < 32; c++)
-                    isum +=
-                        (int8_t)quants[c / group * R * group + r * group + c % group] * q[c];
-            }
-            float dw = qe_half_to_float(qe_load16(w + 2 * r));
+            const int32_t isum = group == 4 ? tile_dot(w + 2 * R, m->type, R, r, 4, q)
+                                            : tile_dot(w + 2 * R, m->type, R, r, 8, q);
+            const float dw = qe_half_to_float(qe_load16(w + 2 * r));
             acc[r] = acc[r] + (dw * d[b]) * (float)isum;
         }
     }

@@ -201,7 +201,7 @@ static uint64_t multiply_high(uint64_t a, uint64_t b)
 
 static uint64_t share(float p, uint64_t sum)
 {
-    return (uint64_t)(uint32_t)(p * 0x1p24f) * (sum >> 24);
+    return multiply_high((uint64_t)(uint32_t)(p * 0x1p24f) << 40, sum);
 }
 
 /* Steps 2 to 5: the candidates that the filters leave. */
