@@ -359,7 +359,7 @@ def test_hub_without_its_client_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"pip install qedge\[hub\]"):
+    with pytest.raises(UsageError, match=r"pip install 'qedge\[hub\]'"):
         pull("hf:org/repo/model.gguf", tmp_path)
 
 
