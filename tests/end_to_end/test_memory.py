@@ -91,6 +91,15 @@ def test_peak_memory_stays_within_image_plan_and_twelve_mib(smollm2_q8: Path) ->
     assert anonymous < 12 * MIB
 
 
+def test_the_constant_beside_image_and_arena_is_small(tiny_image: Path) -> None:
+    """An arena of this size hides nothing, as one that is touched only in part would."""
+    bare = memory("import qedge.runtime")
+    used = memory(GENERATE.replace(" * 60", " * 2"), tiny_image)
+    over = used["VmHWM"] - bare["VmHWM"]
+    print(f"runtime's own, with a tiny image and arena: {over / MIB:.1f} MiB")
+    assert over < 4 * MIB
+
+
 @pytest.fixture(scope="module")
 def one_billion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 1.0 B parameters whose blocks are all one random block: 2 GB of f16 that is

@@ -307,7 +307,8 @@ except QedgeError as error:
 
 @pytest.fixture(scope="module")
 def from_hub() -> Iterator[Callable[[str, Path], list]]:
-    pytest.importorskip("huggingface_hub")
+    import huggingface_hub  # noqa: F401 - of the extra [hub]; without it these tests must fail
+
     with serving(Hub) as url:
 
         def run(name: str, cache: Path) -> list:
