@@ -111,35 +111,60 @@ static void attend_plain(const qe_session *s, const uint8_t *keys, const uint8_t
     scale_output(out, hs, inv);
 }
 
+/* out = the values weighed by e (group, context'), for all heads that share them: as many heads
+ * and positions at a time as the quantized weights of one head's whole context have room for.
+ */
+static void mix_group(const qe_session *s, const uint8_t *values, uint32_t n, const float *e,
+                      float *out, uint32_t worker)
+{
+    const qe_kernels *k = qe_set(s);
+    const qe_config *c = &s->image->config;
+    const uint32_t hs = c->head_size, group = qe_group(c), tiles = (n + 31) / 32;
+    const uint32_t context = qe_ceil(s->options.context, 32), most = context / 32;
+    const uint32_t heads = group < most ? group : most, step = most / heads;
+    int8_t *uq = (int8_t *)qe_at(s, AT_UQ) + (size_t)worker * context;
+    float *du = qe_floats(s, AT_DU) + (size_t)worker * most;
+    memset(out, 0, (size_t)group * hs * sizeof(float));
+    for (uint32_t first = 0; first < group; first += heads) {
+        const uint32_t here = group - first < heads ? group - first : heads;
+        for (uint32_t tile = 0; tile < tiles; tile += step) {
+            const uint32_t now = tiles - tile < step ? tiles - tile : step;
+            const uint8_t *v = values + tile * qe_value_tile_bytes(hs);
+            for (uint32_t b = 0; b < hs; b += 32) {
+                for (uint32_t h = 0; h < here; h++)
+                    k->weigh_q8(v, now, hs, b / 32,
+                                e + (size_t)(first + h) * context + tile * 32,
+                                uq + h * step * 32, du + h * step);
+                k->mix_q8(v, now, hs, b / 32, hs - b < 32 ? hs - b : 32, here, uq, du,
+                          (size_t)step * 32, out + first * hs + b, hs);
+            }
+        }
+    }
+}
+
 /* The query heads of one key-value head together, so that its cache is read once. */
 static void attend_q8(const qe_session *s, const uint8_t *keys, const uint8_t *values,
                       uint32_t n, const float *q, float *out, float *scores, uint32_t worker)
 {
     const qe_kernels *k = qe_set(s);
     const qe_config *c = &s->image->config;
-    const uint32_t hs = c->head_size, group = qe_group(c), tiles = (n + 31) / 32;
+    const uint32_t hs = c->head_size, group = qe_group(c);
     const uint32_t context = qe_ceil(s->options.context, 32), padded = qe_ceil(hs, 32);
     const size_t first = (size_t)worker * group * padded;
     const qe_act act = {.q = (int8_t *)qe_at(s, AT_HQ) + first,
                         .d = qe_floats(s, AT_HD) + first / 32,
                         .s = (int32_t *)qe_at(s, AT_HS) + first / 32,
                         .stride = padded};
-    int8_t *uq = (int8_t *)qe_at(s, AT_UQ) + (size_t)worker * context;
-    float *du = qe_floats(s, AT_DU) + (size_t)worker * (context / 32);
+    float inv[QE_MAX_GROUP];
     for (uint32_t h = 0; h < group; h++)
         k->quantize(q + h * hs, hs, act.q + h * padded, act.d + h * (padded / 32),
                     act.s + h * (padded / 32));
     k->score_q8(keys, (n + 15) / 16, hs, &act, group, scores, context);
-    for (uint32_t h = 0; h < group; h++) {
-        float *e = scores + (size_t)h * context;
-        const float inv = k->softmax(e, n);
-        for (uint32_t b = 0; b < hs; b += 32) {
-            k->weigh_q8(values, tiles, hs, b / 32, e, uq, du);
-            k->mix_q8(values, tiles, hs, b / 32, hs - b < 32 ? hs - b : 32, uq, du,
-                      out + h * hs + b);
-        }
-        scale_output(out + h * hs, hs, inv);
-    }
+    for (uint32_t h = 0; h < group; h++)
+        inv[h] = k->softmax(scores + (size_t)h * context, n);
+    mix_group(s, values, n, scores, out, worker);
+    for (uint32_t h = 0; h < group; h++)
+        scale_output(out + h * hs, hs, inv[h]);
 }
 
 /* One token and one key-value head, with the query heads that share it. */

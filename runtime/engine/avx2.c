@@ -21,12 +21,50 @@ static inline vf half_load(const uint8_t *p)
     return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-static inline void narrow(vi v, int8_t *q)
+static inline vi most(vi a, vi b)
 {
-    const __m256i wide = (__m256i)v;
-    const __m128i words =
-        _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-    _mm_storel_epi64((__m128i *)(void *)q, _mm_packs_epi16(words, words));
+    return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+}
+
+static inline int32_t most_of(vi v)
+{
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128((__m256i)v),
+                                       _mm256_extracti128_si256((__m256i)v, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+}
+
+static inline int32_t sum_of(vi v)
+{
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v),
+                                       _mm256_extracti128_si256((__m256i)v, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+}
+
+static inline vf larger(vf a, vf b)
+{
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+}
+
+static inline float largest_of(vf v)
+{
+    const __m128 four =
+        _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+static inline void low_bytes(const vi v[4], int8_t *q)
+{
+    const __m256i low = _mm256_set1_epi32(255);
+    __m256i w[4];
+    for (int i = 0; i < 4; i++)
+        w[i] = _mm256_and_si256((__m256i)v[i], low);
+    const __m256i bytes =
+        _mm256_packus_epi16(_mm256_packus_epi32(w[0], w[1]), _mm256_packus_epi32(w[2], w[3]));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i *)(void *)q, _mm256_permutevar8x32_epi32(bytes, order));
 }
 
 #include "lanes.h"
@@ -157,19 +195,14 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
 }
 
 /* Weights are never negative, so they are the unsigned side; a lane owns a value. */
-static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
-                   uint32_t width, const int8_t *uq, const float *du, float *out)
+static void mix_head(const uint8_t *values, uint32_t tiles, uint32_t head_size,
+                     const int8_t *uq, const float *du, float *out)
 {
-    if (head_size % 32) {
-        qe_portable_mix_q8(v, tiles, head_size, c, width, uq, du, out);
-        return;
-    }
-    const uint8_t *values = v + head_size / 32 * 64 + c * 128;
     const size_t tile_bytes = qe_value_tile_bytes(head_size), step = (size_t)head_size * 4;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[4];
     for (int k = 0; k < 4; k++)
-        acc[k] = _mm256_setzero_ps();
+        acc[k] = _mm256_loadu_ps(out + 8 * k);
     for (uint32_t tile = 0; tile < tiles; tile++, values += tile_bytes) {
         __m256i isum[4];
         for (int k = 0; k < 4; k++)
@@ -190,6 +223,20 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
     }
     for (int k = 0; k < 4; k++)
         _mm256_storeu_ps(out + 8 * k, acc[k]);
+}
+
+static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                   uint32_t width, uint32_t heads, const int8_t *uq, const float *du,
+                   size_t stride, float *out, size_t out_stride)
+{
+    if (head_size % 32) {
+        qe_portable_mix_q8(v, tiles, head_size, c, width, heads, uq, du, stride, out,
+                           out_stride);
+        return;
+    }
+    for (uint32_t h = 0; h < heads; h++)
+        mix_head(v + head_size / 32 * 64 + c * 128, tiles, head_size, uq + h * stride,
+                 du + h * (stride / 32), out + h * out_stride);
 }
 
 const qe_kernels qe_avx2 = {

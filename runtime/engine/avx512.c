@@ -23,9 +23,35 @@ static inline vf half_load(const uint8_t *p)
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
-static inline void narrow(vi v, int8_t *q)
+static inline vi most(vi a, vi b)
 {
-    _mm_storeu_si128((__m128i *)(void *)q, _mm512_cvtepi32_epi8((__m512i)v));
+    return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
+}
+
+static inline int32_t most_of(vi v)
+{
+    return _mm512_reduce_max_epi32((__m512i)v);
+}
+
+static inline int32_t sum_of(vi v)
+{
+    return _mm512_reduce_add_epi32((__m512i)v);
+}
+
+static inline vf larger(vf a, vf b)
+{
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+}
+
+static inline float largest_of(vf v)
+{
+    return _mm512_reduce_max_ps((__m512)v);
+}
+
+static inline void low_bytes(const vi v[2], int8_t *q)
+{
+    for (int i = 0; i < 2; i++)
+        _mm_storeu_si128((__m128i *)(void *)(q + 16 * i), _mm512_cvtepi32_epi8((__m512i)v[i]));
 }
 
 #include "lanes.h"
@@ -196,30 +222,59 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
 }
 
 /* Weights are never negative, so they are the unsigned side; a lane owns a value. */
-static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
-                   uint32_t width, const int8_t *uq, const float *du, float *out)
+static inline __attribute__((always_inline)) void
+mix_heads(const uint8_t *values, uint32_t tiles, uint32_t head_size, int heads,
+          const int8_t *uq, const float *du, size_t stride, float *out, size_t out_stride)
 {
-    if (head_size % 32) {
-        qe_portable_mix_q8(v, tiles, head_size, c, width, uq, du, out);
-        return;
-    }
-    const uint8_t *values = v + head_size / 32 * 64 + c * 128;
     const size_t tile_bytes = qe_value_tile_bytes(head_size), step = (size_t)head_size * 4;
-    __m512 a = _mm512_setzero_ps(), b = a;
+    __m512 acc[3][2];
+    for (int h = 0; h < heads; h++)
+        for (int r = 0; r < 2; r++)
+            acc[h][r] = _mm512_loadu_ps(out + h * out_stride + 16 * r);
     for (uint32_t n = 0; n < tiles; n++, values += tile_bytes) {
-        __m512i ia = _mm512_setzero_si512(), ib = ia;
+        __m512i isum[3][2];
+        for (int h = 0; h < heads; h++)
+            isum[h][0] = isum[h][1] = _mm512_setzero_si512();
 #pragma GCC unroll 8
         for (int g = 0; g < 8; g++) {
-            const __m512i u = spread(uq + n * 32 + 4 * g);
-            ia = _mm512_dpbusd_epi32(ia, u, quants(values + (size_t)g * step));
-            ib = _mm512_dpbusd_epi32(ib, u, quants(values + (size_t)g * step + 64));
+            const __m512i low = quants(values + (size_t)g * step),
+                          high = quants(values + (size_t)g * step + 64);
+#pragma GCC unroll 3
+            for (int h = 0; h < heads; h++) {
+                const __m512i u = spread(uq + h * stride + n * 32 + 4 * g);
+                isum[h][0] = _mm512_dpbusd_epi32(isum[h][0], u, low);
+                isum[h][1] = _mm512_dpbusd_epi32(isum[h][1], u, high);
+            }
         }
-        const __m512 d = _mm512_set1_ps(du[n]);
-        a = _mm512_add_ps(a, _mm512_mul_ps(d, _mm512_cvtepi32_ps(ia)));
-        b = _mm512_add_ps(b, _mm512_mul_ps(d, _mm512_cvtepi32_ps(ib)));
+        for (int h = 0; h < heads; h++) {
+            const __m512 d = _mm512_set1_ps(du[h * (stride / 32) + n]);
+            for (int r = 0; r < 2; r++)
+                acc[h][r] =
+                    _mm512_add_ps(acc[h][r], _mm512_mul_ps(d, _mm512_cvtepi32_ps(isum[h][r])));
+        }
     }
-    _mm512_storeu_ps(out, a);
-    _mm512_storeu_ps(out + 16, b);
+    for (int h = 0; h < heads; h++)
+        for (int r = 0; r < 2; r++)
+            _mm512_storeu_ps(out + h * out_stride + 16 * r, acc[h][r]);
+}
+
+static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                   uint32_t width, uint32_t heads, const int8_t *uq, const float *du,
+                   size_t stride, float *out, size_t out_stride)
+{
+    uint32_t h = 0;
+    if (head_size % 32) {
+        qe_portable_mix_q8(v, tiles, head_size, c, width, heads, uq, du, stride, out,
+                           out_stride);
+        return;
+    }
+    v += head_size / 32 * 64 + c * 128;
+    for (; h + 3 <= heads; h += 3)
+        mix_heads(v, tiles, head_size, 3, uq + h * stride, du + h * (stride / 32), stride,
+                  out + h * out_stride, out_stride);
+    for (; h < heads; h++)
+        mix_heads(v, tiles, head_size, 1, uq + h * stride, du + h * (stride / 32), stride,
+                  out + h * out_stride, out_stride);
 }
 
 const qe_kernels qe_avx512 = {

@@ -10,6 +10,7 @@ static const struct {
     {&qe_avx512, QE_HAS_AVX2 | QE_HAS_AVX512},
     {&qe_avx2, QE_HAS_AVX2},
 #elif defined(__aarch64__)
+    {&qe_i8mm, QE_HAS_NEON | QE_HAS_DOTPROD | QE_HAS_I8MM},
     {&qe_dotprod, QE_HAS_NEON | QE_HAS_DOTPROD},
     {&qe_neon, QE_HAS_NEON},
 #endif

@@ -58,9 +58,11 @@ typedef struct {
      */
     void (*weigh_q8)(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
                      const float *e, int8_t *uq, float *du);
-    /* out[0 .. width-1] of value block c, from 0, over tiles of 32 positions. */
+    /* out[h * out_stride + 0 .. width-1] of value block c goes on over tiles of 32 positions;
+     * head h has its weights at uq + h * stride and du + h * stride / 32. */
     void (*mix_q8)(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
-                   uint32_t width, const int8_t *uq, const float *du, float *out);
+                   uint32_t width, uint32_t heads, const int8_t *uq, const float *du,
+                   size_t stride, float *out, size_t out_stride);
     /* f16 and f32 keys and values: (positions, head_size). */
     void (*score_f16)(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
                       float *s);
@@ -76,7 +78,7 @@ typedef struct {
     uint32_t (*survey)(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum);
 } qe_kernels;
 
-extern const qe_kernels qe_portable, qe_avx2, qe_avx512, qe_neon, qe_dotprod;
+extern const qe_kernels qe_portable, qe_avx2, qe_avx512, qe_neon, qe_dotprod, qe_i8mm;
 
 /* Bytes of a q8_0 key tile (16 positions) or value tile (32 positions) of one head. */
 static inline size_t qe_key_tile_bytes(uint32_t head_size)
@@ -100,6 +102,7 @@ void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count);
 void qe_portable_score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
                           uint32_t heads, float *scores, size_t stride);
 void qe_portable_mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
-                        uint32_t width, const int8_t *uq, const float *du, float *out);
+                        uint32_t width, uint32_t heads, const int8_t *uq, const float *du,
+                        size_t stride, float *out, size_t out_stride);
 
 #endif

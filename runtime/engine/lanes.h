@@ -2,6 +2,10 @@
  * SIMD set after it has defined: W                              floats in a vector: 4, 8 or 16
  *   vf, vi                         vectors of W floats, of W int32 (GCC vector types)
  *   half_load(p)                   W f16 at p, as floats
+ *   most(a, b), most_of(v)         the larger lanes, the largest lane (of int32 >= 0)
+ *   larger(a, b), largest_of(v)    a > b ? a : b of floats, the largest lane (none is NaN)
+ *   sum_of(v)                      the sum of the lanes, modulo 2^32
+ *   low_bytes(v, q)                the low bytes of 32 lanes to q
  *   vec_sqrt is not needed: rmsnorm takes one scalar root.
  * GCC's and clang's vector types round like scalars, so this text is one for all machines. */
 
@@ -42,11 +46,11 @@ static inline float halves(const vf part[PARTS])
     return s[0];
 }
 
-static inline vf vec_exp(vf x)
+/* Of x that are not above QE_EXP_LIMIT. */
+static inline vf vec_exp_below(vf x)
 {
-    const vf limit = splat(QE_EXP_LIMIT), magic = splat(QE_MAGIC);
-    const vi live = (vi)(x > -limit);
-    x = choose((vi)(x > limit), limit, x);
+    const vf magic = splat(QE_MAGIC);
+    const vi live = (vi)(x > -splat(QE_EXP_LIMIT));
     vf t = x * splat(QE_LOG2E) + magic, n = t - magic;
     vf r = (x - n * splat(QE_LN2_HIGH)) - n * splat(QE_LN2_LOW);
     vf p = splat(QE_EXP_C4) * r + splat(QE_EXP_C3);
@@ -55,7 +59,33 @@ static inline vf vec_exp(vf x)
     p = p * r + splat(QE_EXP_C0);
     vf y = ((p * r) * r + r) + splat(1.0f);
     vi e = (vi)(((vu)t - (uint32_t)QE_MAGIC_BITS + 127u) << 23); /* wraps where live is 0 */
-    return (vf)((vi)(y * (vf)(e & live)) & live);
+    return (vf)((vi)(y * (vf)e) & live);
+}
+
+static inline vf vec_exp(vf x)
+{
+    const vf limit = splat(QE_EXP_LIMIT);
+    return vec_exp_below(choose((vi)(x > limit), limit, x));
+}
+
+/* 32 values to one block: SPEC 2.3. */
+static inline void quantize_block(const vf x[32 / W], int8_t *q, float *d, int32_t *s)
+{
+    vi top = {0}, v[32 / W], sum = {0};
+    float r;
+    for (int i = 0; i < 32 / W; i++)
+        top = most(top, (vi)x[i] & 0x7FFFFFFF);
+    if (!qe_block_scale((uint32_t)most_of(top), d, &r)) {
+        memset(q, 0, 32);
+        *s = 0;
+        return;
+    }
+    for (int i = 0; i < 32 / W; i++) {
+        v[i] = (vi)(x[i] * splat(r) + splat(QE_MAGIC)); /* the low byte is q */
+        sum += v[i];
+    }
+    low_bytes(v, q);
+    *s = (int32_t)((uint32_t)sum_of(sum) - 32 * (uint32_t)QE_MAGIC_BITS);
 }
 
 static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s)
@@ -68,34 +98,10 @@ static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s
             memcpy(padded, x, (n - b * 32) * sizeof(float));
             in = padded;
         }
-        vi top = {0};
-        for (int i = 0; i < 32; i += W) {
-            vi bits = (vi)load(in + i) & 0x7FFFFFFF;
-            vi more = (vi)(bits > top);
-            top = (bits & more) | (top & ~more);
-        }
-        int32_t each[W];
-        uint32_t amax = 0;
-        memcpy(each, &top, sizeof top);
-        for (int i = 0; i < W; i++)
-            amax = (uint32_t)each[i] > amax ? (uint32_t)each[i] : amax;
-        float r;
-        if (!qe_block_scale(amax, &d[b], &r)) {
-            memset(q, 0, 32);
-            s[b] = 0;
-            continue;
-        }
-        vi sum = {0};
-        for (int i = 0; i < 32; i += W) {
-            vi v = (vi)(load(in + i) * splat(r) + splat(QE_MAGIC)) - QE_MAGIC_BITS;
-            sum += v;
-            narrow(v, q + i);
-        }
-        int32_t all = 0;
-        memcpy(each, &sum, sizeof sum);
-        for (int i = 0; i < W; i++)
-            all += each[i];
-        s[b] = all;
+        vf v[32 / W];
+        for (int i = 0; i < 32 / W; i++)
+            v[i] = load(in + i * W);
+        quantize_block(v, q, &d[b], &s[b]);
     }
 }
 
@@ -137,20 +143,21 @@ static void silu_mul(float *gate, const float *up, uint32_t n)
 /* The scores have room for ceil(n, 32). */
 static float softmax(float *s, uint32_t n)
 {
-    vf most = splat(qe_float(0xFF800000u)), part[PARTS] = {{0}};
+    const float least = qe_float(0xFF800000u);
+    vf top[PARTS], part[PARTS] = {{0}};
+    for (int k = 0; k < PARTS; k++)
+        top[k] = splat(least);
     for (uint32_t j = n; j < qe_ceil(n, 32); j++)
-        s[j] = qe_float(0xFF800000u);
-    for (uint32_t j = 0; j < n; j += W) {
-        vf v = load(s + j);
-        most = choose((vi)(v > most), v, most);
-    }
-    float each[W], m = qe_float(0xFF800000u);
-    store(each, most);
-    for (int i = 0; i < W; i++)
-        m = each[i] > m ? each[i] : m;
+        s[j] = least;
+    for (uint32_t j = 0; j < n; j += 16)
+        for (int k = 0; k < PARTS; k++)
+            top[k] = larger(load(s + j + k * W), top[k]);
+    for (int k = 1; k < PARTS; k++)
+        top[0] = larger(top[k], top[0]);
+    const float m = largest_of(top[0]);
     for (uint32_t j = 0; j < n; j += 16)
         for (int k = 0; k < PARTS; k++) {
-            vf e = vec_exp(load(s + j + k * W) - splat(m));
+            vf e = vec_exp_below(load(s + j + k * W) - splat(m));
             store(s + j + k * W, e);
             part[k] = part[k] + e;
         }
@@ -163,14 +170,14 @@ static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint3
                      const float *e, int8_t *uq, float *du)
 {
     for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
-        float u[32];
+        vf u[32 / W];
         int32_t sum;
-        for (int i = 0; i < 32; i += W) {
-            vf w = load(e + tile * 32 + i);
-            vi live = ~(vi)(w == (vf){0});
-            store(u + i, (vf)((vi)(w * half_load(v + c * 64 + 2 * i)) & live));
+        for (int i = 0; i < 32 / W; i++) {
+            const vf w = load(e + tile * 32 + i * W);
+            const vi live = ~(vi)(w == (vf){0});
+            u[i] = (vf)((vi)(w * half_load(v + c * 64 + 2 * W * i)) & live);
         }
-        quantize(u, 32, uq + tile * 32, &du[tile], &sum);
+        quantize_block(u, uq + tile * 32, &du[tile], &sum);
     }
 }
 

@@ -171,22 +171,26 @@ static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint3
     }
 }
 
-void qe_portable_mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
-                        uint32_t width, const int8_t *uq, const float *du, float *out)
+static void mix_tile(const uint8_t *values, uint32_t head_size, uint32_t width,
+                     const int8_t *uq, float du, float *out)
 {
-    const uint32_t blocks = (head_size + 31) / 32;
-    for (uint32_t i = 0; i < width; i++)
-        out[i] = 0.0f;
-    for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
-        const uint8_t *values = v + (size_t)blocks * 64 + c * 32 * 4;
-        for (uint32_t i = 0; i < width; i++) {
-            int32_t isum = 0;
-            for (uint32_t p = 0; p < 32; p++)
-                isum +=
-                    (int8_t)values[p / 4 * head_size * 4 + i * 4 + p % 4] * uq[tile * 32 + p];
-            out[i] = out[i] + du[tile] * (float)isum;
-        }
+    for (uint32_t i = 0; i < width; i++) {
+        int32_t isum = 0;
+        for (uint32_t p = 0; p < 32; p++)
+            isum += (int8_t)values[p / 4 * head_size * 4 + i * 4 + p % 4] * uq[p];
+        out[i] = out[i] + du * (float)isum;
     }
+}
+
+void qe_portable_mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
+                        uint32_t width, uint32_t heads, const int8_t *uq, const float *du,
+                        size_t stride, float *out, size_t out_stride)
+{
+    const size_t first = (size_t)(head_size + 31) / 32 * 64 + c * 32 * 4;
+    for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size))
+        for (uint32_t h = 0; h < heads; h++)
+            mix_tile(v + first, head_size, width, uq + h * stride + tile * 32,
+                     du[h * (stride / 32) + tile], out + h * out_stride);
 }
 
 static void score_plain(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,

@@ -187,7 +187,8 @@ enum {
     QE_HAS_AVX2 = 1,   /* and F16C */
     QE_HAS_AVX512 = 2, /* F, BW, DQ, VL and VNNI */
     QE_HAS_NEON = 4,   /* AArch64 */
-    QE_HAS_DOTPROD = 8
+    QE_HAS_DOTPROD = 8,
+    QE_HAS_I8MM = 16
 };
 
 /* The set called name, or the fastest one for NULL; NULL when there is none on this machine. */

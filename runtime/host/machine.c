@@ -36,8 +36,14 @@ uint32_t qe_host_features(void)
 #if defined(__linux__)
     if (getauxval(AT_HWCAP) & 1ul << 20) /* HWCAP_ASIMDDP */
         features |= QE_HAS_DOTPROD;
+    if (getauxval(AT_HWCAP2) & 1ul << 13) /* HWCAP2_I8MM */
+        features |= QE_HAS_I8MM;
 #elif defined(__APPLE__)
     features |= QE_HAS_DOTPROD; /* every Apple core since the A11 */
+    int has = 0;
+    size_t bytes = sizeof has;
+    if (sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &bytes, NULL, 0) == 0 && has)
+        features |= QE_HAS_I8MM;
 #endif
 #endif
     return features;

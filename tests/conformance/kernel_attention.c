@@ -4,8 +4,8 @@
 
 enum { POSITIONS = 5 * 32, HEADS = 9 };
 
-static float truth[HEADS * POSITIONS], truth_d[POSITIONS / 32];
-static int8_t truth_q[POSITIONS];
+static float truth[HEADS * POSITIONS], truth_d[HEADS * POSITIONS / 32];
+static int8_t truth_q[HEADS * POSITIONS];
 
 static uint8_t any_byte(void)
 {
@@ -58,47 +58,70 @@ static void check_score_q8(uint32_t head_size, uint32_t heads, uint32_t tiles, u
     }
 }
 
-static void check_weigh_and_mix(uint32_t head_size, uint32_t tiles, uint32_t n, int kind)
+/* The outputs of all heads, going on from what `out` held; the second tile on in a second call.
+ */
+static void mix(const qe_kernels *set, const uint8_t *values, uint32_t head_size,
+                uint32_t tiles, uint32_t c, uint32_t heads, float *out)
+{
+    const uint32_t width = head_size - c * 32 < 32 ? head_size - c * 32 : 32;
+    for (uint32_t i = 0; i < heads * width; i++)
+        out[i] = 0.0f;
+    set->mix_q8(values, 1, head_size, c, width, heads, truth_q, truth_d, POSITIONS, out, width);
+    if (tiles > 1)
+        set->mix_q8(values + qe_value_tile_bytes(head_size), tiles - 1, head_size, c, width,
+                    heads, truth_q + 32, truth_d + 1, POSITIONS, out, width);
+}
+
+static void compare_mix(const uint8_t *values, uint32_t head_size, uint32_t tiles, uint32_t c,
+                        uint32_t heads)
+{
+    const uint32_t width = head_size - c * 32 < 32 ? head_size - c * 32 : 32;
+    mix(&qe_portable, values, head_size, tiles, c, heads, truth);
+    record(truth, heads * width);
+    for (uint32_t k = 0; k < set_count; k++) {
+        float *out = guarded(4, heads * width * 4);
+        mix(sets[k], values, head_size, tiles, c, heads, out);
+        same_floats("mix_q8", sets[k]->name, truth, out, heads * width);
+    }
+}
+
+static void check_weigh_and_mix(uint32_t head_size, uint32_t heads, uint32_t tiles, uint32_t n,
+                                int kind)
 {
     const size_t bytes = qe_value_tile_bytes(head_size);
     const uint32_t blocks = (head_size + 31) / 32;
     uint8_t *values = guarded(0, tiles * bytes);
-    float *e = guarded(1, tiles * 32 * 4);
+    float *e = guarded(1, heads * tiles * 32 * 4);
     for (size_t i = 0; i < tiles * bytes; i++)
         values[i] = any_byte();
     for (uint32_t p = 0; p < tiles * 32; p++) {
         for (uint32_t c = 0; c < blocks; c++)
             qe_store16(values + p / 32 * bytes + c * 64 + p % 32 * 2,
                        cache_scale(kind, p >= n));
-        e[p] = p >= n || pick(6) == 0 ? 0.0f : qe_float((64 + pick(64)) << 23 | pick(1u << 23));
-        if (p < n && pick(8) == 0)
-            e[p] = 1.0f;
+        for (uint32_t h = 0; h < heads; h++) {
+            const float other = qe_float((64 + pick(64)) << 23 | pick(1u << 23));
+            e[h * tiles * 32 + p] = p >= n || pick(6) == 0 ? 0.0f : pick(8) ? other : 1.0f;
+        }
     }
     for (uint32_t c = 0; c < blocks; c++) {
-        const uint32_t width = head_size - c * 32 < 32 ? head_size - c * 32 : 32;
-        qe_portable.weigh_q8(values, tiles, head_size, c, e, truth_q, truth_d);
-        qe_portable.mix_q8(values, tiles, head_size, c, width, truth_q, truth_d, truth);
-        record_bytes(truth_q, tiles * 32);
-        record(truth_d, tiles);
-        record(truth, width);
-        for (uint32_t k = 0; k < set_count; k++) {
-            int8_t *uq = guarded(2, tiles * 32);
-            float *du = guarded(3, tiles * 4), *out = guarded(4, width * 4);
-            sets[k]->weigh_q8(values, tiles, head_size, c, e, uq, du);
-            sets[k]->mix_q8(values, tiles, head_size, c, width, uq, du, out);
-            same_bytes("weigh_q8's q", sets[k]->name, truth_q, uq, tiles * 32);
-            same_floats("weigh_q8's d", sets[k]->name, truth_d, du, tiles);
-            same_floats("mix_q8", sets[k]->name, truth, out, width);
+        for (uint32_t h = 0; h < heads; h++) {
+            int8_t *q = truth_q + h * POSITIONS;
+            float *d = truth_d + h * (POSITIONS / 32);
+            qe_portable.weigh_q8(values, tiles, head_size, c, e + h * tiles * 32, q, d);
+            record_bytes(q, tiles * 32);
+            record(d, tiles);
+            for (uint32_t k = 0; k < set_count; k++) {
+                int8_t *uq = guarded(2, tiles * 32);
+                float *du = guarded(3, tiles * 4);
+                sets[k]->weigh_q8(values, tiles, head_size, c, e + h * tiles * 32, uq, du);
+                same_bytes("weigh_q8's q", sets[k]->name, q, uq, tiles * 32);
+                same_floats("weigh_q8's d", sets[k]->name, d, du, tiles);
+            }
         }
-        for (uint32_t i = 0; i < tiles * 32; i++) /* the most that weights can be */
+        compare_mix(values, head_size, tiles, c, heads);
+        for (uint32_t i = 0; i < heads * POSITIONS; i++) /* the most that weights can be */
             truth_q[i] = (int8_t)(pick(8) ? 127 : 0);
-        qe_portable.mix_q8(values, tiles, head_size, c, width, truth_q, truth_d, truth);
-        record(truth, width);
-        for (uint32_t k = 0; k < set_count; k++) {
-            float *out = guarded(4, width * 4);
-            sets[k]->mix_q8(values, tiles, head_size, c, width, truth_q, truth_d, out);
-            same_floats("mix_q8 of ones", sets[k]->name, truth, out, width);
-        }
+        compare_mix(values, head_size, tiles, c, heads);
     }
 }
 
@@ -151,7 +174,7 @@ void check_attention(void)
                          (unsigned)round, (unsigned)hs, (unsigned)heads, (unsigned)n,
                          kind ? "extreme" : "ordinary");
                 check_score_q8(hs, heads, (n + 15) / 16, n, kind);
-                check_weigh_and_mix(hs, (n + 31) / 32, n, kind);
+                check_weigh_and_mix(hs, heads, (n + 31) / 32, n, kind);
                 check_plain(hs, n, 2, kind);
                 check_plain(hs, n, 4, kind);
             }

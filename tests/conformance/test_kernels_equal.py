@@ -12,7 +12,7 @@ from qedge.runtime.machine import kernel_sets
 
 # What kernel_check's and numeric_check's data give in version 1 of the arithmetic. A change of
 # either, unless it comes from new data in those programs, is a change of the image version.
-KERNELS_V1 = "952221583e0d69a4a8e0ed8ea9e61a2b1c9906ccad469d95207634a5142e2e37"
+KERNELS_V1 = "95fbf477e0a5d3fdff22d08d35c874013489ed2e34fb56117b47c7c0b3b0f523"
 NUMBERS_V1 = "7b616570746cb147c66f6f01e6ae1df952495e1397b24d3e7d06d2645fd3d663"
 
 
@@ -21,7 +21,7 @@ def the_only(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return line
 
 
-@pytest.mark.parametrize("machine", [NATIVE, ARM64[2]], ids=str)
+@pytest.mark.parametrize("machine", [NATIVE, *ARM64[2:]], ids=str)
 def test_every_set_equals_portable_on_hard_data(machine: Machine, programs: Programs) -> None:
     found = the_only(programs.run(machine, "kernel_check"))
     usable = machine.kernels or [name for name, ok in kernel_sets() if ok]

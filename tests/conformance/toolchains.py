@@ -113,7 +113,7 @@ ARM64 = [
         "aarch64 max",
         "aarch64",
         ("qemu-aarch64", "-cpu", "max"),
-        ("dotprod", "neon", "portable"),
+        ("i8mm", "dotprod", "neon", "portable"),
     ),
 ]
 ARM32 = [

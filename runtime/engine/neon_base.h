@@ -1,0 +1,102 @@
+/* neon_base.h - the float kernels of the AArch64 sets, and small pieces that their products are
+ * made of. Included inside the set's target pragma. */
+#include "kernels.h"
+#include <arm_neon.h>
+
+#define W 4
+typedef float vf __attribute__((vector_size(16)));
+typedef int32_t vi __attribute__((vector_size(16)));
+
+static inline vf half_load(const uint8_t *p)
+{
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+
+static inline vi most(vi a, vi b)
+{
+    return (vi)vmaxq_s32((int32x4_t)a, (int32x4_t)b);
+}
+
+static inline int32_t most_of(vi v)
+{
+    return vmaxvq_s32((int32x4_t)v);
+}
+
+static inline int32_t sum_of(vi v)
+{
+    return vaddvq_s32((int32x4_t)v);
+}
+
+static inline vf larger(vf a, vf b)
+{
+    const float32x4_t x = (float32x4_t)a, y = (float32x4_t)b;
+    return (vf)vbslq_f32(vcgtq_f32(x, y), x, y);
+}
+
+static inline float largest_of(vf v)
+{
+    return vmaxvq_f32((float32x4_t)v);
+}
+
+static inline void low_bytes(const vi v[8], int8_t *q)
+{
+    int8x16_t pair[4];
+    for (int i = 0; i < 4; i++)
+        pair[i] = (int8x16_t)vuzp1q_s16((int16x8_t)v[2 * i], (int16x8_t)v[2 * i + 1]);
+    vst1q_s8(q, vuzp1q_s8(pair[0], pair[1]));
+    vst1q_s8(q + 16, vuzp1q_s8(pair[2], pair[3]));
+}
+
+#include "lanes.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE int8x16_t quants(const uint8_t *p)
+{
+    return vreinterpretq_s8_u8(vld1q_u8(p));
+}
+
+/* 32 bytes. GCC 12 hardly ever pairs loads of q registers by itself. */
+INLINE void load_pair(const void *p, int8x16_t *a, int8x16_t *b)
+{
+    const int8x16_t *v = p;
+#if defined(__GNUC__) && !defined(__clang__)
+    __asm__("ldp %q0, %q1, %2" : "=&w"(*a), "=w"(*b) : "Ump"(v[0]), "m"(v[1]));
+#else
+    *a = v[0];
+    *b = v[1];
+#endif
+}
+
+/* The scales of 16 rows. */
+INLINE void scales_of(const uint8_t *w, float32x4_t d[4])
+{
+    int8x16_t half[2];
+    load_pair(w, &half[0], &half[1]);
+    for (int i = 0; i < 2; i++) {
+        const float16x8_t h = vreinterpretq_f16_s8(half[i]);
+        d[2 * i] = vcvt_f32_f16(vget_low_f16(h));
+        d[2 * i + 1] = vcvt_high_f32_f16(h);
+    }
+}
+
+INLINE int8x16_t low_nibbles(int8x16_t v)
+{
+    return vandq_s8(v, vdupq_n_s8(15));
+}
+
+INLINE int8x16_t high_nibbles(int8x16_t v)
+{
+    return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4));
+}
+
+/* acc + (dw * dx) * isum, each step rounded */
+INLINE float32x4_t scaled(float32x4_t acc, float32x4_t dw, float dx, int32x4_t isum)
+{
+    return vaddq_f32(acc, vmulq_f32(vmulq_n_f32(dw, dx), vcvtq_f32_s32(isum)));
+}
+
+INLINE size_t block_bytes(int q4)
+{
+    return q4 ? 288 : 544; /* 16 rows by 32 columns */
+}
