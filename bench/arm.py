@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-static", "-g")
 AARCH64 = ("aarch64-linux-gnu-gcc",)
-ARMV7 = ("arm-linux-gnueabihf-gcc", "-mcpu=cortex-a7", "-mfpu=neon-vfpv4")
+ARMV7 = ("arm-linux-gnueabihf-gcc",)
 ARMV6 = (
     *(sys.executable, "-m", "ziglang", "cc"),
     *("-target", "arm-linux-musleabihf", "-mcpu=arm1176jzf_s"),

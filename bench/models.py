@@ -107,8 +107,9 @@ def requantize(source: Path, target: Path, quant: str) -> None:
     part.replace(target)
 
 
-def pair(name: str, quant: str) -> Pair:
-    """The files of a model (smollm2 or 1b) in a type, made when they are missing."""
+def pair(name: str, quant: str, context: int | None = None) -> Pair:
+    """The files of a model (smollm2 or 1b) in a type, made when they are missing; with a
+    context of its own, in an image of its own."""
     if name == "smollm2":
         source = pull("smollm2-135m").path
     else:
@@ -117,10 +118,9 @@ def pair(name: str, quant: str) -> Pair:
             part = source.with_suffix(".part")
             write_1b(part)
             part.replace(source)
-    found = Pair(
-        name, quant, folder() / f"{name}-{quant}.gguf", folder() / f"{name}-{quant}.qimg"
-    )
+    image = f"{name}-{quant}-{context}.qimg" if context else f"{name}-{quant}.qimg"
+    found = Pair(name, quant, folder() / f"{name}-{quant}.gguf", folder() / image)
     if not found.gguf.exists():
         requantize(source, found.gguf, quant)
-    build(source, load("host"), found.image, quant=quant, context=CONTEXTS[name])
+    build(source, load("host"), found.image, quant=quant, context=context or CONTEXTS[name])
     return found

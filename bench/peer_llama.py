@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 
@@ -11,15 +12,19 @@ from peer_memory import memory
 
 
 class Engine:
-    def __init__(self, path: str, threads: int, context: int) -> None:
+    def __init__(self, path: str, threads: int, context: int, small: bool) -> None:
+        """small: weights stay where they are mapped, and batches are no longer than qedge's:
+        the least memory."""
         ll.llama_backend_init()
         self._quiet = ll.llama_log_callback(lambda level, text, data: None)
         ll.llama_log_set(self._quiet, None)
-        self.model = ll.llama_model_load_from_file(
-            path.encode(), ll.llama_model_default_params()
-        )
+        options = ll.llama_model_default_params()
+        if small:
+            options.load_mode, options.use_extra_bufts = ll.LLAMA_LOAD_MODE_MMAP, False
+        self.model = ll.llama_model_load_from_file(path.encode(), options)
         params = ll.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
+        self.batch = 128 if small else 512
+        params.n_ctx, params.n_batch, params.n_ubatch = context, self.batch, self.batch
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = False
         self.context = ll.llama_init_from_model(self.model, params)
@@ -30,8 +35,8 @@ class Engine:
         ll.llama_perf_context_reset(self.context)
 
     def evaluate(self, tokens: list[int]) -> None:
-        for start in range(0, len(tokens), 512):
-            part = tokens[start : start + 512]
+        for start in range(0, len(tokens), self.batch):
+            part = tokens[start : start + self.batch]
             ids = (ll.llama_token * len(part))(*part)
             if ll.llama_decode(self.context, ll.llama_batch_get_one(ids, len(part))):
                 raise SystemExit("llama_decode failed")
@@ -41,7 +46,8 @@ class Engine:
 def main() -> None:
     path, threads, asked = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     depths = asked.get("depths", [0])
-    engine = Engine(path, threads, max(1024, max(depths) + asked.get("decode", 0) + 64))
+    context = asked.get("context") or max(1024, max(depths) + asked.get("decode", 0) + 64)
+    engine = Engine(path, threads, context, asked.get("small", False))
     tokens = [(n * 7919 + 13) % (engine.size - 1000) + 500 for n in range(8192)]
     if asked.get("first"):
         engine.evaluate(tokens[:32])
@@ -49,18 +55,15 @@ def main() -> None:
         ll.llama_sampler_sample(chain, engine.context, -1)
         print(json.dumps({"first_at": time.clock_gettime(time.CLOCK_MONOTONIC)}))
         return
-    info = ll.llama_print_system_info().decode()
-    isa = [
-        part.split("=")[0].strip() for part in info.split("|") if part.strip().endswith("= 1")
-    ]
-    found: dict[str, object] = {"build": f"llama-cpp-python {ll.__version__}", "isa": isa}
+    isa = re.findall(r"(\w+) = 1", ll.llama_print_system_info().decode())
+    build = f"llama.cpp {ll.llama_version().decode()} (llama-cpp-python {ll.__version__})"
+    found: dict[str, object] = {"build": build, "isa": " ".join(isa)}
     engine.evaluate(tokens[:64])
     if count := asked.get("prefill"):
         engine.reset()
         engine.evaluate(tokens[:count])
         perf = ll.llama_perf_context(engine.context)
         found["prefill"] = perf.n_p_eval / perf.t_p_eval_ms * 1000
-    found["memory"] = memory()
     for depth in depths:
         engine.reset()
         engine.evaluate(tokens[: max(2, depth)])
@@ -69,6 +72,7 @@ def main() -> None:
             engine.evaluate([token])
         perf = ll.llama_perf_context(engine.context)
         found[f"decode@{depth}"] = perf.n_eval / perf.t_eval_ms * 1000
+    found.update(memory())
     if asked.get("sampling"):
         for name in ("greedy", "top-p", "chain"):
             chain = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())

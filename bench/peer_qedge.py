@@ -8,17 +8,22 @@ import time
 
 from peer_memory import memory
 
-from qedge.runtime import Model
-from qedge.runtime._engine import kernel_sets
+from qedge.runtime import BudgetError, Model
+
+
+def open_model(path: str, threads: int, context: int | None) -> tuple[Model, bool]:
+    """The model, and whether it opens only with paging allowed."""
+    try:
+        return Model.open(path, threads=threads, context=context), False
+    except BudgetError:
+        allowed = Model.open(path, threads=threads, context=context, allow_paging=True)
+        return allowed, True
 
 
 def main() -> None:
     path, threads, asked = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-    found: dict[str, object] = {
-        "build": "qedge",
-        "isa": [n for n, ok in kernel_sets() if ok][0],
-    }
-    with Model.open(path, threads=threads) as model:
+    model, paging = open_model(path, threads, asked.get("context"))
+    with model:
         size = model.config["vocab_size"]
         tokens = [(n * 7919 + 13) % (size - 1000) + 500 for n in range(8192)]
         engine = model.engine
@@ -28,13 +33,13 @@ def main() -> None:
             engine.sample()
             print(json.dumps({"first_at": time.clock_gettime(time.CLOCK_MONOTONIC)}))
             return
+        found: dict[str, object] = {"isa": model.kernels, "paging": paging}
         model.evaluate(tokens[:64])
         if count := asked.get("prefill"):
             model.reset()
             began = time.perf_counter()
             model.evaluate(tokens[:count])
             found["prefill"] = count / (time.perf_counter() - began)
-        found["memory"] = memory()
         for depth in asked.get("depths", []):
             model.reset()
             model.evaluate(tokens[: max(1, depth)])
@@ -42,6 +47,7 @@ def main() -> None:
             for token in tokens[: asked["decode"]]:
                 engine.eval((token,))
             found[f"decode@{depth}"] = asked["decode"] / (time.perf_counter() - began)
+        found.update(memory())
         if asked.get("sampling"):
             for name, chain in {
                 "greedy": (0.0, 0, 1.0, 0.0, 1.0),
@@ -53,7 +59,9 @@ def main() -> None:
                 for _ in range(100):
                     engine.sample()
                 found[f"sample {name}"] = (time.perf_counter() - began) / 100 * 1000
-    print(json.dumps(found))
+    from importlib.metadata import version  # after all that is timed
+
+    print(json.dumps({"build": f"qedge {version('qedge')}", **found}))
 
 
 main()

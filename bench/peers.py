@@ -1,6 +1,7 @@
 """qedge beside llama.cpp: one command, alternating rounds, medians and ratios.
 
     python bench/peers.py [--rounds 5] [--models smollm2,1b] [--json FILE] [--csv FILE]
+                          [--plot FILE]
 
 Each engine runs in a process of its own and reports its own evaluation timings; the
 limits of the machine (read bandwidth, int8 dot peak) are measured in the same round.
@@ -9,52 +10,37 @@ limits of the machine (read bandwidth, int8 dot peak) are measured in the same r
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import platform
-import statistics
 import subprocess
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import (
+    HERE,
+    PEERS,
+    Others,
+    build_of,
+    cell,
+    child,
+    median,
+    peer,
+    show_builds,
+    show_stamp,
+    stamp,
+    wait_for_quiet,
+    warn_if_busy,
+    write_csv,
+    write_json,
+)
 from models import Pair, folder, pair
 
-HERE = Path(__file__).parent
-PEERS = {
-    "qedge": "peer_qedge.py",
-    "llama.cpp": "peer_llama.py",
-    "xllamacpp": "peer_xllamacpp.py",
-}
+from qedge.runtime.image import open_image
+
 DEPTHS = {"smollm2": [0, 512, 2048, 4096], "1b": [0, 512]}
-QUIET, WAIT_SECONDS = 0.08, 300
-
-
-def cpu_times() -> tuple[float, float]:
-    """(busy, all) ticks of the machine so far; stolen time counts as busy."""
-    fields = [int(n) for n in Path("/proc/stat").read_text().split()[1:9]]
-    return sum(fields) - fields[3] - fields[4], sum(fields)
-
-
-def wait_for_quiet() -> float:
-    """Waits until others use less than QUIET of the machine for a second; returns the last
-    share."""
-    ends = time.monotonic() + WAIT_SECONDS
-    while True:
-        busy, total = cpu_times()
-        time.sleep(1)  # the measurement itself: a second of the machine's time
-        busy_after, total_after = cpu_times()
-        share = (busy_after - busy) / max(1, total_after - total)
-        if share < QUIET or time.monotonic() > ends:
-            return share
-
-
-def child(*command: object) -> dict[str, Any]:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{command[1]} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+LOWER_IS_BETTER = ("first", "sample ", "peak_mib", "anonymous_mib", "file_mib")
+Round = dict[int, dict[str, Any]]  # by threads: read_gb_s, dot_gmac_s, engines' results
 
 
 def roofline(threads: int) -> dict[str, float]:
@@ -62,94 +48,118 @@ def roofline(threads: int) -> dict[str, float]:
     source = HERE / "roofline.c"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         subprocess.run(["gcc", "-O2", "-pthread", source, "-o", program], check=True)
-    return child(program, threads)
+    return child([program, threads])
 
 
-def first_token(script: str, path: Path, threads: int) -> float:
-    """Milliseconds from the start of a process to its first token."""
+def first_token(engine: str, files: Pair, threads: int) -> float:
+    """Milliseconds from the start of a process to its first token, after a prompt of 32."""
     began = time.clock_gettime(time.CLOCK_MONOTONIC)
-    found = child(sys.executable, HERE / script, path, threads, '{"first": true}')
+    found = child(peer(engine, files, threads, {"first": True}))
     return (found["first_at"] - began) * 1000
 
 
-def one_round(files: Pair, threads: int, engines: list[str], decode: int) -> dict[str, Any]:
+def measure(files: Pair, threads: int, engines: list[str], decode: int) -> dict[str, Any]:
     asked = {"prefill": 512, "decode": decode, "depths": DEPTHS[files.name], "sampling": True}
-    found: dict[str, Any] = {"limits": roofline(threads)}
+    found: dict[str, Any] = roofline(threads)
     for engine in engines:
-        path = files.image if engine == "qedge" else files.gguf
-        script = PEERS[engine]
-        result = child(sys.executable, HERE / script, path, threads, json.dumps(asked))
-        if engine != "xllamacpp":
-            result["first"] = first_token(script, path, threads)
-        found[engine] = result
+        found[engine] = child(peer(engine, files, threads, asked))
+        found[engine]["first"] = first_token(engine, files, threads)
     return found
 
 
-def bytes_per_token(image: Path) -> int:
-    """Weights that decoding one token reads: all matrices once (a tied embedding as output)."""
-    from qedge.runtime.image import open_image
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an image's tokens cost at least, in bytes read and in multiplications."""
 
-    opened = open_image(image)
-    tied = opened.config["tied"]
-    return sum(size for kind, *_, size in opened.tensors() if kind != 0 or tied)
+    weight_bytes: int  # of decoding a token: all matrices once, a tied embedding as output
+    cache_bytes: float  # of decoding, for each token before it: its keys and values
+    macs: int  # of prefilling a token: its matrices, without output and attention
 
-
-def macs_per_token(image: Path) -> int:
-    """Multiplications of a prefilled token's matrices, without output and attention."""
-    from qedge.runtime.image import open_image
-
-    tensors = open_image(image).tensors()
-    return sum(rows * columns for kind, _, _, _, _, rows, columns, _ in tensors if kind > 3)
-
-
-def middle(rounds: list[dict[str, Any]], engine: str, key: str) -> float | None:
-    values = [r[engine][key] for r in rounds if engine in r and key in r[engine]]
-    return statistics.median(values) if values else None
-
-
-def summary(files: Pair, threads: int, rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a figure: each engine's median, and the median of each round's ratio to
-    llama.cpp."""
-    keys = ["prefill", *(f"decode@{d}" for d in DEPTHS[files.name]), "first"]
-    keys += [k for k in rounds[0]["qedge"] if k.startswith("sample ")]
-    rows = []
-    for key in keys:
-        row: dict[str, Any] = {
-            "model": files.name,
-            "quant": files.quant,
-            "threads": threads,
-            "figure": key,
-            **{engine: middle(rounds, engine, key) for engine in PEERS},
-        }
-        pairs = [(r["qedge"].get(key), r["llama.cpp"].get(key)) for r in rounds]
-        lower_is_better = key == "first" or key.startswith("sample ")
-        row["ratio"] = statistics.median(
-            (b / a if lower_is_better else a / b) for a, b in pairs
+    @classmethod
+    def of(cls, path: Path) -> Work:
+        image = open_image(path)
+        config, tensors = image.config, image.tensors()
+        value_bytes = {0: 4, 1: 2}.get(image.plan["kv"], 34 / 32)  # f32, f16, q8_0
+        values = 2 * config["layers"] * config["kv_heads"] * config["head_size"]
+        return cls(
+            sum(size for kind, *_, size in tensors if kind != 0 or config["tied"]),
+            values * value_bytes,
+            sum(rows * columns for kind, _, _, _, _, rows, columns, _ in tensors if kind > 3),
         )
-        if key == "decode@0":
-            need = bytes_per_token(files.image) / 1e9
-            row["limit"] = statistics.median(
-                r["qedge"][key] * need / r["limits"]["read_gb_s"] for r in rounds
-            )
-        if key == "prefill":
-            need = macs_per_token(files.image) / 1e9
-            row["limit"] = statistics.median(
-                r["qedge"][key] * need / r["limits"]["dot_gmac_s"] for r in rounds
-            )
-        rows.append(row)
+
+    def limit(self, key: str, tokens: int, round_: dict[str, Any]) -> float | None:
+        """How much of the round's bandwidth (decode) or dot peak (prefill) qedge used."""
+        name, _, depth = key.partition("@")
+        if name == "prefill":
+            return round_["qedge"][key] * self.macs / 1e9 / round_["dot_gmac_s"]
+        if name != "decode":
+            return None
+        need = self.weight_bytes + self.cache_bytes * (int(depth) + tokens / 2)
+        return round_["qedge"][key] * need / 1e9 / round_["read_gb_s"]
+
+
+def row(
+    files: Pair, threads: str, key: str, rounds: list[dict[str, Any]], engines: list[str]
+) -> dict[str, Any]:
+    """A figure: each engine's median, and the median of each round's ratio to llama.cpp."""
+    ratios = [r["qedge"][key] / r["llama.cpp"][key] for r in rounds]
+    if key.startswith(LOWER_IS_BETTER):
+        ratios = [1 / ratio for ratio in ratios]
+    return {
+        "model": files.name,
+        "quant": files.quant,
+        "threads": threads,
+        "figure": key,
+        **{engine: median(r[engine].get(key) for r in rounds) for engine in engines},
+        "ratio": None if key == "file_mib" else median(ratios),  # mapped, so no virtue
+        "limit": None,
+    }
+
+
+def summary(
+    files: Pair, rounds: list[Round], engines: list[str], decode: int
+) -> list[dict[str, Any]]:
+    """A row a figure and number of threads, and what the most threads give over the fewest."""
+    rows = []
+    work = Work.of(files.image)
+    first = next(iter(rounds[0].values()))["qedge"]
+    rates = ["prefill", *(f"decode@{d}" for d in DEPTHS[files.name])]
+    rest = [key for key in first if key.startswith(LOWER_IS_BETTER)]
+    for threads in rounds[0]:
+        part = [r[threads] for r in rounds]
+        for key in [*rates, *rest]:
+            found = row(files, str(threads), key, part, engines)
+            found["limit"] = median(work.limit(key, decode, r) for r in part)
+            rows.append(found)
+    few, many = min(rounds[0]), max(rounds[0])
+    if few != many:
+        over = [
+            {e: {k: r[many][e][k] / r[few][e][k] for k in rates} for e in engines}
+            for r in rounds
+        ]
+        rows += [row(files, f"{many}/{few}", key, over, engines) for key in rates]
     return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    print(
-        f"{'figure':34}{'qedge':>10}{'llama.cpp':>11}{'xllamacpp':>11}{'ratio':>8}{'limit':>8}"
-    )
-    for row in rows:
-        name = f"{row['model']} {row['quant']} {row['threads']}t {row['figure']}"
-        cells = ["-" if row[e] is None else f"{row[e]:.4g}" for e in PEERS]
-        limit = f"{row['limit']:.0%}" if "limit" in row else ""
+def show(rows: list[dict[str, Any]], engines: list[str]) -> None:
+    print(f"{'':36}" + "".join(f"{engine:>11}" for engine in engines) + "   ratio   limit")
+    for found in rows:
+        threads = found["threads"].replace("/", "t/") + "t"
+        name = f"{found['model']} {found['quant']} {threads} {found['figure']}"
+        cells = "".join(f"{cell(found[engine]):>11}" for engine in engines)
+        limit = "" if found["limit"] is None else f"{found['limit']:.0%}"
+        ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}x"
+        print(f"{name:36}{cells}{ratio:>8}{limit:>8}")
+
+
+def show_limits(files: Pair, rounds: list[Round]) -> None:
+    for threads in rounds[0]:
+        read, dots = (
+            median(r[threads][key] for r in rounds) for key in ("read_gb_s", "dot_gmac_s")
+        )
         print(
-            f"{name:34}{cells[0]:>10}{cells[1]:>11}{cells[2]:>11}{row['ratio']:>7.2f}x{limit:>8}"
+            f"{files.name} {files.quant} {threads}t: machine reads {cell(read)} GB/s, "
+            f"multiplies {cell(dots)} GMAC/s"
         )
 
 
@@ -159,7 +169,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [r for r in rows if r["figure"] == "prefill" or r["figure"].startswith("decode")]
+    shown = [r for r in rows if r["figure"].startswith(("prefill", "decode"))]
+    shown = [r for r in shown if "/" not in r["threads"]]
     names = [f"{r['model']} {r['quant']} {r['threads']}t\n{r['figure']}" for r in shown]
     figure, axes = pyplot.subplots(figsize=(max(8, len(shown) * 0.55), 5))
     axes.bar(range(len(shown)), [r["ratio"] for r in shown], color="#3b6ea5")
@@ -170,22 +181,22 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
-
-
-def machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+def alternate(
+    files: Pair, options: argparse.Namespace, engines: list[str], shares: list[float]
+) -> list[Round]:
+    """The rounds of a model: every engine with every number of threads, the order turned."""
+    rounds: list[Round] = []
+    for number in range(options.rounds):
+        found: Round = {}
+        for threads in map(int, options.threads.split(",")):
+            before = wait_for_quiet()
+            others = Others()
+            order = engines if number % 2 == 0 else engines[::-1]
+            found[threads] = measure(files, threads, order, options.decode)
+            found[threads]["others"] = max(before, others.share())
+            shares.append(found[threads]["others"])
+        rounds.append(found)
+    return rounds
 
 
 def main() -> None:
@@ -200,39 +211,33 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     options = parser.parse_args()
     engines = [e for e in PEERS if e != "xllamacpp" or not options.without_xllamacpp]
-    rows, kept, busy = [], [], 0
+    about, builds, rows, runs, shares = stamp(), {}, [], [], []
+    show_stamp(about)
     for name in options.models.split(","):
         for quant in options.quants.split(","):
             files = pair(name, quant)
-            for threads in map(int, options.threads.split(",")):
-                rounds = []
-                for number in range(options.rounds):
-                    share = wait_for_quiet()
-                    busy += share >= QUIET
-                    order = engines if number % 2 == 0 else engines[::-1]
-                    rounds.append(one_round(files, threads, order, options.decode))
-                    rounds[-1]["others"] = share
-                part = summary(files, threads, rounds)
-                show(part)
-                rows += part
-                kept.append(
-                    {"model": name, "quant": quant, "threads": threads, "rounds": rounds}
-                )
-    if busy:
-        print(
-            f"{busy} rounds began on a busy machine: do not trust this table", file=sys.stderr
-        )
-    if options.json:
-        options.json.write_text(json.dumps({"busy_rounds": busy, "rows": rows, "runs": kept}))
+            rounds = alternate(files, options, engines, shares)
+            last = next(iter(rounds[-1].values()))
+            if not builds:
+                builds = {engine: build_of(last[engine]) for engine in engines}
+                show_builds(builds)
+            part = summary(files, rounds, engines, options.decode)
+            show_limits(files, rounds)
+            show(part, engines)
+            rows += part
+            runs.append({"model": name, "quant": quant, "rounds": rounds})
+    print(
+        "prefill, decode: tokens/s; first, sample: ms; ratio: how many times better than "
+        "llama.cpp;\nlimit: qedge's share of the int8 dot peak (prefill), of the bandwidth "
+        "(decode)"
+    )
+    busy = warn_if_busy(shares)
+    about |= {"builds": builds, "busy_rounds": busy}
+    write_json(options.json, {**about, "rows": rows, "runs": runs})
+    write_csv(options.csv, rows, {**about, "builds": json.dumps(builds)})
     if options.plot:
         plot(rows, options.plot)
-    if options.csv:
-        stamp = {"machine": machine(), "commit": commit(), "command": " ".join(sys.argv)}
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], "limit", *stamp], extrasaction="ignore")
-            writer.fieldnames = list(dict.fromkeys(writer.fieldnames))
-            writer.writeheader()
-            writer.writerows({**row, **stamp} for row in rows)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 /* avx512.c - kernels for AVX-512 with VNNI (Zen 4, Ice Lake and later). A register holds 16
  * rows by 4 columns, so a lane owns a row; equal to portable.c. */
 #if defined(__x86_64__)
-#include "kernels.h"
+#include "amx.h"
 #include <immintrin.h>
 
 #if defined(__clang__)
@@ -277,23 +277,40 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
                   out + h * out_stride, out_stride);
 }
 
-const qe_kernels qe_avx512 = {
-    .name = "avx512",
-    .quantize = quantize,
-    .matmul = matmul,
-    .rmsnorm = rmsnorm,
-    .silu_mul = silu_mul,
-    .score_q8 = score_q8,
-    .softmax = softmax,
-    .weigh_q8 = weigh_q8,
-    .mix_q8 = mix_q8,
-    .score_f16 = score_f16,
-    .mix_f16 = mix_f16,
-    .score_f32 = score_f32,
-    .mix_f32 = mix_f32,
-    .weights = weights,
-    .survey = survey,
-};
+#if defined(__linux__)
+/* Tokens that fill AMX's tiles go there. */
+static void matmul_amx(const qe_matmul *m, uint32_t first, uint32_t count)
+{
+    const int tiled = (m->type == QE_Q4_0 || m->type == QE_Q8_0) &&
+                      m->layout == QE_LAYOUT(16, 4) && m->tokens >= QE_AMX_TOKENS;
+    if (!tiled) {
+        matmul(m, first, count);
+        return;
+    }
+    qe_amx_products(m, first, count);
+    const uint32_t done = m->tokens / QE_AMX_TOKENS * QE_AMX_TOKENS;
+    if (done < m->tokens) {
+        qe_matmul rest = *m;
+        rest.tokens = m->tokens - done;
+        rest.act.q += done * m->act.stride;
+        rest.act.d += done * (m->act.stride / 32);
+        rest.act.s += done * (m->act.stride / 32);
+        rest.out += done * m->out_stride;
+        matmul(&rest, first, count);
+    }
+}
+#endif
+
+#define ENTRIES                                                                                \
+    .quantize = quantize, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .score_q8 = score_q8,      \
+    .softmax = softmax, .weigh_q8 = weigh_q8, .mix_q8 = mix_q8, .score_f16 = score_f16,        \
+    .mix_f16 = mix_f16, .score_f32 = score_f32, .mix_f32 = mix_f32, .weights = weights,        \
+    .survey = survey
+
+const qe_kernels qe_avx512 = {.name = "avx512", .matmul = matmul, ENTRIES};
+#if defined(__linux__)
+const qe_kernels qe_amx = {.name = "amx", .matmul = matmul_amx, ENTRIES};
+#endif
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -143,7 +143,7 @@ static void embed(const qe_session *s, uint32_t token, float *x)
     }
 }
 
-static int finite(const float *x, uint32_t n)
+static int is_finite(const float *x, uint32_t n)
 {
     uint32_t worst = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -270,5 +270,5 @@ int qe_session_eval(qe_session *s, const uint32_t *tokens, uint32_t count, float
     }
     if (all_logits)
         memcpy(logits, all_logits - stride, (size_t)c->vocab_size * 4);
-    return finite(logits, c->vocab_size) ? QE_OK : QE_ERR_NUMERIC;
+    return is_finite(logits, c->vocab_size) ? QE_OK : QE_ERR_NUMERIC;
 }

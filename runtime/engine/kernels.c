@@ -7,12 +7,17 @@ static const struct {
 } sets[] = {
 /* the fastest first */
 #if defined(__x86_64__)
+#if defined(__linux__)
+    {&qe_amx, QE_HAS_AVX2 | QE_HAS_AVX512 | QE_HAS_AMX},
+#endif
     {&qe_avx512, QE_HAS_AVX2 | QE_HAS_AVX512},
     {&qe_avx2, QE_HAS_AVX2},
 #elif defined(__aarch64__)
     {&qe_i8mm, QE_HAS_NEON | QE_HAS_DOTPROD | QE_HAS_I8MM},
     {&qe_dotprod, QE_HAS_NEON | QE_HAS_DOTPROD},
     {&qe_neon, QE_HAS_NEON},
+#elif defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) && !defined(__clang__)
+    {&qe_armv7, QE_HAS_NEON},
 #endif
     {&qe_portable, 0},
 };

@@ -1,33 +1,7 @@
 /* portable.c - the kernels in plain C. The definition of right: every other set must equal it,
  * bit for bit. It reads every layout; speed is the business of the other sets. */
 #include "kernels.h"
-
-static float halves(float *s) /* the end of lanes(): SPEC 2.2 */
-{
-    for (int width = 8; width; width /= 2)
-        for (int l = 0; l < width; l++)
-            s[l] = s[l] + s[l + width];
-    return s[0];
-}
-
-static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s)
-{
-    for (uint32_t b = 0; b * 32 < n; b++, x += 32, q += 32) {
-        uint32_t width = n - b * 32 < 32 ? n - b * 32 : 32, amax = 0;
-        for (uint32_t i = 0; i < width; i++) {
-            uint32_t bits = qe_bits(x[i]) & 0x7FFFFFFFu;
-            amax = bits > amax ? bits : amax;
-        }
-        float r;
-        int32_t sum = 0;
-        int nonzero = qe_block_scale(amax, &d[b], &r);
-        for (uint32_t i = 0; i < 32; i++) {
-            q[i] = (int8_t)(nonzero && i < width ? qe_round(x[i] * r) : 0);
-            sum += q[i];
-        }
-        s[b] = sum;
-    }
-}
+#include "scalar.h"
 
 /* Row r of a tile against a block of activations; group is a constant after inlining. */
 static inline int32_t tile_dot(const uint8_t *quants, uint32_t type, uint32_t R, uint32_t r,
@@ -67,11 +41,6 @@ static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t
     memcpy(out, acc, R * sizeof(float));
 }
 
-static float plain_value(const uint8_t *p, size_t i, int half)
-{
-    return half ? qe_half_to_float(qe_load16(p + 2 * i)) : qe_float(qe_load32(p + 4 * i));
-}
-
 static float plain_row(const uint8_t *w, uint32_t type, const float *x, uint32_t columns)
 {
     float s[16] = {0};
@@ -101,22 +70,6 @@ void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
     }
 }
 
-static void rmsnorm(float *out, const float *x, const float *w, uint32_t n, float eps)
-{
-    float s[16] = {0};
-    for (uint32_t i = 0; i < n; i++)
-        s[i % 16] = s[i % 16] + x[i] * x[i];
-    float r = 1.0f / qe_sqrt(halves(s) / (float)n + eps);
-    for (uint32_t i = 0; i < n; i++)
-        out[i] = (x[i] * r) * w[i];
-}
-
-static void silu_mul(float *gate, const float *up, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        gate[i] = (gate[i] / (1.0f + qe_exp(-gate[i]))) * up[i];
-}
-
 void qe_portable_score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
                           uint32_t heads, float *scores, size_t stride)
 {
@@ -142,35 +95,6 @@ void qe_portable_score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, 
     }
 }
 
-static float softmax(float *s, uint32_t n)
-{
-    float m = qe_float(0xFF800000u), lane[16] = {0};
-    for (uint32_t j = 0; j < n; j++)
-        m = s[j] > m ? s[j] : m;
-    for (uint32_t j = 0; j < n; j++) {
-        s[j] = qe_exp(s[j] - m);
-        lane[j % 16] = lane[j % 16] + s[j];
-    }
-    for (uint32_t j = n; j < qe_ceil(n, 32); j++)
-        s[j] = 0.0f;
-    return 1.0f / halves(lane);
-}
-
-static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_t c,
-                     const float *e, int8_t *uq, float *du)
-{
-    for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
-        float u[32];
-        int32_t sum;
-        for (uint32_t p = 0; p < 32;
-             p++) /* a weight of 0 hides a scale that was never written */
-            u[p] = e[tile * 32 + p] == 0.0f
-                       ? 0.0f
-                       : e[tile * 32 + p] * qe_half_to_float(qe_load16(v + c * 64 + 2 * p));
-        quantize(u, 32, uq + tile * 32, &du[tile], &sum);
-    }
-}
-
 static void mix_tile(const uint8_t *values, uint32_t head_size, uint32_t width,
                      const int8_t *uq, float du, float *out)
 {
@@ -191,68 +115,6 @@ void qe_portable_mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, ui
         for (uint32_t h = 0; h < heads; h++)
             mix_tile(v + first, head_size, width, uq + h * stride + tile * 32,
                      du[h * (stride / 32) + tile], out + h * out_stride);
-}
-
-static void score_plain(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
-                        float *s, int half)
-{
-    for (size_t j = 0; j < n; j++) {
-        float lane[16] = {0};
-        for (uint32_t i = 0; i < head_size; i++)
-            lane[i % 16] = lane[i % 16] + q[i] * plain_value(k, j * head_size + i, half);
-        s[j] = halves(lane);
-    }
-}
-
-static void mix_plain(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
-                      float *out, int half)
-{
-    for (uint32_t i = 0; i < head_size; i++)
-        out[i] = 0.0f;
-    for (size_t j = 0; j < n; j++)
-        for (uint32_t i = 0; i < head_size; i++)
-            out[i] = out[i] + e[j] * plain_value(v, j * head_size + i, half);
-}
-
-static void score_f16(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
-                      float *s)
-{
-    score_plain(k, n, head_size, q, s, 1);
-}
-
-static void mix_f16(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
-                    float *out)
-{
-    mix_plain(v, n, head_size, e, out, 1);
-}
-
-static void score_f32(const uint8_t *k, uint32_t n, uint32_t head_size, const float *q,
-                      float *s)
-{
-    score_plain(k, n, head_size, q, s, 0);
-}
-
-static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
-                    float *out)
-{
-    mix_plain(v, n, head_size, e, out, 0);
-}
-
-static void weights(const float *x, uint32_t n, float top, float scale, uint32_t *w)
-{
-    for (uint32_t i = 0; i < n; i++)
-        w[i] = (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
-}
-
-static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum)
-{
-    uint32_t found = 0;
-    *sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        found += w[i] >= least;
-        *sum += w[i] >= least ? w[i] : 0;
-    }
-    return found;
 }
 
 const qe_kernels qe_portable = {

@@ -186,9 +186,10 @@ int32_t qe_session_sample(qe_session *session, qe_sampler *sampler);
 enum {
     QE_HAS_AVX2 = 1,   /* and F16C */
     QE_HAS_AVX512 = 2, /* F, BW, DQ, VL and VNNI */
-    QE_HAS_NEON = 4,   /* AArch64 */
+    QE_HAS_NEON = 4,   /* 64-bit Arm; 32-bit Arm with VFPv4 too */
     QE_HAS_DOTPROD = 8,
-    QE_HAS_I8MM = 16
+    QE_HAS_I8MM = 16,
+    QE_HAS_AMX = 32 /* TILE and INT8, with the system's leave */
 };
 
 /* The set called name, or the fastest one for NULL; NULL when there is none on this machine. */

@@ -11,13 +11,35 @@
 #include <unistd.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#endif
+#if (defined(__aarch64__) || defined(__arm__)) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
+#endif
+
+#if defined(__x86_64__)
+/* Whether the CPU has AMX's int8 tiles, and Linux lets this process use them: their state is
+ * large, so it must be asked for once a process (arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA).
+ */
+static int amx_granted(void)
+{
+#if defined(__linux__)
+    const unsigned tile_and_int8 = 3u << 24;
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tile_and_int8) != tile_and_int8)
+        return 0;
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+    return 0;
+#endif
+}
 #endif
 
 uint32_t qe_host_features(void)
@@ -31,6 +53,8 @@ uint32_t qe_host_features(void)
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vnni"))
         features |= QE_HAS_AVX512;
+    if (amx_granted())
+        features |= QE_HAS_AMX;
 #elif defined(__aarch64__)
     features |= QE_HAS_NEON;
 #if defined(__linux__)
@@ -45,6 +69,10 @@ uint32_t qe_host_features(void)
     if (sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &bytes, NULL, 0) == 0 && has)
         features |= QE_HAS_I8MM;
 #endif
+#elif defined(__arm__) && defined(__linux__)
+    const unsigned long needed = 1ul << 12 | 1ul << 16; /* HWCAP_NEON, HWCAP_VFPv4 */
+    if ((getauxval(AT_HWCAP) & needed) == needed)
+        features |= QE_HAS_NEON;
 #endif
     return features;
 }

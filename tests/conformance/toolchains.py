@@ -75,7 +75,7 @@ TARGETS = {
             "armv7",
             ("arm-linux-gnueabihf-gcc",),
             "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
-            ("-static", "-mcpu=cortex-a7", "-mfpu=neon-vfpv4"),
+            ("-static",),
         ),
         # Debian's armhf libc is of ARMv7, so this one is musl's, by way of zig.
         Target(
@@ -117,7 +117,7 @@ ARM64 = [
     ),
 ]
 ARM32 = [
-    Machine("armv7", "armv7", ("qemu-arm", "-cpu", "cortex-a7"), ("portable",)),
+    Machine("armv7", "armv7", ("qemu-arm", "-cpu", "cortex-a7"), ("armv7", "portable")),
     Machine("armv6", "armv6", ("qemu-arm", "-cpu", "arm1176"), ("portable",)),
 ]
 SOFT_FLOAT = Machine("soft float", "softfloat", ("qemu-arm", "-cpu", "arm1176"), ("portable",))

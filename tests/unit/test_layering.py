@@ -106,7 +106,10 @@ def test_engine_includes_three_headers_and_its_own() -> None:
         found = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text("utf-8")))
         assert found <= own | STANDARD | INTRINSICS, f"{path.name}: {found - own - STANDARD}"
         if found & INTRINSICS:
-            assert path.stem in ("avx2", "avx512", "neon", "neon_set", "dotprod")
+            assert path.stem in (
+                *("amx", "avx2", "avx512", "armv7"),
+                *("neon", "neon_base", "neon_dot", "dotprod", "i8mm"),
+            )
 
 
 def test_binding_and_host_see_the_public_header_only() -> None:
