@@ -59,6 +59,7 @@ class Session:
         kv: int,
         running: int,
         kernels: str | None = ...,
+        pin: bool = ...,
     ) -> None: ...
     @property
     def position(self) -> int: ...

@@ -81,14 +81,14 @@ cdef extern from "host/host.h" nogil:
     int qe_vocab_adds_bos(const qe_vocab *)
 
     uint32_t qe_host_features()
-    uint32_t qe_host_cpus()
+    uint32_t qe_host_cpus(uint32_t *, uint32_t)
     int qe_host_map(const char *, const uint8_t **, uint64_t *)
     void qe_host_unmap(const uint8_t *, uint64_t)
     void *qe_host_arena(uint64_t)
     void qe_host_arena_free(void *, uint64_t)
     uint64_t qe_host_float_enter()
     void qe_host_float_leave(uint64_t)
-    qe_pool *qe_pool_open(uint32_t)
+    qe_pool *qe_pool_open(uint32_t, int)
     void qe_pool_close(qe_pool *)
     const qe_workers *qe_pool_workers(qe_pool *)
 
@@ -125,8 +125,9 @@ def kernel_sets():
 
 
 def cpus():
-    """CPUs that this process may run on."""
-    return qe_host_cpus()
+    """CPUs worth a worker: that this process may run on, one a core, the fastest cores only."""
+    cdef uint32_t chosen[64]
+    return qe_host_cpus(chosen, 64)
 
 
 def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads, uint32_t kv):
@@ -348,8 +349,9 @@ cdef class Session:
     cdef bint at_work  # read and written with the GIL held
 
     def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
-                  uint32_t kv, uint32_t running, kernels=None):
-        """`threads` sizes the arena, `running` of them (at most) do the work."""
+                  uint32_t kv, uint32_t running, kernels=None, bint pin=False):
+        """`threads` sizes the arena, `running` of them (at most) do the work; pin: each worker
+        stays on a CPU of its own."""
         cdef qe_session_options o
         cdef bytes name
         o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
@@ -369,7 +371,7 @@ cdef class Session:
         self.arena = qe_host_arena(self.arena_size)
         if self.arena == NULL:
             raise MemoryError
-        self.pool = qe_pool_open(running)
+        self.pool = qe_pool_open(running, pin)
         if self.pool == NULL:
             raise MemoryError
         checked(qe_session_init(&self.session, &image.image, &o, self.kernel_set,

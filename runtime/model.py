@@ -60,13 +60,16 @@ class Model:
         batch: int | None = None,
         kernels: str | None = None,
         allow_paging: bool = False,
+        pin: bool = False,
     ) -> Model:
         """Opens an image and takes its arena: everything that will ever be allocated.
 
-        context, threads, batch: as in the image's plan unless given.
+        context, batch: as in the image's plan unless given.
+        threads: unless given, the fast cores, up to the plan's threads.
         memory: the arena's limit in bytes, or as "300M"; BudgetError when more is needed.
         kernels: forces a kernel set by name; all give the same bits.
         allow_paging: run even if image and arena do not fit into RAM (about 100 times slower).
+        pin: keep every worker on a core of its own (not the calling thread).
         """
         options = {
             "context": context,
@@ -75,6 +78,7 @@ class Model:
             "batch": batch,
             "kernels": kernels,
             "allow_paging": allow_paging,
+            "pin": pin,
         }
         image = open_image(path)
         return cls(image, os.fspath(path), open_session(image, str(path), **options), options)

@@ -23,6 +23,7 @@ def open_session(
     batch: int | None,
     kernels: str | None,
     allow_paging: bool,
+    pin: bool,
 ) -> Session:
     """Takes arena and workers for a session. BudgetError when they do not fit, UsageError."""
     plan = image.plan
@@ -56,8 +57,12 @@ def open_session(
             "format or context, or --allow-paging to run it about 100 times slower"
         )
     running = min(carved, cpus()) if threads is None else carved
+    if pin and running > cpus():
+        raise UsageError(
+            f"{running} threads cannot be pinned: this machine has {cpus()} fast cores"
+        )
     try:
-        return Session(image, context, batch, carved, plan["kv"], running, kernels)
+        return Session(image, context, batch, carved, plan["kv"], running, kernels, pin)
     except MemoryError:
         raise BudgetError(
             f"{path}: the system refuses {show_size(need)} for the arena, or its threads; "

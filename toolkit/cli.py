@@ -32,7 +32,9 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         [
             click.option(
-                "--threads", type=int, help="Threads; default: the CPUs, up to the plan's."
+                "--threads",
+                type=int,
+                help="Threads; default: the fast cores, up to the plan's.",
             ),
             click.option(
                 "--context", type=int, help="Tokens; default: the plan's (eval: 512)."
@@ -42,6 +44,7 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
                 "--memory", help="Limit of the arena: bytes, or with K, M, G (1024s)."
             ),
             click.option("--kernels", help="Force a kernel set; all give the same bits."),
+            click.option("--pin", is_flag=True, help="Keep each worker on a core of its own."),
             click.option("--allow-paging", is_flag=True, help="Run though RAM is too small."),
         ]
     ):
@@ -62,7 +65,7 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
         raise ImageError(
             f"{target}: no such file; give an image (.qimg), made by `qedge build`"
         )
-    names = ("context", "memory", "threads", "batch", "kernels", "allow_paging")
+    names = ("context", "memory", "threads", "batch", "kernels", "allow_paging", "pin")
     return Model.open(target, **{name: options[name] for name in names})
 
 

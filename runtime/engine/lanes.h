@@ -4,7 +4,7 @@
  *   half_load(p)                   W f16 at p, as floats
  *   most(a, b), most_of(v)         the larger lanes, the largest lane (of int32 >= 0)
  *   larger(a, b), largest_of(v)    a > b ? a : b of floats, the largest lane (none is NaN)
- *   sum_of(v)                      the sum of the lanes, modulo 2^32
+ *   sum_of(v)                      the sum of the lanes, small enough for an int32_t
  *   low_bytes(v, q)                the low bytes of 32 lanes to q
  *   vec_sqrt is not needed: rmsnorm takes one scalar root.
  * GCC's and clang's vector types round like scalars, so this text is one for all machines. */
@@ -71,7 +71,8 @@ static inline vf vec_exp(vf x)
 /* 32 values to one block: SPEC 2.3. */
 static inline void quantize_block(const vf x[32 / W], int8_t *q, float *d, int32_t *s)
 {
-    vi top = {0}, v[32 / W], sum = {0};
+    vi top = {0}, v[32 / W];
+    vu sum = {0};
     float r;
     for (int i = 0; i < 32 / W; i++)
         top = most(top, (vi)x[i] & 0x7FFFFFFF);
@@ -82,10 +83,10 @@ static inline void quantize_block(const vf x[32 / W], int8_t *q, float *d, int32
     }
     for (int i = 0; i < 32 / W; i++) {
         v[i] = (vi)(x[i] * splat(r) + splat(QE_MAGIC)); /* the low byte is q */
-        sum += v[i];
+        sum += (vu)v[i];
     }
     low_bytes(v, q);
-    *s = (int32_t)((uint32_t)sum_of(sum) - 32 * (uint32_t)QE_MAGIC_BITS);
+    *s = sum_of((vi)(sum - 32u / W * (uint32_t)QE_MAGIC_BITS)); /* it wraps and back */
 }
 
 static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s)

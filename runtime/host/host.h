@@ -9,8 +9,15 @@
 /* Feature bits of this machine, for qe_kernels_find. */
 uint32_t qe_host_features(void);
 
-/* CPUs this process may run on, 1 or more. */
-uint32_t qe_host_cpus(void);
+/* The CPUs worth a worker: those this process may run on, one a core, of the fastest kind of
+ * core only. Fills `chosen` (most entries) with their numbers and returns how many, 1 or more.
+ */
+uint32_t qe_host_cpus(uint32_t *chosen, uint32_t most);
+
+/* The choice itself: allowed[cpu] says which CPUs may be used and is narrowed down by what the
+ * files under root (Linux: /sys/devices) say; returns how many were chosen, maybe 0. */
+uint32_t qe_host_choose_cpus(const char *root, uint8_t *allowed, uint32_t count,
+                             uint32_t *chosen, uint32_t most);
 
 /* Maps a whole regular file for reading. Returns 0 or an errno value. */
 int qe_host_map(const char *path, const uint8_t **base, uint64_t *bytes);
@@ -26,9 +33,11 @@ uint64_t qe_host_float_enter(void);
 void qe_host_float_leave(uint64_t saved);
 
 /* A pool of `threads` workers, the caller's thread among them: threads - 1 are started here.
- * NULL when they cannot be. With one thread the pool starts none. */
+ * NULL when they cannot be. With one thread the pool starts none. pinned: each thread
+ * that it starts stays on one of qe_host_cpus (the first is left to the caller's own thread, which
+ * is the caller's to place), as far as they go. */
 typedef struct qe_pool qe_pool;
-qe_pool *qe_pool_open(uint32_t threads);
+qe_pool *qe_pool_open(uint32_t threads, int pinned);
 void qe_pool_close(qe_pool *pool);
 const qe_workers *qe_pool_workers(qe_pool *pool);
 

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -77,17 +76,6 @@ uint32_t qe_host_features(void)
     return features;
 }
 
-uint32_t qe_host_cpus(void)
-{
-#if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
-        return (uint32_t)CPU_COUNT(&set);
-#endif
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (uint32_t)n : 1;
-}
-
 int qe_host_map(const char *path, const uint8_t **base, uint64_t *bytes)
 {
     struct stat info;
@@ -141,6 +129,11 @@ uint64_t qe_host_float_enter(void)
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
     __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
     return saved;
+#elif defined(__arm__) && defined(__ARM_PCS_VFP)
+    uint32_t saved;
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(saved));
+    __asm__ volatile("vmsr fpscr, %0" : : "r"(0));
+    return saved;
 #else
     return 0;
 #endif
@@ -152,6 +145,8 @@ void qe_host_float_leave(uint64_t saved)
     _mm_setcsr((unsigned)saved);
 #elif defined(__aarch64__)
     __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+#elif defined(__arm__) && defined(__ARM_PCS_VFP)
+    __asm__ volatile("vmsr fpscr, %0" : : "r"((uint32_t)saved));
 #else
     (void)saved;
 #endif

@@ -18,7 +18,7 @@ static const uint64_t STALL_NS = 100 * 1000;
 static const uint64_t ALONE_NS = 2 * 1000 * 1000, ALONE_MOST_NS = 512 * 1000 * 1000;
 static const uint64_t CALM_NS = 50 * 1000 * 1000;
 
-enum { SPINS = 20000, STACK_BYTES = 256 * 1024 };
+enum { SPINS = 20000, MOST_THREADS = 64, STACK_BYTES = 256 * 1024 };
 #define CLOSED 0xFFFFFFFFu /* a chunk number that no job has */
 
 typedef struct {
@@ -161,16 +161,32 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-qe_pool *qe_pool_open(uint32_t threads)
+/* Keeps a thread on a CPU, where the system can; elsewhere it runs where it will. */
+static void pin(pthread_t thread, uint32_t cpu)
+{
+#if defined(__linux__)
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    pthread_setaffinity_np(thread, sizeof set, &set);
+#else
+    (void)thread;
+    (void)cpu;
+#endif
+}
+
+qe_pool *qe_pool_open(uint32_t threads, int pinned)
 {
     void *memory = NULL;
+    uint32_t cpus[MOST_THREADS];
     const size_t bytes = sizeof(qe_pool) + threads * sizeof(worker);
-    if (!threads || threads > 64 || posix_memalign(&memory, 64, bytes) != 0)
+    if (!threads || threads > MOST_THREADS || posix_memalign(&memory, 64, bytes) != 0)
         return NULL;
     memset(memory, 0, bytes);
     qe_pool *pool = memory;
     pool->workers = (qe_workers){.self = pool, .run = run};
     pool->threads = 1;
+    const uint32_t placed = pinned ? qe_host_cpus(cpus, MOST_THREADS) : 0;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_attr_t attributes;
@@ -183,6 +199,8 @@ qe_pool *qe_pool_open(uint32_t threads)
             pthread_create(&pool->others[i].thread, &attributes, worker_main, &pool->others[i]);
         if (!failed)
             pool->threads++;
+        if (!failed && i < placed)
+            pin(pool->others[i].thread, cpus[i]);
     }
     pthread_attr_destroy(&attributes);
     if (failed) {

@@ -160,7 +160,7 @@ static void run(const arguments *a, const qe_image *image, const qe_session_opti
                 const void *kernels)
 {
     const uint64_t bytes = qe_session_size(&image->config, o);
-    qe_pool *pool = qe_pool_open(o->threads);
+    qe_pool *pool = qe_pool_open(o->threads, 0);
     if (!bytes || !pool)
         fail("options", QE_ERR_USAGE);
     uint8_t *arena = new_arena(bytes);

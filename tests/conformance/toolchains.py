@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno")
 LIBRARIES = ("-lm", "-pthread")
 SOURCES = {
+    "cpus_check": ("cpus_check.c",),
     "engine_check": ("engine_check.c",),
     "numeric_check": ("numeric_check.c",),
     "kernel_check": (
