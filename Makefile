@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-SOURCES := $(wildcard runtime/*.pyx runtime/engine/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
+SOURCES := $(wildcard */_*.pyx toolkit/*.[ch] runtime/engine/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
 
 .PHONY: demo test check install packages bench clean
 
@@ -33,4 +33,4 @@ packages:
 	@sh tests/packages.sh
 
 clean:
-	rm -rf $(VENV) build *.egg-info runtime/_engine.c runtime/*.so
+	rm -rf $(VENV) build *.egg-info runtime/_engine.c toolkit/_tiles.c */*.so

@@ -1,4 +1,4 @@
-"""The one extension module. Everything else about the package is in pyproject.toml."""
+"""The two extension modules. Everything else about the package is in pyproject.toml."""
 
 import glob
 import os
@@ -11,6 +11,7 @@ ROOMS = {"runtime": "qedge.runtime", "toolkit": "qedge.toolkit", "boards": "qedg
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 if os.environ.get("QEDGE_SANITIZE"):  # address,undefined: see CONTRIBUTING.md
     FLAGS += [f"-fsanitize={os.environ['QEDGE_SANITIZE']}", "-g", "-O1"]
+SANITIZE = [flag for flag in FLAGS if flag.startswith("-fsanitize")]
 
 packages = list(ROOMS.values())
 for folder, package in ROOMS.items():
@@ -29,8 +30,14 @@ setup(
             ],
             depends=sorted(glob.glob("runtime/*/*.h")),  # or header edits are missed
             extra_compile_args=FLAGS,
-            extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")]
-            + ([] if sys.platform == "darwin" else ["-pthread"]),
-        )
+            extra_link_args=SANITIZE + ([] if sys.platform == "darwin" else ["-pthread"]),
+        ),
+        Extension(
+            "qedge.toolkit._tiles",
+            sources=["toolkit/_tiles.pyx", "toolkit/tiles.c"],
+            depends=["toolkit/tiles.h"],
+            extra_compile_args=FLAGS,
+            extra_link_args=SANITIZE,
+        ),
     ],
 )

@@ -88,36 +88,42 @@ def write_1b(path: Path) -> None:
     writer.close()
 
 
+# llama.cpp's own quantizer: source, target, llama_ftype.
+LLAMA = """
+import ctypes, sys, llama_cpp as l
+p = l.llama_model_quantize_default_params()
+p.ftype, p.allow_requantize, p.nthread = int(sys.argv[3]), True, 2
+sys.exit(l.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(p)))
+"""
+
+
 def requantize(source: Path, target: Path, quant: str) -> None:
-    """llama.cpp's own quantizer, in a process of its own because it writes to standard
-    output."""
+    """By llama.cpp, in a process of its own because it writes to standard output."""
     import subprocess
     import sys
 
-    code = (
-        "import ctypes, sys, llama_cpp as l\n"
-        "p = l.llama_model_quantize_default_params()\n"
-        "p.ftype, p.allow_requantize, p.nthread = int(sys.argv[3]), True, 2\n"
-        "a = sys.argv[1].encode(), sys.argv[2].encode()\n"
-        "sys.exit(l.llama_model_quantize(*a, ctypes.byref(p)))\n"
-    )
     part = target.with_suffix(".part")
-    command = [sys.executable, "-c", code, source, part, str(LLAMA_TYPES[quant])]
+    command = [sys.executable, "-c", LLAMA, source, part, str(LLAMA_TYPES[quant])]
     subprocess.run(command, check=True, capture_output=True)
     part.replace(target)
+
+
+def source_of(name: str) -> Path:
+    """The model's own file (smollm2 or 1b), made or fetched when it is missing."""
+    if name == "smollm2":
+        return pull("smollm2-135m").path
+    source = folder() / "1b-f16.gguf"
+    if not source.exists():
+        part = source.with_suffix(".part")
+        write_1b(part)
+        part.replace(source)
+    return source
 
 
 def pair(name: str, quant: str, context: int | None = None) -> Pair:
     """The files of a model (smollm2 or 1b) in a type, made when they are missing; with a
     context of its own, in an image of its own."""
-    if name == "smollm2":
-        source = pull("smollm2-135m").path
-    else:
-        source = folder() / "1b-f16.gguf"
-        if not source.exists():
-            part = source.with_suffix(".part")
-            write_1b(part)
-            part.replace(source)
+    source = source_of(name)
     image = f"{name}-{quant}-{context}.qimg" if context else f"{name}-{quant}.qimg"
     found = Pair(name, quant, folder() / f"{name}-{quant}.gguf", folder() / image)
     if not found.gguf.exists():

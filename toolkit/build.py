@@ -6,7 +6,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -96,12 +98,14 @@ def _entries(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEn
     return entries
 
 
-def _provenance(source: SourceModel, recipe: Recipe, board: Board, context: int) -> bytes:
+def _provenance(
+    source: SourceModel, recipe: Recipe, board: Board, context: int, sha256: str
+) -> bytes:
     found = {
         "tool": f"qedge {version('qedge')}",
         "model": source.config.name,
         "architecture": source.config.architecture,
-        "source_sha256": source.sha256(),
+        "source_sha256": sha256,
         "recipe": {
             "quant": recipe.quant,
             "embedding": recipe.embedding,
@@ -158,7 +162,7 @@ def build(
     template = len((source.chat_template or "").encode())
     frame = frame_bytes(board, weight_bytes, len(entries), len(vocabulary) + template)
     planned = plan(source.config, board, context, recipe.kv, weight_bytes + frame)
-    provenance = _provenance(source, recipe, board, planned.context)
+    provenance = partial(_provenance, source, recipe, board, planned.context)
     done = 0
 
     def packed(entry: TensorEntry) -> Iterable[bytes]:
@@ -170,7 +174,8 @@ def build(
             tell("quantize", done, weight_bytes)
 
     table = (piece.data for piece in rope.tables(source.config, planned.context))
-    with new_file(output) as file:
+    with new_file(output) as file, ThreadPoolExecutor(1) as background:
+        digest = background.submit(source.sha256)  # reads all of it, while it is quantized
         writer = ImageWriter(file, board)
         writer.write(
             source.config,
@@ -178,10 +183,11 @@ def build(
             entries,
             vocabulary,
             source.chat_template,
-            provenance,
+            provenance("0" * 64),
             table,
             packed,
         )
+        writer.set_provenance(provenance(digest.result()))
         tell("prove", 0, 1)
         writer.set_golden(_golden(Path(file.name), model, planned.context))
     with Model.open(output, allow_paging=True) as proved:

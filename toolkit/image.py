@@ -9,6 +9,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import BinaryIO
 
 from qedge.runtime.errors import WriteError
 from qedge.runtime.image import KV_TYPES
+from qedge.runtime.machine import cpus
 from qedge.toolkit.board import Board
 from qedge.toolkit.budget import Plan
 from qedge.toolkit.quantize import TYPES, Layout
@@ -39,6 +41,7 @@ KINDS = {
     "ffn_down": 11,
 }
 _SECTION_ALIGNMENT = 64
+_LEAVES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +142,13 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class ImageWriter:
-    """Writes one image into an open file: `write` first, then `set_golden`, then it is
-    whole."""
+    """Writes one image into an open file: `write` first, then `set_provenance` and
+    `set_golden`, then it is whole."""
 
     def __init__(self, file: BinaryIO, board: Board) -> None:
         self._file = file
         self._board = board
-        self._golden_at = 0
+        self._places: dict[int, tuple[int, int]] = {}  # (offset, bytes) of a section
         self._tree_at = 0
 
     def write(
@@ -159,8 +162,8 @@ class ImageWriter:
         rope: Iterable[bytes],
         weights: Callable[[TensorEntry], Iterable[bytes]],
     ) -> None:
-        """Lays out and writes everything, with an empty golden section and a valid hash
-        tree."""
+        """Lays out and writes everything but the hash tree. The golden section is empty yet;
+        the provenance may be any bytes of its final length."""
         small: list[tuple[int, bytes]] = [
             (CONFIG, _config_bytes(config)),
             (PLAN, _plan_bytes(plan, self._board)),
@@ -203,7 +206,7 @@ class ImageWriter:
             for e, offset in placed
         ]
         small[2] = (TENSORS, struct.pack("<2I", len(rows), TENSOR_BYTES) + b"".join(rows))
-        self._golden_at = next(offset for kind, offset, _ in table if kind == GOLDEN)
+        self._places = {kind: (offset, size) for kind, offset, size in table}
 
         leaf = self._board.leaf_bytes
         leaves = -(-self._tree_at // leaf)
@@ -237,6 +240,14 @@ class ImageWriter:
             for piece in weights(entry):
                 self._file.write(piece)
         self._pad_to(self._tree_at)
+
+    def set_provenance(self, provenance: bytes) -> None:
+        """Fills in the provenance, and the hash tree for the first time."""
+        offset, size = self._places[PROVENANCE]
+        if len(provenance) != size:
+            raise ValueError("the provenance is not as long as it was said to be")
+        self._file.seek(offset)
+        self._file.write(provenance)
         self._write_tree(0)
 
     def set_golden(self, golden: Golden) -> None:
@@ -244,9 +255,10 @@ class ImageWriter:
         data = golden.pack()
         if len(data) > GOLDEN_BYTES:
             raise ValueError("the golden section is too long")
-        self._file.seek(self._golden_at)
+        offset, size = self._places[GOLDEN]
+        self._file.seek(offset)
         self._file.write(data)
-        self._write_tree(self._golden_at // self._board.leaf_bytes, GOLDEN_BYTES)
+        self._write_tree(offset // self._board.leaf_bytes, size)
 
     def _pad_to(self, offset: int) -> None:
         self._file.write(bytes(offset - self._file.tell()))
@@ -256,14 +268,22 @@ class ImageWriter:
         root."""
         leaf = self._board.leaf_bytes
         last = self._tree_at if span is None else min(self._tree_at, (first + 1) * leaf + span)
-        digests = []
         self._file.flush()
-        self._file.seek(first * leaf)
-        for start in range(first * leaf, last, leaf):
-            data = self._file.read(min(leaf, self._tree_at - start))
-            digests.append(hashlib.sha256(data).digest())
+        number = self._file.fileno()
+
+        def digests_from(start: int) -> bytes:
+            stop = min(last, start + leaf * _LEAVES_AT_ONCE)
+            parts = [
+                os.pread(number, min(leaf, self._tree_at - at), at)
+                for at in range(start, stop, leaf)
+            ]
+            return b"".join(hashlib.sha256(part).digest() for part in parts)
+
+        with ThreadPoolExecutor(cpus()) as pool:
+            starts = range(first * leaf, last, leaf * _LEAVES_AT_ONCE)
+            digests = b"".join(pool.map(digests_from, starts))
         self._file.seek(self._tree_at + 32 * first)
-        self._file.write(b"".join(digests))
+        self._file.write(digests)
         self._file.seek(self._tree_at)
         leaves = -(-self._tree_at // leaf)
         tree = self._file.read(32 * leaves)

@@ -1,25 +1,28 @@
 """Quantizes a source tensor into the bytes that the engine reads (SPEC 2.4 and 3.5).
 
-gguf's numpy quantizers are the definition of q4_0 and q8_0; this module pads rows, asks them
-for
-blocks, and lays the blocks out as the board's kernels want them.  A source of the very type
-asked for
-is copied block by block.
+gguf's numpy quantizers are the definition of q4_0 and q8_0; tiles.c makes their very bytes, in
+tiles as the board's kernels want them, on all of the machine's cores.  A source of the very
+type that is asked for is taken over block by block.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from qedge.runtime.errors import UsageError
-from qedge.toolkit.source.model import SourceTensor
+from qedge.runtime.machine import cpus
+from qedge.toolkit import _tiles as tiles
+from qedge.toolkit.source.model import Bytes, SourceTensor
 
 BLOCK = 32  # columns of a block; rows are padded to whole ones
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}  # GGML's ids
 _BLOCK_BYTES = {"f32": 128, "f16": 64, "q4_0": 18, "q8_0": 34}
+_FLOATS = ("F32", "F16", "BF16")  # that tiles.c reads as they lie
 _VALUES_AT_ONCE = 1 << 21  # 8 MiB of float32
 
 
@@ -49,59 +52,56 @@ def packed_bytes(kind: str, layout: Layout, rows: int, columns: int) -> int:
     return padded * (-(-columns // BLOCK)) * _BLOCK_BYTES[kind]
 
 
-def _padded(values: np.ndarray) -> np.ndarray:
-    missing = -values.shape[1] % BLOCK
-    return np.pad(values, ((0, 0), (0, missing))) if missing else values
+def pack(tensor: SourceTensor, kind: str, layout: Layout) -> Iterator[Bytes]:
+    """The tensor's bytes in the image, a few rows at a time (uint8 arrays, C order).
 
-
-def blocks(values: np.ndarray, kind: str) -> np.ndarray:
-    """float32 (rows, columns) to uint8 (rows, blocks, bytes of a block), in GGML's own
-    order."""
-    from gguf import GGMLQuantizationType, quants
-
-    if kind == "f32":
-        raw = np.ascontiguousarray(values, dtype="<f4").view(np.uint8)
-    elif kind == "f16":
-        with np.errstate(over="ignore"):
-            raw = values.astype("<f2").view(np.uint8)
-    else:
-        with np.errstate(over="ignore", invalid="ignore"):
-            raw = quants.quantize(values, GGMLQuantizationType[kind.upper()])
-    return raw.reshape(values.shape[0], -1, _BLOCK_BYTES[kind])
-
-
-def interleave(rows: np.ndarray, kind: str, layout: Layout) -> np.ndarray:
-    """Blocks (rows, blocks, bytes) to tiles; missing rows of the last tile are zero."""
-    if kind in ("f32", "f16"):
-        return rows
-    R, group = layout.rows, layout.group
-    missing = -rows.shape[0] % R
-    if missing:
-        rows = np.pad(rows, ((0, missing), (0, 0), (0, 0)))
-    count, width = rows.shape[1], _BLOCK_BYTES[kind] - 2
-    grid = rows.reshape(-1, R, count, width + 2)
-    tiles = np.empty((grid.shape[0], count, R * (width + 2)), dtype=np.uint8)
-    tiles[..., : 2 * R].reshape(-1, count, R, 2)[...] = grid[..., :2].transpose(0, 2, 1, 3)
-    quants = grid[..., 2:].reshape(-1, R, count, width // group, group).transpose(0, 2, 3, 1, 4)
-    tiles[..., 2 * R :] = quants.reshape(-1, count, R * width)
-    return tiles
-
-
-def pack(tensor: SourceTensor, kind: str, layout: Layout) -> Iterator[np.ndarray]:
-    """The tensor's bytes in the image, a few rows at a time (uint8 arrays, C order)."""
+    ImageError when a weight is not finite, UsageError for an unknown type."""
     if kind not in TYPES:
         raise UsageError(f"unknown type {kind}; known are {', '.join(TYPES)}")
-    step = max(1, _VALUES_AT_ONCE // max(1, tensor.columns) // 16) * 16
-    for start in range(0, tensor.rows, step):
-        stop = min(start + step, tensor.rows)
-        raw = None
-        if tensor.source_type.lower() == kind and tensor.columns % BLOCK == 0:
-            raw = tensor.raw(start, stop)
-        if raw is not None:
-            found = np.frombuffer(raw, np.uint8).reshape(stop - start, -1, _BLOCK_BYTES[kind])
-        else:
-            found = blocks(_padded(tensor.read(start, stop)), kind)
-        packed = np.ascontiguousarray(interleave(found, kind, layout))
-        del found
-        tensor.release()
-        yield packed
+    step = max(1, _VALUES_AT_ONCE // max(1, tensor.columns) // layout.rows) * layout.rows
+    spans = [(at, min(at + step, tensor.rows)) for at in range(0, tensor.rows, step)]
+    part = _floats if kind in ("f32", "f16") else _tiles
+    with ThreadPoolExecutor(cpus()) as pool:
+        ahead: deque[Future[Bytes]] = deque()
+        try:
+            for start, stop in spans:
+                ahead.append(pool.submit(part, tensor, kind, layout, start, stop))
+                if len(ahead) > cpus():
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # after an error, or when the caller has had enough
+            for job in ahead:
+                job.cancel()
+
+
+def _floats(tensor: SourceTensor, kind: str, layout: Layout, start: int, stop: int) -> Bytes:
+    raw = None
+    if tensor.source_type.lower() == kind and tensor.columns % BLOCK == 0:
+        raw = tensor.raw(start, stop)
+    if raw is not None:
+        found = np.frombuffer(raw, np.uint8).copy()
+    else:
+        values = tensor.read(start, stop)
+        missing = -tensor.columns % BLOCK
+        values = np.pad(values, ((0, 0), (0, missing))) if missing else values
+        with np.errstate(over="ignore"):
+            found = values.astype("<f4" if kind == "f32" else "<f2").reshape(-1).view(np.uint8)
+    tensor.release(start, stop)
+    return found
+
+
+def _tiles(tensor: SourceTensor, kind: str, layout: Layout, start: int, stop: int) -> Bytes:
+    out = np.empty(packed_bytes(kind, layout, stop - start, tensor.columns), np.uint8)
+    to, source = kind.upper(), tensor.source_type
+    shape = layout.rows, layout.group, out
+    if source in _FLOATS or (source == to and tensor.columns % BLOCK == 0):
+        stored, order = tensor.stored, tensor.row_order
+        refused = tiles.pack(stored, order, tensor.columns, source, to, start, stop, *shape)
+        if refused >= 0:
+            tensor.refuse_weight(refused)
+    else:
+        values = tensor.read(start, stop).view(np.uint8)
+        tiles.pack(values, None, tensor.columns, "F32", to, 0, stop - start, *shape)
+    tensor.release(start, stop)
+    return out

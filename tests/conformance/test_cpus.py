@@ -1,4 +1,4 @@
-"""Which CPUs get a worker: trees as Linux shows them in /sys/devices, for machines of two kinds."""
+"""Which CPUs get a worker: trees as Linux shows them in /sys/devices, of unlike machines."""
 
 from __future__ import annotations
 

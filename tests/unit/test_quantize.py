@@ -2,35 +2,104 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
 
-from qedge.toolkit.quantize import BLOCK, Layout, blocks, interleave, packed_bytes
+from qedge.runtime.errors import ImageError, UsageError
+from qedge.toolkit import _tiles
+from qedge.toolkit.quantize import BLOCK, Layout, pack, packed_bytes
+from qedge.toolkit.source.model import SourceTensor
 
 RNG = np.random.default_rng(5)
+QUANTS = ("q4_0", "q8_0")
+PLAIN = Layout(1, 4)  # rows of one: GGML's own order of blocks
 
 
 def awkward(rows: int, columns: int) -> np.ndarray:
+    """Values with zero rows, ties of the largest, halves to round, tiny and huge scales."""
     values = RNG.standard_normal((rows, columns)).astype(np.float32)
     values[0] = 0
     values[1, :BLOCK] = np.float32(1e-30)
     values[2] *= np.float32(1e4)
     values[3, 3] = -np.abs(values[3]).max() * 2  # the largest is negative
+    values[4, 4:8] = (4, -4, 4, -4)
+    values[5, 4:8] = (-4, 4, -4, 4)
+    values[6] = np.arange(columns) % 255 / 2 - 63.5
+    values[7] *= np.exp2(np.arange(columns) % 50 - 40).astype(np.float32)
+    values[8] = -0.0
+    values[9] *= np.float32(1e-7)
     return values
 
 
-@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
-def test_blocks_equal_ggufs_numpy_quantizer(kind: str) -> None:
-    values = awkward(64, 96)
-    expected = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind.upper()])
-    assert blocks(values, kind).reshape(64, -1).tobytes() == expected.tobytes()
+def stored_as(values: np.ndarray, kind: str, order: np.ndarray | None = None) -> SourceTensor:
+    """The values as a file holds them. With order: stored row order[r] is row r."""
+    place = values
+    if order is not None:
+        place = np.empty_like(values)
+        place[order] = values
+    raw = gguf.quants.quantize(place, gguf.GGMLQuantizationType[kind])
+    rows, columns = values.shape
+    return SourceTensor("w", rows, columns, kind, raw.view(np.uint8), Path("model"), order)
 
 
-def value_at(tiles: np.ndarray, kind: str, layout: Layout, row: int, column: int) -> float:
+def packed(tensor: SourceTensor, kind: str, layout: Layout = PLAIN) -> bytes:
+    return b"".join(piece.tobytes() for piece in pack(tensor, kind, layout))
+
+
+def ggufs(values: np.ndarray, kind: str) -> np.ndarray:
+    """(rows, bytes of a row), by numpy; partial blocks are filled up with zeros."""
+    missing = -values.shape[1] % BLOCK
+    with np.errstate(all="ignore"):
+        return gguf.quants.quantize(
+            np.pad(values, ((0, 0), (0, missing))), gguf.GGMLQuantizationType[kind.upper()]
+        )
+
+
+@pytest.mark.parametrize("columns", [96, 172, 32, 8])
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("kind", QUANTS)
+def test_bytes_equal_ggufs_numpy_quantizer(kind: str, source: str, columns: int) -> None:
+    tensor = stored_as(awkward(200, columns), source)
+    values = tensor.read(0, 200)
+    assert packed(tensor, kind) == ggufs(values, kind).tobytes()
+
+
+@pytest.mark.parametrize("kind", QUANTS)
+def test_every_f16_is_read_for_what_it_is(kind: str) -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    finite = bits[(bits & 0x7C00) != 0x7C00].reshape(-1, 64)
+    tensor = SourceTensor("w", *finite.shape, "F16", finite.view(np.uint8), Path("model"))
+    assert packed(tensor, kind) == ggufs(finite.view(np.float16).astype("f4"), kind).tobytes()
+
+
+@pytest.mark.parametrize("kind", QUANTS)
+def test_scales_round_to_f16_as_ieee_says(kind: str) -> None:
+    """Scales over all exponents of f16, its subnormals and what runs over among them."""
+    scales = np.exp2(RNG.uniform(-30, 19, 40000)).astype(np.float32).reshape(-1, 1)
+    values = np.concatenate([scales * 127, scales * -8] * 16, axis=1)
+    tensor = stored_as(values, "F32")
+    assert packed(tensor, kind) == ggufs(values, kind).tobytes()
+
+
+@pytest.mark.parametrize("kind", QUANTS)
+def test_rows_are_taken_in_their_order(kind: str) -> None:
+    values, order = awkward(40, 64), RNG.permutation(40)
+    tensor = stored_as(values, "F16", order)
+    whole = stored_as(values, "F16")
+    for layout in (PLAIN, Layout(16, 4)):
+        assert packed(tensor, kind, layout) == packed(whole, kind, layout)
+
+
+def value_at(
+    tiles: np.ndarray, kind: str, columns: int, layout: Layout, row: int, column: int
+) -> float:
     """One weight, read from the tiles by SPEC 3.5's formulas."""
     R, g = layout.rows, layout.group
-    tile = tiles[row // R, column // 32]
+    tile = tiles.reshape(-1, columns // BLOCK, R * (18 if kind == "q4_0" else 34))
+    tile = tile[row // R, column // 32]
     r, c = row % R, column % 32
     scale = tile[2 * r : 2 * r + 2].view("<f2")[0]
     j = c % 16 if kind == "q4_0" else c
@@ -40,23 +109,92 @@ def value_at(tiles: np.ndarray, kind: str, layout: Layout, row: int, column: int
     return float(scale) * ((byte & 15 if c < 16 else byte >> 4) - 8)
 
 
-@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+@pytest.mark.parametrize("source", ["F32", "the same"])
+@pytest.mark.parametrize("kind", QUANTS)
 @pytest.mark.parametrize("rows", [1, 4, 8, 16])
 @pytest.mark.parametrize("group", [4, 8])
-def test_every_layout_holds_every_weight(kind: str, rows: int, group: int) -> None:
-    values = awkward(21, 64)
-    packed = blocks(values, kind)
-    plain = gguf.quants.dequantize(
-        packed.reshape(21, -1), gguf.GGMLQuantizationType[kind.upper()]
-    )
-    layout = Layout(rows, group)
-    tiles = interleave(packed, kind, layout)
+def test_every_layout_holds_every_weight(kind: str, rows: int, group: int, source: str) -> None:
+    values, layout = awkward(21, 64), Layout(rows, group)
+    tensor = stored_as(values, source if source == "F32" else kind.upper())
+    plain = gguf.quants.dequantize(ggufs(values, kind), gguf.GGMLQuantizationType[kind.upper()])
+    tiles = np.frombuffer(packed(tensor, kind, layout), np.uint8)
     assert tiles.nbytes == packed_bytes(kind, layout, 21, 64)
     for row in range(21):
         for column in range(64):
-            assert value_at(tiles, kind, layout, row, column) == plain[row, column]
+            assert value_at(tiles, kind, 64, layout, row, column) == plain[row, column]
 
 
-def test_rows_of_r1_are_ggmls_own_order() -> None:
-    packed = blocks(awkward(8, 64), "q4_0")
-    assert interleave(packed, "q4_0", Layout(1, 4)).tobytes() == packed.tobytes()
+@pytest.mark.parametrize("kind", QUANTS)
+def test_other_block_types_go_through_their_values(kind: str) -> None:
+    raw = RNG.integers(0, 256, (8, 2 * 210), np.uint8)  # Q6_K, of 256 columns a block
+    raw[:, 208::210], raw[:, 209::210] = 0x34, 0x2C
+    tensor = SourceTensor("w", 8, 512, "Q6_K", raw, Path("model"))
+    assert packed(tensor, kind) == ggufs(tensor.read(0, 8), kind).tobytes()
+
+
+@pytest.mark.parametrize("kind", QUANTS)
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16", "the same"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_weight_that_is_not_finite_is_refused_by_row(
+    kind: str, source: str, value: float
+) -> None:
+    source = kind.upper() if source == "the same" else source
+    tensor = stored_as(awkward(2000, 64), source)
+    for row in (1999, 1234):
+        if source in ("Q4_0", "Q8_0"):
+            tensor.stored[row, 1] = 0x7C
+        else:
+            width = 4 if source == "F32" else 2
+            kinds = {"F32": np.float32(value), "F16": np.float16(value)}
+            raw = (
+                kinds[source].tobytes() if source in kinds else np.float32(value).tobytes()[2:]
+            )
+            tensor.stored[row, 5 * width : 6 * width] = np.frombuffer(raw, np.uint8)
+    with pytest.raises(ImageError, match="w row 1234 holds a weight that is not finite"):
+        packed(tensor, kind, Layout(16, 4))
+
+
+def test_a_large_tensor_comes_in_pieces_and_in_order() -> None:
+    tensor = stored_as(awkward(9000, 1024), "F16")
+    pieces = list(pack(tensor, "q8_0", PLAIN))
+    assert len(pieces) > 4
+    assert b"".join(map(bytes, pieces)) == ggufs(tensor.read(0, 9000), "q8_0").tobytes()
+
+
+def test_an_unknown_type_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown type q3_x"):
+        packed(stored_as(awkward(16, 32), "F32"), "q3_x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"columns": 65},
+        {"columns": 63, "source": "Q8_0"},
+        {"source": "Q4_0"},
+        {"target": "F32"},
+        {"first": 8},
+        {"stop": 33},
+        {"stop": 0},
+        {"rows": 0},
+        {"rows": 128},
+        {"group": 3},
+        {"out": np.empty(2 * 16 * 68 - 1, np.uint8)},
+    ],
+)
+def test_the_binding_refuses_what_does_not_fit(change: dict[str, object]) -> None:
+    call = {
+        "stored": np.zeros((32, 128), np.uint8),
+        "order": None,
+        "columns": 64,
+        "source": "F16",
+        "target": "Q8_0",
+        "first": 0,
+        "stop": 32,
+        "rows": 16,
+        "group": 4,
+        "out": np.empty(2 * 16 * 68, np.uint8),
+    }
+    assert _tiles.pack(**call) == -1
+    with pytest.raises(ValueError, match=r"no way|rows|columns|bytes"):
+        _tiles.pack(**{**call, **change})

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ class SourceTensor:
         # max and min carry a NaN through, and cost less than isfinite over the whole array.
         if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
             row = start_row + int(np.argmin(np.isfinite(values).all(axis=1)))
-            self._refuse_weight(row)
+            self.refuse_weight(row)
         return values
 
     def raw(self, start_row: int, stop_row: int) -> memoryview | None:
@@ -107,7 +107,7 @@ class SourceTensor:
         stored = np.ascontiguousarray(self._stored_rows(start_row, stop_row))
         finite = blocks.finite_rows(stored, self.source_type)
         if not finite.all():
-            self._refuse_weight(start_row + int(np.argmin(finite)))
+            self.refuse_weight(start_row + int(np.argmin(finite)))
         return stored.reshape(-1).data.toreadonly()
 
     def spans(self, chunk_bytes: int = 8 << 20) -> Iterator[tuple[int, int]]:
@@ -117,9 +117,12 @@ class SourceTensor:
         for start in range(0, self.rows, step):
             yield start, min(start + step, self.rows)
 
-    def release(self) -> None:
-        """The tensor's mapped bytes need not stay in memory."""
-        mapped.release(self.stored)
+    def release(self, start_row: int, stop_row: int) -> None:
+        """The mapped bytes of these rows need not stay in memory."""
+        if self.row_order is None:
+            mapped.release(self.stored[start_row:stop_row])
+        else:
+            mapped.release(self.stored)
 
     def _stored_rows(self, start_row: int, stop_row: int) -> Bytes:
         if not 0 <= start_row <= stop_row <= self.rows:
@@ -128,7 +131,8 @@ class SourceTensor:
             return self.stored[start_row:stop_row]
         return self.stored[self.row_order[start_row:stop_row]]
 
-    def _refuse_weight(self, row: int) -> None:
+    def refuse_weight(self, row: int) -> NoReturn:
+        """ImageError: this row holds a weight or a scale that is not finite."""
         raise ImageError(
             f"{self.path}: {self.name} row {row} holds a weight that is not finite; "
             "the file is damaged, fetch or convert it again"
