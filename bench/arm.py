@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import folder, pair
+from models import folder, image
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -91,7 +91,7 @@ def count(
     machine: Machine,
     program: Path,
     plugin: Path,
-    image: Path,
+    model: Path,
     kernels: str,
     tokens: tuple[int, int],
 ) -> tuple[Counter[str], dict[str, str]]:
@@ -99,7 +99,7 @@ def count(
     addresses, names = functions(program)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "blocks"
-        command = [*machine.emulator, "-plugin", f"{plugin},out={out}", program, image]
+        command = [*machine.emulator, "-plugin", f"{plugin},out={out}", program, model]
         done = subprocess.run(
             [*map(str, command), kernels, *map(str, tokens)], capture_output=True, text=True
         )
@@ -117,14 +117,14 @@ def measure(
     machine: Machine, quant: str, kernels: str, depth: int, program: Path, plugin: Path
 ) -> list[dict[str, Any]]:
     """A row a figure, with millions of instructions a token and their split."""
-    image = pair("smollm2", quant).image
+    model = image("smollm2", quant)
     figures = [PREFILL, DECODE]
     if depth:
         figures.append((f"decode@{depth}", (depth, 4), (depth, 0)))
     rows = []
     for name, longer, shorter in figures:
-        more, said = count(machine, program, plugin, image, kernels, longer)
-        less, _ = count(machine, program, plugin, image, kernels, shorter)
+        more, said = count(machine, program, plugin, model, kernels, longer)
+        less, _ = count(machine, program, plugin, model, kernels, shorter)
         tokens = sum(longer) - sum(shorter)
         split = {f: (n - less[f]) / tokens / 1e6 for f, n in more.items() if n != less[f]}
         rows.append(

@@ -120,13 +120,18 @@ def source_of(name: str) -> Path:
     return source
 
 
-def pair(name: str, quant: str, context: int | None = None) -> Pair:
-    """The files of a model (smollm2 or 1b) in a type, made when they are missing; with a
+def image(name: str, quant: str, context: int | None = None) -> Path:
+    """qedge's image of a model (smollm2 or 1b) in a type, made when it is missing; with a
     context of its own, in an image of its own."""
-    source = source_of(name)
-    image = f"{name}-{quant}-{context}.qimg" if context else f"{name}-{quant}.qimg"
-    found = Pair(name, quant, folder() / f"{name}-{quant}.gguf", folder() / image)
-    if not found.gguf.exists():
-        requantize(source, found.gguf, quant)
-    build(source, load("host"), found.image, quant=quant, context=context or CONTEXTS[name])
-    return found
+    file = f"{name}-{quant}-{context}.qimg" if context else f"{name}-{quant}.qimg"
+    context = context or CONTEXTS[name]
+    build(source_of(name), load("host"), folder() / file, quant=quant, context=context)
+    return folder() / file
+
+
+def pair(name: str, quant: str, context: int | None = None) -> Pair:
+    """The files of a model in a type for both engines, from one source."""
+    gguf = folder() / f"{name}-{quant}.gguf"
+    if not gguf.exists():
+        requantize(source_of(name), gguf, quant)
+    return Pair(name, quant, gguf, image(name, quant, context))

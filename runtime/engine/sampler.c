@@ -27,161 +27,192 @@ static void penalize(qe_session *s, float penalty)
     }
 }
 
+/* Few blocks hold anything that is looked for; whole ones are asked first, in vectors. */
+enum { BLOCK = 64 };
+
 static uint32_t greedy(const float *logits, uint32_t n)
 {
+    float top = logits[0];
     uint32_t best = 0;
-    for (uint32_t i = 1; i < n; i++)
-        if (logits[i] > logits[best])
-            best = i;
+    for (uint32_t i = 0; i < n; i += BLOCK) {
+        const uint32_t end = n - i < BLOCK ? n : i + BLOCK;
+        uint32_t any = n - i < BLOCK;
+        for (uint32_t j = 0; !any && j < BLOCK; j += BLOCK / 2)
+            for (uint32_t k = 0; k < BLOCK / 2; k++)
+                any |= logits[i + j + k] > top;
+        for (uint32_t j = i; any && j < end; j++)
+            if (logits[j] > top) {
+                top = logits[j];
+                best = j;
+            }
+    }
     return best;
 }
 
-/* ---- candidates: ascending token ids, kept in the array that held all weights ---- */
+/* ---- the filters: a token is kept whose weight is at least `least` ---- */
 
-enum { CHUNK = 256 };
+enum { GROUP = 128, CHUNK = 256 };
 
 typedef struct {
     const qe_kernels *kernels;
     const float *logits;
-    uint32_t *ids; /* (count) */
-    uint32_t count;
-    float top;
-} picks;
+    uint32_t *w; /* (n) fixed-point weights of temperature 1; 0 once a token is out */
+    uint32_t n, least;
+} field;
 
-/* Weights (SPEC 2.11, step 3 or 6) of candidates first .. first + count - 1, count <= CHUNK. */
-static void weigh(const picks *p, uint32_t first, uint32_t count, float scale, uint32_t *w)
+/* What orders tokens: their weights, or the logits of those of one weight (0: of another). */
+typedef struct {
+    const field *field;
+    uint32_t weight; /* 0: the keys are the weights themselves */
+} keys;
+
+static inline uint32_t key_of(const keys *k, uint32_t i)
 {
-    float x[CHUNK];
-    for (uint32_t i = 0; i < count; i++)
-        x[i] = p->logits[p->ids[first + i]];
-    p->kernels->weights(x, count, p->top, scale, w);
+    const uint32_t w = k->field->w[i];
+    const uint32_t key = k->weight ? ordered(k->field->logits[i]) : 0;
+    return k->weight ? w == k->weight ? key : 0 : w;
 }
 
-static uint32_t chunk_of(const picks *p, uint32_t first)
+/* Drops, of the tokens with keys lo to hi (exclusive; at most GROUP), all behind the first
+ * ones, which are `left` tokens or, with left 0, weigh `mass`. First come the larger by logit
+ * (left) or weight, of equal ones the lower id. */
+static void drop_from_group(const keys *k, uint32_t lo, uint32_t hi, uint32_t left,
+                            uint64_t mass)
 {
-    return p->count - first < CHUNK ? p->count - first : CHUNK;
-}
-
-/* Turns n weights into the ids of those that are at least `least`, in place. */
-static uint32_t gather(uint32_t *w, uint32_t n, uint32_t least)
-{
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < n; i += 16) {
-        const uint32_t end = n - i < 16 ? n - i : 16;
-        uint32_t any = 0;
-        for (uint32_t j = 0; j < end; j++)
-            any |= w[i + j] >= least;
-        if (!any)
-            continue;
-        for (uint32_t j = 0; j < end; j++) { /* writes behind what it reads */
-            const uint32_t weight = w[i + j];
-            w[kept] = i + j;
-            kept += weight >= least;
-        }
-    }
-    return kept;
-}
-
-/* A level such that those at or above it are at least `count` with a sum of at least `mass`;
- * high enough, where it can be, that they are few. */
-static uint32_t level(const picks *p, uint32_t n, uint32_t count, uint64_t mass)
-{
-    static const uint32_t levels[] = {1u << 24, 1u << 20, 1u << 16, 1u << 11};
-    for (int k = 0; k < 4; k++) {
-        uint64_t sum;
-        if (p->kernels->survey(p->ids, n, levels[k], &sum) >= count && sum >= mass)
-            return levels[k];
-    }
-    return 0;
-}
-
-/* Keeps the k candidates with the largest logits, of equal ones the first: four counting passes
- * find the k-th largest pattern. */
-static void keep_largest(picks *p, uint32_t k)
-{
-    uint32_t prefix = 0, mask = 0, above = 0, kept = 0;
-    if (p->count <= k)
-        return;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        uint32_t counts[256] = {0}, bucket = 255;
-        for (uint32_t i = 0; i < p->count; i++) {
-            const uint32_t key = ordered(p->logits[p->ids[i]]);
-            if ((key & mask) == prefix)
-                counts[key >> shift & 255u]++;
-        }
-        while (above + counts[bucket] < k)
-            above += counts[bucket--];
-        prefix |= bucket << shift;
-        mask |= 255u << shift;
-    }
-    for (uint32_t i = 0, equal = k - above; i < p->count; i++) {
-        const uint32_t id = p->ids[i], key = ordered(p->logits[id]);
-        if (key < prefix || (key == prefix && !equal))
-            continue;
-        equal -= key == prefix;
-        p->ids[kept++] = id;
-    }
-    p->count = kept;
-}
-
-/* Keeps the largest weights until their sum reaches target; of equal ones the first. */
-static void keep_mass(picks *p, uint64_t target)
-{
-    uint32_t prefix = 0, mask = 0, kept = 0, w[CHUNK];
+    const field *f = k->field;
+    uint32_t ids[GROUP], sorted[GROUP], found = 0;
     uint64_t sum = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        uint64_t mass[256] = {0};
-        uint32_t bucket = 255;
-        for (uint32_t i = 0; i < p->count; i += CHUNK) {
-            const uint32_t count = chunk_of(p, i);
-            weigh(p, i, count, 1.0f, w);
-            for (uint32_t j = 0; j < count; j++)
-                if ((w[j] & mask) == prefix)
-                    mass[w[j] >> shift & 255u] += w[j];
-        }
-        while (bucket && sum + mass[bucket] < target)
-            sum += mass[bucket--];
-        prefix |= bucket << shift;
-        mask |= 255u << shift;
-    }
-    for (uint32_t i = 0; i < p->count; i += CHUNK) {
-        const uint32_t count = chunk_of(p, i);
-        weigh(p, i, count, 1.0f, w);
-        for (uint32_t j = 0; j < count; j++) {
-            if (w[j] < prefix || (w[j] == prefix && sum >= target))
+    for (uint32_t i = 0; i < f->n; i += BLOCK) {
+        const uint32_t end = f->n - i < BLOCK ? f->n : i + BLOCK;
+        uint32_t any = f->n - i < BLOCK;
+        for (uint32_t j = 0; !any && j < BLOCK; j += BLOCK / 2)
+            for (uint32_t b = 0; b < BLOCK / 2; b++)
+                any |= key_of(k, i + j + b) - lo < hi - lo;
+        for (uint32_t j = i; any && j < end; j++) {
+            if (key_of(k, j) - lo >= hi - lo)
                 continue;
-            sum += w[j] == prefix ? w[j] : 0;
-            p->ids[kept++] = p->ids[i + j];
+            const uint32_t key = left ? ordered(f->logits[j]) : f->w[j];
+            uint32_t at = found++;
+            for (; at && sorted[at - 1] < key; at--) {
+                sorted[at] = sorted[at - 1];
+                ids[at] = ids[at - 1];
+            }
+            sorted[at] = key;
+            ids[at] = j;
         }
     }
-    p->count = kept;
-}
-
-/* Keeps the weights that are at least `least`. */
-static void keep_from(picks *p, uint32_t least)
-{
-    uint32_t kept = 0, w[CHUNK];
-    for (uint32_t i = 0; i < p->count; i += CHUNK) {
-        const uint32_t count = chunk_of(p, i);
-        weigh(p, i, count, 1.0f, w);
-        for (uint32_t j = 0; j < count; j++)
-            if (w[j] >= least)
-                p->ids[kept++] = p->ids[i + j];
+    for (uint32_t i = 0; i < found; i++) {
+        const uint32_t weight = f->w[ids[i]];
+        if (left ? i >= left : sum >= mass)
+            f->w[ids[i]] = 0;
+        sum += weight;
     }
-    p->count = kept;
 }
 
-static uint64_t mass_of(const picks *p, float scale)
+/* Drops, of the tokens with this one key, all behind the first by id, as above. */
+static void drop_by_id(const keys *k, uint32_t key, uint32_t left, uint64_t mass)
 {
-    uint32_t w[CHUNK];
+    const field *f = k->field;
+    uint32_t found = 0;
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < p->count; i += CHUNK) {
-        const uint32_t count = chunk_of(p, i);
-        weigh(p, i, count, scale, w);
-        for (uint32_t j = 0; j < count; j++)
-            sum += w[j];
+    for (uint32_t i = 0; i < f->n; i++) {
+        if (key_of(k, i) != key)
+            continue;
+        const uint32_t weight = f->w[i];
+        if (left ? found >= left : sum >= mass)
+            f->w[i] = 0;
+        found++;
+        sum += weight;
     }
-    return sum;
+}
+
+/* How many keys are at least `least`, and the sum of their weights. */
+static uint32_t survey(const keys *k, uint32_t least, uint64_t *sum)
+{
+    const keys all = *k;
+    const uint32_t n = k->field->n;
+    uint32_t found = 0;
+    if (!k->weight)
+        return k->field->kernels->survey(k->field->w, n, least, sum);
+    for (uint32_t i = 0; i < n; i++)
+        found += key_of(&all, i) >= least;
+    *sum = (uint64_t)found * k->weight;
+    return found;
+}
+
+/* Draws the range lo to hi (exclusive) in to the smallest and largest key that it holds. */
+static void tighten(const keys *k, uint32_t *lo, uint32_t *hi)
+{
+    const keys all = *k;
+    const uint32_t from = *lo, span = *hi - *lo, n = k->field->n;
+    int32_t least = 0x7FFFFFFF, most = 0;
+    if (span > 0x7FFFFFFF)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t at = key_of(&all, i) - from;
+        const int32_t low = at < span ? (int32_t)at : 0x7FFFFFFF;
+        const int32_t high = at < span ? (int32_t)at : 0;
+        least = low < least ? low : least;
+        most = high > most ? high : most;
+    }
+    *hi = from + (uint32_t)most + 1;
+    *lo = from + (uint32_t)least;
+}
+
+/* Keeps, of the tokens with a key, the largest until they are `left` tokens (top-k, by logits)
+ * or, with left 0, weigh `mass` (top-p, by weights); of equal ones the first. Narrows down the
+ * range lo to hi of keys that the last one kept can have, until few tokens have such a key: by
+ * octaves, then by where the line between what is known at its ends says that it lies, a little
+ * to this side and to that of it. Returns the least key that is kept. */
+static uint32_t keep_first(const keys *k, uint32_t lo, uint32_t left, uint64_t mass)
+{
+    uint32_t hi = k->weight ? 0xFFFFFFFF : (1u << 30) + 2, above = 0;
+    uint64_t sum, sum_above = 0, here_sum;
+    uint32_t count = survey(k, lo, &sum);
+    if (left ? count <= left : sum < mass)
+        return lo;
+    for (uint32_t step = 0; count - above > GROUP && hi - lo > 1; step++) {
+        const uint32_t known = count - above;
+        uint32_t octaves = 0, middle;
+        while (lo < hi >> (octaves + 1))
+            octaves++;
+        if (octaves > 1) {
+            middle = lo << octaves / 2;
+        } else {
+            const float all = (float)known, side = (float)(GROUP / 3) / all;
+            const float part = left ? (float)(count - left) / all
+                                    : (float)(sum - mass) / (float)(sum - sum_above);
+            float at = step % 3 == 0 ? part - side : step % 3 == 1 ? part + side : 0.5f;
+            at = at > 0.0f ? at < 1.0f ? at : 1.0f : 0.0f;
+            middle = lo + 1 + (uint32_t)(at * (float)(hi - lo - 2));
+            middle = middle < hi ? middle : hi - 1;
+        }
+        const uint32_t here = survey(k, middle, &here_sum);
+        if (left ? here >= left : here_sum >= mass) {
+            lo = middle;
+            count = here;
+            sum = here_sum;
+        } else {
+            hi = middle;
+            above = here;
+            sum_above = here_sum;
+        }
+        if (count - above == known) /* no token in the part that was cut off: few keys */
+            tighten(k, &lo, &hi);
+    }
+    const uint32_t more = left ? left - above : 0;
+    if (count - above <= GROUP)
+        drop_from_group(k, lo, hi, more, mass - sum_above);
+    else if (k->weight || !left)
+        drop_by_id(k, lo, more, mass - sum_above);
+    else { /* many of one weight: by their logits */
+        const keys by_logit = {k->field, lo};
+        const uint32_t least = keep_first(&by_logit, 1, more, 0);
+        for (uint32_t i = 0; i < k->field->n; i++)
+            if (k->field->w[i] == lo && key_of(&by_logit, i) < least)
+                k->field->w[i] = 0;
+    }
+    return lo;
 }
 
 static uint64_t next_random(uint64_t *state) /* splitmix64 */
@@ -204,45 +235,53 @@ static uint64_t share(float p, uint64_t sum)
     return multiply_high((uint64_t)(uint32_t)(p * 0x1p24f) << 40, sum);
 }
 
-/* Steps 2 to 5: the candidates that the filters leave. */
-static picks filtered(const qe_session *s, const qe_sampler *o, float top)
+/* Steps 2 to 6: w becomes the weights at the temperature of what the filters leave, 0
+ * elsewhere. */
+static void filter(const qe_sampler *o, field *f, float top, float scale)
 {
-    const uint32_t n = s->image->config.vocab_size;
-    const uint32_t k = o->top_k && o->top_k < n ? o->top_k : 0;
     const uint32_t floor = (uint32_t)(o->min_p * 0x1p30f);
-    picks p = {.kernels = qe_set(s), .logits = qe_floats(s, AT_LOGITS), .top = top};
-    p.ids = qe_at(s, AT_WEIGHTS);
-    p.kernels->weights(p.logits, n, top, 1.0f, p.ids);
-    if (k) {
-        p.count = gather(p.ids, n, level(&p, n, k, 0));
-        keep_largest(&p, k);
-        if (o->top_p < 1.0f)
-            keep_mass(&p, share(o->top_p, mass_of(&p, 1.0f)));
-    } else if (o->top_p < 1.0f) {
-        uint64_t sum;
-        p.kernels->survey(p.ids, n, 0, &sum);
-        const uint64_t target = share(o->top_p, sum);
-        p.count = gather(p.ids, n, level(&p, n, 1, target));
-        keep_mass(&p, target);
-    } else {
-        p.count = gather(p.ids, n, floor);
+    const keys by_weight = {f, 0};
+    uint32_t hot[CHUNK];
+    uint64_t sum;
+    f->kernels->weights(f->logits, f->n, top, 1.0f, f->w);
+    if (o->top_k)
+        f->least = keep_first(&by_weight, 1, o->top_k, 0);
+    if (o->top_p < 1.0f) {
+        f->kernels->survey(f->w, f->n, f->least, &sum);
+        f->least = keep_first(&by_weight, f->least, 0, share(o->top_p, sum));
     }
-    if (floor)
-        keep_from(&p, floor);
-    return p;
+    if (f->least < floor)
+        f->least = floor;
+    for (uint32_t i = 0; i < f->n; i += CHUNK) {
+        const uint32_t count = f->n - i < CHUNK ? f->n - i : CHUNK;
+        uint32_t *w = f->w + i;
+        if (!f->kernels->survey(w, count, f->least, &sum)) {
+            memset(w, 0, count * sizeof *w);
+            continue;
+        }
+        f->kernels->weights(f->logits + i, count, top, scale, hot);
+        for (uint32_t j = 0; j < count; j++)
+            w[j] = w[j] >= f->least ? hot[j] : 0;
+    }
 }
 
-static int32_t draw_from(const picks *p, float scale, uint64_t *random, uint32_t best)
+/* Step 7: by exact sums, in the order of the ids. */
+static int32_t draw(const field *f, uint64_t *random, uint32_t best)
 {
-    uint32_t w[CHUNK];
-    uint64_t left = multiply_high(next_random(random), mass_of(p, scale));
-    for (uint32_t i = 0; i < p->count; i += CHUNK) {
-        const uint32_t count = chunk_of(p, i);
-        weigh(p, i, count, scale, w);
-        for (uint32_t j = 0; j < count; j++) {
-            if (left < w[j])
-                return (int32_t)p->ids[i + j];
-            left -= w[j];
+    uint64_t sum, left;
+    f->kernels->survey(f->w, f->n, 0, &sum);
+    left = multiply_high(next_random(random), sum);
+    for (uint32_t i = 0; i < f->n; i += CHUNK) {
+        const uint32_t count = f->n - i < CHUNK ? f->n - i : CHUNK;
+        f->kernels->survey(f->w + i, count, 0, &sum);
+        if (left >= sum) {
+            left -= sum;
+            continue;
+        }
+        for (uint32_t j = i; j < i + count; j++) {
+            if (left < f->w[j])
+                return (int32_t)j;
+            left -= f->w[j];
         }
     }
     return (int32_t)best;
@@ -262,19 +301,10 @@ int32_t qe_session_sample(qe_session *s, qe_sampler *o)
     if (o->temperature < 1e-6f)
         return (int32_t)best;
     const float top = logits[best], scale = 1.0f / o->temperature;
-    if ((o->top_k && o->top_k < n) || o->top_p < 1.0f || o->min_p > 0.0f) {
-        const picks p = filtered(s, o, top);
-        return draw_from(&p, scale, &o->random, best);
-    }
-    uint32_t *w = qe_at(s, AT_WEIGHTS);
-    qe_set(s)->weights(logits, n, top, scale, w);
-    uint64_t sum, left;
-    qe_set(s)->survey(w, n, 0, &sum);
-    left = multiply_high(next_random(&o->random), sum);
-    for (uint32_t i = 0; i < n; i++) {
-        if (left < w[i])
-            return (int32_t)i;
-        left -= w[i];
-    }
-    return (int32_t)best;
+    field f = {qe_set(s), logits, qe_at(s, AT_WEIGHTS), n, 1};
+    if (o->top_k || o->top_p < 1.0f || o->min_p > 0.0f)
+        filter(o, &f, top, scale);
+    else
+        f.kernels->weights(logits, n, top, scale, f.w);
+    return draw(&f, &o->random, best);
 }
