@@ -195,7 +195,10 @@ const qe_kernels qe_armv7 = {
     .score_f32 = score_f32,
     .mix_f32 = mix_f32,
     .weights = weights,
+    .order = order,
     .survey = survey,
+    .pick = pick,
+    .first_largest = first_largest,
 };
 
 #pragma GCC pop_options

@@ -254,7 +254,10 @@ const qe_kernels qe_avx2 = {
     .score_f32 = score_f32,
     .mix_f32 = mix_f32,
     .weights = weights,
+    .order = order,
     .survey = survey,
+    .pick = pick,
+    .first_largest = first_largest,
 };
 
 #if defined(__clang__)

@@ -54,12 +54,52 @@ static inline void low_bytes(const vi v[2], int8_t *q)
         _mm_storeu_si128((__m128i *)(void *)(q + 16 * i), _mm512_cvtepi32_epi8((__m512i)v[i]));
 }
 
+#define QE_OWN_SURVEY
 #include "lanes.h"
+
+static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum)
+{
+    __m512i even = _mm512_setzero_si512(), odd = even;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __mmask16 here = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xFFFF;
+        const __m512i v = _mm512_maskz_loadu_epi32(here, w + i);
+        const __mmask16 kept =
+            _mm512_mask_cmpge_epu32_mask(here, v, _mm512_set1_epi32((int)least));
+        found += (uint32_t)__builtin_popcount(kept);
+        even = _mm512_add_epi64(even, _mm512_maskz_mov_epi32(kept & 0x5555, v));
+        odd = _mm512_add_epi64(odd,
+                               _mm512_srli_epi64(_mm512_maskz_mov_epi32(kept & 0xAAAA, v), 32));
+    }
+    *sum = (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(even, odd));
+    return found;
+}
+
+/* Compressed in a register: compressing into memory is slow on Zen 4. */
+static void pick(const uint32_t *w, uint32_t n, uint32_t lo, uint32_t span, uint32_t *at,
+                 uint32_t *picked)
+{
+    const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __mmask16 here = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xFFFF;
+        const __m512i v = _mm512_maskz_loadu_epi32(here, w + i);
+        const __mmask16 in = _mm512_mask_cmplt_epu32_mask(
+            here, _mm512_sub_epi32(v, _mm512_set1_epi32((int)lo)), _mm512_set1_epi32((int)span));
+        if (!in)
+            continue;
+        const uint32_t count = (uint32_t)__builtin_popcount(in);
+        const __mmask16 room = (__mmask16)((1u << count) - 1);
+        const __m512i number = _mm512_add_epi32(steps, _mm512_set1_epi32((int)i));
+        _mm512_mask_storeu_epi32(at, room, _mm512_maskz_compress_epi32(in, number));
+        _mm512_mask_storeu_epi32(picked, room, _mm512_maskz_compress_epi32(in, v));
+        at += count;
+        picked += count;
+    }
+}
 
 #define NT 4        /* tokens that share a load of the weights */
 #define SPAN 32     /* blocks of columns at a time */
-#define PREFETCH 32 /* blocks ahead, for many tokens */
-#define AHEAD 16    /* blocks ahead, for one */
+#define PREFETCH 32 /* blocks ahead */
 
 static inline __m512i quants(const uint8_t *p)
 {
@@ -110,12 +150,11 @@ tile(const uint8_t *w, size_t step, int q4, uint32_t first, uint32_t count, cons
     const int steps = q4 ? 4 : 8;
     for (uint32_t b = 0; b < count; b++, w += bytes) {
         __m512i isum[NT][2];
-        if (token == 0) /* the first tokens fetch what the span after this one needs */
+        if (token == 0 && tokens > 1) /* the first tokens fetch what the next span needs */
             for (int r = 0; r < groups; r++)
                 for (size_t line = 0; line < bytes; line += 64)
-                    _mm_prefetch((const char *)w + (size_t)r * step +
-                                     (tokens == 1 ? AHEAD : PREFETCH) * bytes + line,
-                                 _MM_HINT_T0);
+                    _mm_prefetch((const char *)w + (size_t)r * step + PREFETCH * bytes + line,
+                                 _MM_HINT_T1);
         for (int j = 0; j < tokens; j++) {
             const __m512i sum =
                 _mm512_slli_epi32(_mm512_set1_epi32(s[(size_t)j * row + b]), q4 ? 3 : 7);
@@ -305,7 +344,7 @@ static void matmul_amx(const qe_matmul *m, uint32_t first, uint32_t count)
     .quantize = quantize, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .score_q8 = score_q8,      \
     .softmax = softmax, .weigh_q8 = weigh_q8, .mix_q8 = mix_q8, .score_f16 = score_f16,        \
     .mix_f16 = mix_f16, .score_f32 = score_f32, .mix_f32 = mix_f32, .weights = weights,        \
-    .survey = survey
+    .order = order, .survey = survey, .pick = pick, .first_largest = first_largest
 
 const qe_kernels qe_avx512 = {.name = "avx512", .matmul = matmul, ENTRIES};
 #if defined(__linux__)

@@ -72,10 +72,19 @@ typedef struct {
                       float *s);
     void (*mix_f32)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
                     float *out);
-    /* w[i] = (uint32) (exp((x[i] - top) * scale) * 2^30) | 1 */
-    void (*weights)(const float *x, uint32_t n, float top, float scale, uint32_t *w);
-    /* How many of w (each below 2^31) are at least `least`, and their sum. */
+    /* w[i] = (uint32) (exp((x[i] - top) * scale) * 2^30) | 1, or 0 where w[i] was below least. */
+    void (*weights)(const float *x, uint32_t n, float top, float scale, uint32_t least,
+                    uint32_t *w);
+    /* Patterns of floats in an order that integers can compare; 0 is none. */
+    void (*order)(const float *x, uint32_t n, uint32_t *keys);
+    /* How many of w are at least `least`, and their sum. */
     uint32_t (*survey)(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum);
+    /* Where w is lo .. lo + span - 1: the indices and values, ascending. Both
+     * have room for just so many. */
+    void (*pick)(const uint32_t *w, uint32_t n, uint32_t lo, uint32_t span, uint32_t *at,
+                 uint32_t *picked);
+    /* The first index of the largest of x, n > 0. */
+    uint32_t (*first_largest)(const float *x, uint32_t n);
 } qe_kernels;
 
 extern const qe_kernels qe_portable, qe_avx2, qe_avx512, qe_amx, qe_neon, qe_dotprod, qe_i8mm,

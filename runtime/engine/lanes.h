@@ -263,45 +263,7 @@ static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const floa
     mix_plain(v, n, head_size, e, out, 0);
 }
 
-static void weights(const float *x, uint32_t n, float top, float scale, uint32_t *w)
-{
-    uint32_t i = 0;
-    for (; i + W <= n; i += W) {
-        vf e = vec_exp((load(x + i) - splat(top)) * splat(scale)) * splat(0x1p30f);
-        vi whole = __builtin_convertvector(e, vi) | 1;
-        memcpy(w + i, &whole, sizeof whole);
-    }
-    for (; i < n; i++)
-        w[i] = (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
-}
-
-/* Sums go in halves of 16 bits, folded before 32 bits can overflow. */
-static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum)
-{
-    uint32_t found = 0, i = 0;
-    *sum = 0;
-    while (n - i >= W) {
-        const uint32_t left = (n - i) / W, steps = left < 4096 ? left : 4096;
-        vi count = {0}, low = {0}, high = {0};
-        for (uint32_t step = 0; step < steps; step++, i += W) {
-            vi v;
-            memcpy(&v, w + i, sizeof v);
-            const vi kept = (vi)(v >= (int32_t)least);
-            count -= kept;
-            low += v & kept & 0xFFFF;
-            high += (v & kept) >> 16;
-        }
-        for (int k = 0; k < W; k++) {
-            found += (uint32_t)count[k];
-            *sum += (uint32_t)low[k] + ((uint64_t)(uint32_t)high[k] << 16);
-        }
-    }
-    for (; i < n; i++) {
-        found += w[i] >= least;
-        *sum += w[i] >= least ? w[i] : 0;
-    }
-    return found;
-}
+#include "lanes_keys.h"
 
 /* f16 and f32 rows: SPEC 2.5. Two tokens at a time share the weights. */
 static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)

@@ -132,5 +132,8 @@ const qe_kernels qe_portable = {
     .score_f32 = score_f32,
     .mix_f32 = mix_f32,
     .weights = weights,
+    .order = order,
     .survey = survey,
+    .pick = pick,
+    .first_largest = first_largest,
 };

@@ -4,13 +4,6 @@
 
 enum { PENALTY_WINDOW = 64 };
 
-/* Patterns of floats in an order that integers can compare. */
-static uint32_t ordered(float x)
-{
-    uint32_t u = qe_bits(x);
-    return u & 0x80000000u ? ~u : u | 0x80000000u;
-}
-
 static void penalize(qe_session *s, float penalty)
 {
     float *logits = qe_floats(s, AT_LOGITS);
@@ -25,194 +18,6 @@ static void penalize(qe_session *s, float penalty)
         float *l = &logits[history[i]];
         *l = *l > 0.0f ? *l / penalty : *l * penalty;
     }
-}
-
-/* Few blocks hold anything that is looked for; whole ones are asked first, in vectors. */
-enum { BLOCK = 64 };
-
-static uint32_t greedy(const float *logits, uint32_t n)
-{
-    float top = logits[0];
-    uint32_t best = 0;
-    for (uint32_t i = 0; i < n; i += BLOCK) {
-        const uint32_t end = n - i < BLOCK ? n : i + BLOCK;
-        uint32_t any = n - i < BLOCK;
-        for (uint32_t j = 0; !any && j < BLOCK; j += BLOCK / 2)
-            for (uint32_t k = 0; k < BLOCK / 2; k++)
-                any |= logits[i + j + k] > top;
-        for (uint32_t j = i; any && j < end; j++)
-            if (logits[j] > top) {
-                top = logits[j];
-                best = j;
-            }
-    }
-    return best;
-}
-
-/* ---- the filters: a token is kept whose weight is at least `least` ---- */
-
-enum { GROUP = 128, CHUNK = 256 };
-
-typedef struct {
-    const qe_kernels *kernels;
-    const float *logits;
-    uint32_t *w; /* (n) fixed-point weights of temperature 1; 0 once a token is out */
-    uint32_t n, least;
-} field;
-
-/* What orders tokens: their weights, or the logits of those of one weight (0: of another). */
-typedef struct {
-    const field *field;
-    uint32_t weight; /* 0: the keys are the weights themselves */
-} keys;
-
-static inline uint32_t key_of(const keys *k, uint32_t i)
-{
-    const uint32_t w = k->field->w[i];
-    const uint32_t key = k->weight ? ordered(k->field->logits[i]) : 0;
-    return k->weight ? w == k->weight ? key : 0 : w;
-}
-
-/* Drops, of the tokens with keys lo to hi (exclusive; at most GROUP), all behind the first
- * ones, which are `left` tokens or, with left 0, weigh `mass`. First come the larger by logit
- * (left) or weight, of equal ones the lower id. */
-static void drop_from_group(const keys *k, uint32_t lo, uint32_t hi, uint32_t left,
-                            uint64_t mass)
-{
-    const field *f = k->field;
-    uint32_t ids[GROUP], sorted[GROUP], found = 0;
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < f->n; i += BLOCK) {
-        const uint32_t end = f->n - i < BLOCK ? f->n : i + BLOCK;
-        uint32_t any = f->n - i < BLOCK;
-        for (uint32_t j = 0; !any && j < BLOCK; j += BLOCK / 2)
-            for (uint32_t b = 0; b < BLOCK / 2; b++)
-                any |= key_of(k, i + j + b) - lo < hi - lo;
-        for (uint32_t j = i; any && j < end; j++) {
-            if (key_of(k, j) - lo >= hi - lo)
-                continue;
-            const uint32_t key = left ? ordered(f->logits[j]) : f->w[j];
-            uint32_t at = found++;
-            for (; at && sorted[at - 1] < key; at--) {
-                sorted[at] = sorted[at - 1];
-                ids[at] = ids[at - 1];
-            }
-            sorted[at] = key;
-            ids[at] = j;
-        }
-    }
-    for (uint32_t i = 0; i < found; i++) {
-        const uint32_t weight = f->w[ids[i]];
-        if (left ? i >= left : sum >= mass)
-            f->w[ids[i]] = 0;
-        sum += weight;
-    }
-}
-
-/* Drops, of the tokens with this one key, all behind the first by id, as above. */
-static void drop_by_id(const keys *k, uint32_t key, uint32_t left, uint64_t mass)
-{
-    const field *f = k->field;
-    uint32_t found = 0;
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < f->n; i++) {
-        if (key_of(k, i) != key)
-            continue;
-        const uint32_t weight = f->w[i];
-        if (left ? found >= left : sum >= mass)
-            f->w[i] = 0;
-        found++;
-        sum += weight;
-    }
-}
-
-/* How many keys are at least `least`, and the sum of their weights. */
-static uint32_t survey(const keys *k, uint32_t least, uint64_t *sum)
-{
-    const keys all = *k;
-    const uint32_t n = k->field->n;
-    uint32_t found = 0;
-    if (!k->weight)
-        return k->field->kernels->survey(k->field->w, n, least, sum);
-    for (uint32_t i = 0; i < n; i++)
-        found += key_of(&all, i) >= least;
-    *sum = (uint64_t)found * k->weight;
-    return found;
-}
-
-/* Draws the range lo to hi (exclusive) in to the smallest and largest key that it holds. */
-static void tighten(const keys *k, uint32_t *lo, uint32_t *hi)
-{
-    const keys all = *k;
-    const uint32_t from = *lo, span = *hi - *lo, n = k->field->n;
-    int32_t least = 0x7FFFFFFF, most = 0;
-    if (span > 0x7FFFFFFF)
-        return;
-    for (uint32_t i = 0; i < n; i++) {
-        const uint32_t at = key_of(&all, i) - from;
-        const int32_t low = at < span ? (int32_t)at : 0x7FFFFFFF;
-        const int32_t high = at < span ? (int32_t)at : 0;
-        least = low < least ? low : least;
-        most = high > most ? high : most;
-    }
-    *hi = from + (uint32_t)most + 1;
-    *lo = from + (uint32_t)least;
-}
-
-/* Keeps, of the tokens with a key, the largest until they are `left` tokens (top-k, by logits)
- * or, with left 0, weigh `mass` (top-p, by weights); of equal ones the first. Narrows down the
- * range lo to hi of keys that the last one kept can have, until few tokens have such a key: by
- * octaves, then by where the line between what is known at its ends says that it lies, a little
- * to this side and to that of it. Returns the least key that is kept. */
-static uint32_t keep_first(const keys *k, uint32_t lo, uint32_t left, uint64_t mass)
-{
-    uint32_t hi = k->weight ? 0xFFFFFFFF : (1u << 30) + 2, above = 0;
-    uint64_t sum, sum_above = 0, here_sum;
-    uint32_t count = survey(k, lo, &sum);
-    if (left ? count <= left : sum < mass)
-        return lo;
-    for (uint32_t step = 0; count - above > GROUP && hi - lo > 1; step++) {
-        const uint32_t known = count - above;
-        uint32_t octaves = 0, middle;
-        while (lo < hi >> (octaves + 1))
-            octaves++;
-        if (octaves > 1) {
-            middle = lo << octaves / 2;
-        } else {
-            const float all = (float)known, side = (float)(GROUP / 3) / all;
-            const float part = left ? (float)(count - left) / all
-                                    : (float)(sum - mass) / (float)(sum - sum_above);
-            float at = step % 3 == 0 ? part - side : step % 3 == 1 ? part + side : 0.5f;
-            at = at > 0.0f ? at < 1.0f ? at : 1.0f : 0.0f;
-            middle = lo + 1 + (uint32_t)(at * (float)(hi - lo - 2));
-            middle = middle < hi ? middle : hi - 1;
-        }
-        const uint32_t here = survey(k, middle, &here_sum);
-        if (left ? here >= left : here_sum >= mass) {
-            lo = middle;
-            count = here;
-            sum = here_sum;
-        } else {
-            hi = middle;
-            above = here;
-            sum_above = here_sum;
-        }
-        if (count - above == known) /* no token in the part that was cut off: few keys */
-            tighten(k, &lo, &hi);
-    }
-    const uint32_t more = left ? left - above : 0;
-    if (count - above <= GROUP)
-        drop_from_group(k, lo, hi, more, mass - sum_above);
-    else if (k->weight || !left)
-        drop_by_id(k, lo, more, mass - sum_above);
-    else { /* many of one weight: by their logits */
-        const keys by_logit = {k->field, lo};
-        const uint32_t least = keep_first(&by_logit, 1, more, 0);
-        for (uint32_t i = 0; i < k->field->n; i++)
-            if (k->field->w[i] == lo && key_of(&by_logit, i) < least)
-                k->field->w[i] = 0;
-    }
-    return lo;
 }
 
 static uint64_t next_random(uint64_t *state) /* splitmix64 */
@@ -230,43 +35,268 @@ static uint64_t multiply_high(uint64_t a, uint64_t b)
     return ah * bh + (m1 >> 32) + (m2 >> 32);
 }
 
+/* ---- the filters: a token is kept whose key is at least `least` ---- */
+
+enum { GROUP = 128, CHUNK = 256, SAMPLE = 256 };
+
+/* Tokens that are still in. All of them at first; once they are few, a list of their own. */
+typedef struct {
+    const qe_kernels *kernels;
+    const float *logits;
+    const uint32_t *ids; /* of its tokens, ascending; NULL: token i is number i */
+    uint32_t *w; /* (n) keys: logits in their order, or fixed-point weights; 0: it is out */
+    uint32_t n, least;
+} field;
+
+/* Words that nobody uses between evaluations: where lists are kept that fit. */
+typedef struct {
+    uint32_t *words;
+    uint64_t count;
+} room;
+
+/* A border between keys: those from lo to hi (exclusive) are `count - above` tokens, and the
+ * last one kept is among them. sum: of the keys from lo on, sum_above: from hi on. */
+typedef struct {
+    const field *field;
+    const uint32_t *at, *w; /* places in the field and keys looked at; at NULL: the field's */
+    uint32_t n;
+    uint32_t lo, hi, count, above;
+    uint32_t left; /* so many tokens are kept (top-k) or, with 0, */
+    uint64_t mass; /* as many as weigh this (top-p) */
+    uint64_t sum, sum_above;
+} border;
+
+static inline uint32_t place(const border *b, uint32_t i)
+{
+    return b->at ? b->at[i] : i;
+}
+
+/* Of the tokens between lo and hi, at most GROUP, drops all behind the last one kept. First
+ * come the larger keys, of equal ones the lower id. */
+static void drop_from_group(const border *b)
+{
+    uint32_t places[GROUP], sorted[GROUP], found = 0;
+    uint64_t sum = b->sum_above;
+    for (uint32_t i = 0; i < b->n; i++) {
+        const uint32_t key = b->w[i];
+        if (key - b->lo >= b->hi - b->lo)
+            continue;
+        uint32_t at = found++;
+        for (; at && sorted[at - 1] < key; at--) {
+            sorted[at] = sorted[at - 1];
+            places[at] = places[at - 1];
+        }
+        sorted[at] = key;
+        places[at] = place(b, i);
+    }
+    for (uint32_t i = 0; i < found; i++) {
+        if (b->left ? b->above + i >= b->left : sum >= b->mass)
+            b->field->w[places[i]] = 0;
+        sum += sorted[i];
+    }
+}
+
+/* The same where they all have the key lo. */
+static void drop_by_id(const border *b)
+{
+    uint32_t found = b->above;
+    uint64_t sum = b->sum_above;
+    for (uint32_t i = 0; i < b->n; i++) {
+        if (b->w[i] != b->lo)
+            continue;
+        if (b->left ? found >= b->left : sum >= b->mass)
+            b->field->w[place(b, i)] = 0;
+        found++;
+        sum += b->lo;
+    }
+}
+
+/* Draws lo and hi in to the smallest and largest key between them. */
+static void tighten(border *b)
+{
+    const uint32_t from = b->lo, span = b->hi - b->lo;
+    uint32_t least = span, most = 0;
+    for (uint32_t i = 0; i < b->n; i++) {
+        const uint32_t at = b->w[i] - from;
+        if (at >= span)
+            continue;
+        least = at < least ? at : least;
+        most = at > most ? at : most;
+    }
+    b->hi = from + most + 1;
+    b->lo = from + least;
+}
+
+/* The least key that so many tokens of the sample have at least or, with wanted 0, so that the
+ * others, by the sample, weigh what top-p drops. */
+static uint32_t key_in_sample(const border *b, const uint32_t *sample, uint32_t wanted)
+{
+    const qe_kernels *kernels = b->field->kernels;
+    const float dropped =
+        (float)(b->sum - b->mass) * ((float)SAMPLE / (float)(b->count ? b->count : 1));
+    uint64_t sum, all;
+    uint32_t lo = b->lo, hi = b->hi;
+    kernels->survey(sample, SAMPLE, lo, &all);
+    while (hi - lo > 1) {
+        const uint32_t middle = lo + (hi - lo) / 2;
+        const uint32_t count = kernels->survey(sample, SAMPLE, middle, &sum);
+        if (wanted ? count >= wanted : (float)(all - sum) <= dropped)
+            lo = middle;
+        else
+            hi = middle;
+    }
+    return lo;
+}
+
+/* A guess by a sample of the keys, so many deviations below the border. */
+static uint32_t guess(const border *b, float deviations, room r)
+{
+    uint64_t sum;
+    for (uint32_t i = 0; i < SAMPLE; i++)
+        r.words[i] = b->w[i * (b->n / SAMPLE)];
+    float rank = (float)b->left * SAMPLE / (float)b->n;
+    if (!b->left)
+        rank = (float)b->field->kernels->survey(r.words, SAMPLE,
+                                                key_in_sample(b, r.words, 0), &sum);
+    rank = rank + deviations * (qe_sqrt(rank) + 1.0f);
+    if (rank >= SAMPLE)
+        return b->lo + 1;
+    const uint32_t key = rank < 1.0f ? b->hi - 1 : key_in_sample(b, r.words, (uint32_t)rank);
+    return key > b->lo ? key : b->lo + 1;
+}
+
+/* Where to cut next: of weights, at an octave; then where the line between what is known at its
+ * ends says that the border lies, a little to this side and to that of it. */
+static uint32_t cut(const border *b, uint32_t step)
+{
+    uint32_t octaves = 0;
+    while (!b->left && b->lo < b->hi >> (octaves + 1))
+        octaves++;
+    if (octaves > 1)
+        return b->lo << octaves / 2;
+    const float all = (float)(b->count - b->above), side = (float)(GROUP / 3) / all;
+    const float part = b->left ? (float)(b->count - b->left) / all
+                               : (float)(b->sum - b->mass) / (float)(b->sum - b->sum_above);
+    float at = step % 3 == 0 ? part - side : step % 3 == 1 ? part + side : 0.5f;
+    at = at > 0.0f ? at < 1.0f ? at : 1.0f : 0.0f;
+    const uint32_t middle = b->lo + 1 + (uint32_t)(at * (float)(b->hi - b->lo - 2));
+    return middle < b->hi ? middle : b->hi - 1;
+}
+
+/* Goes on with a list of the tokens between lo and hi, if it has room and spares anything. */
+static void narrow(border *b, room r)
+{
+    const uint32_t between = b->count - b->above;
+    if (b->at || r.count / 2 < between || b->n / 4 < between)
+        return;
+    b->field->kernels->pick(b->w, b->n, b->lo, b->hi - b->lo, r.words, r.words + between);
+    b->at = r.words;
+    b->w = r.words + between;
+    b->n = between;
+    b->sum -= b->sum_above;
+    b->mass -= b->sum_above;
+    b->left -= b->left ? b->above : 0;
+    b->count = between;
+    b->above = 0;
+    b->sum_above = 0;
+}
+
 static uint64_t share(float p, uint64_t sum)
 {
     return multiply_high((uint64_t)(uint32_t)(p * 0x1p24f) << 40, sum);
 }
 
-/* Steps 2 to 6: w becomes the weights at the temperature of what the filters leave, 0
- * elsewhere. */
-static void filter(const qe_sampler *o, field *f, float top, float scale)
+/* Keeps, of the tokens with keys from f->least to below hi, the largest until they are `left`
+ * (top-k) or, with left 0, weigh the share p of them all (top-p); of equal ones the first.
+ * Narrows the border down until few tokens lie in it, or tokens of one key. */
+static void keep_first(field *f, uint32_t hi, uint32_t left, float p, room r)
+{
+    border b = {.field = f, .w = f->w, .n = f->n, .lo = f->least, .hi = hi, .left = left};
+    uint64_t sum;
+    b.count = f->kernels->survey(b.w, b.n, b.lo, &b.sum);
+    b.mass = share(p, b.sum);
+    if (left ? b.count <= left : b.sum < b.mass)
+        return;
+    const int sampled = b.n > 4 * SAMPLE && r.count >= SAMPLE;
+    float aim = 1.5f; /* below the border first, then above it; farther where that missed */
+    for (uint32_t step = 0; b.count - b.above > GROUP && b.hi - b.lo > 1; step++) {
+        const int guessed = sampled && !b.at && step < 4 && aim != 0.0f;
+        const uint32_t known = b.count - b.above,
+                       middle = guessed ? guess(&b, aim, r) : cut(&b, step);
+        const uint32_t here = f->kernels->survey(b.w, b.n, middle, &sum);
+        if (b.left ? here >= b.left : sum >= b.mass) {
+            b.lo = middle;
+            b.count = here;
+            b.sum = sum;
+            aim = aim < 0.0f ? 2.0f * aim : b.above ? 0.0f : -1.5f;
+        } else {
+            b.hi = middle;
+            b.above = here;
+            b.sum_above = sum;
+            aim = aim > 0.0f ? 2.0f * aim : 0.0f;
+        }
+        if (b.count - b.above == known) /* nothing in the part that was cut off: few keys */
+            tighten(&b);
+        narrow(&b, r);
+    }
+    if (b.count - b.above <= GROUP)
+        drop_from_group(&b);
+    else
+        drop_by_id(&b);
+    f->least = b.lo;
+}
+
+/* Makes the kept tokens a list, if they are few and it has room; the rest is then theirs. */
+static void list_kept(field *f, room *r)
+{
+    uint64_t sum;
+    const uint32_t kept = f->kernels->survey(f->w, f->n, f->least, &sum);
+    if (f->ids || r->count / 2 < kept || f->n / 4 < kept)
+        return;
+    f->kernels->pick(f->w, f->n, f->least, 0xFFFFFFFF - f->least, r->words, r->words + kept);
+    f->ids = r->words;
+    f->w = r->words + kept;
+    f->n = kept;
+    r->words += 2 * kept;
+    r->count -= 2 * kept;
+}
+
+/* Weights of the tokens that are kept, 0 elsewhere. */
+static void weigh(field *f, float top, float scale)
+{
+    float logits[CHUNK];
+    for (uint32_t i = 0, count; f->ids && i < f->n; i += count) {
+        count = f->n - i < CHUNK ? f->n - i : CHUNK;
+        for (uint32_t j = 0; j < count; j++)
+            logits[j] = f->logits[f->ids[i + j]];
+        f->kernels->weights(logits, count, top, scale, f->least, f->w + i);
+    }
+    if (!f->ids)
+        f->kernels->weights(f->logits, f->n, top, scale, f->least, f->w);
+    f->least = 1;
+}
+
+/* Steps 2 to 6. */
+static void filter(const qe_sampler *o, field *f, float top, float scale, room r)
 {
     const uint32_t floor = (uint32_t)(o->min_p * 0x1p30f);
-    const keys by_weight = {f, 0};
-    uint32_t hot[CHUNK];
-    uint64_t sum;
-    f->kernels->weights(f->logits, f->n, top, 1.0f, f->w);
-    if (o->top_k)
-        f->least = keep_first(&by_weight, 1, o->top_k, 0);
-    if (o->top_p < 1.0f) {
-        f->kernels->survey(f->w, f->n, f->least, &sum);
-        f->least = keep_first(&by_weight, f->least, 0, share(o->top_p, sum));
+    if (o->top_k && o->top_k < f->n) {
+        f->kernels->order(f->logits, f->n, f->w);
+        f->least = 1;
+        keep_first(f, 0xFFFFFFFF, o->top_k, 1.0f, r);
+        list_kept(f, &r);
     }
+    weigh(f, top, 1.0f);
+    if (o->top_p < 1.0f)
+        keep_first(f, (1u << 30) + 2, 0, o->top_p, r);
     if (f->least < floor)
         f->least = floor;
-    for (uint32_t i = 0; i < f->n; i += CHUNK) {
-        const uint32_t count = f->n - i < CHUNK ? f->n - i : CHUNK;
-        uint32_t *w = f->w + i;
-        if (!f->kernels->survey(w, count, f->least, &sum)) {
-            memset(w, 0, count * sizeof *w);
-            continue;
-        }
-        f->kernels->weights(f->logits + i, count, top, scale, hot);
-        for (uint32_t j = 0; j < count; j++)
-            w[j] = w[j] >= f->least ? hot[j] : 0;
-    }
+    list_kept(f, &r);
+    weigh(f, top, scale);
 }
 
 /* Step 7: by exact sums, in the order of the ids. */
-static int32_t draw(const field *f, uint64_t *random, uint32_t best)
+static uint32_t draw(const field *f, uint64_t *random, uint32_t best)
 {
     uint64_t sum, left;
     f->kernels->survey(f->w, f->n, 0, &sum);
@@ -280,31 +310,35 @@ static int32_t draw(const field *f, uint64_t *random, uint32_t best)
         }
         for (uint32_t j = i; j < i + count; j++) {
             if (left < f->w[j])
-                return (int32_t)j;
+                return f->ids ? f->ids[j] : j;
             left -= f->w[j];
         }
     }
-    return (int32_t)best;
+    return best;
 }
 
 int32_t qe_session_sample(qe_session *s, qe_sampler *o)
 {
     const uint32_t n = s->image->config.vocab_size;
     const float *logits = qe_floats(s, AT_LOGITS);
+    const qe_kernels *kernels = qe_set(s);
+    room r;
     if (!(o->temperature >= 0.0f && o->temperature <= 1e6f) ||
         !(o->top_p >= 0.0f && o->top_p <= 1.0f) || !(o->min_p >= 0.0f && o->min_p <= 1.0f) ||
         !(o->repeat_penalty > 0.0f && o->repeat_penalty <= 1e6f) || !s->position)
         return QE_ERR_USAGE;
     if (o->repeat_penalty != 1.0f)
         penalize(s, o->repeat_penalty);
-    const uint32_t best = greedy(logits, n);
+    const uint32_t best = kernels->first_largest(logits, n);
     if (o->temperature < 1e-6f)
         return (int32_t)best;
     const float top = logits[best], scale = 1.0f / o->temperature;
-    field f = {qe_set(s), logits, qe_at(s, AT_WEIGHTS), n, 1};
+    field f = {kernels, logits, NULL, qe_at(s, AT_WEIGHTS), n, 0};
+    r.words = qe_session_scratch(s, &r.count);
+    r.count /= sizeof *r.words;
     if (o->top_k || o->top_p < 1.0f || o->min_p > 0.0f)
-        filter(o, &f, top, scale);
+        filter(o, &f, top, scale, r);
     else
-        f.kernels->weights(logits, n, top, scale, f.w);
-    return draw(&f, &o->random, best);
+        kernels->weights(logits, n, top, scale, 0, f.w);
+    return (int32_t)draw(&f, &o->random, best);
 }

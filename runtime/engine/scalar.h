@@ -125,10 +125,20 @@ static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const floa
     mix_plain(v, n, head_size, e, out, 0);
 }
 
-static void weights(const float *x, uint32_t n, float top, float scale, uint32_t *w)
+static void weights(const float *x, uint32_t n, float top, float scale, uint32_t least,
+                    uint32_t *w)
 {
     for (uint32_t i = 0; i < n; i++)
-        w[i] = (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
+        w[i] = w[i] < least ? 0
+                            : (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
+}
+
+static void order(const float *x, uint32_t n, uint32_t *keys)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t u = qe_bits(x[i]);
+        keys[i] = u & 0x80000000u ? ~u : u | 0x80000000u;
+    }
 }
 
 static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *sum)
@@ -140,4 +150,24 @@ static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *
         *sum += w[i] >= least ? w[i] : 0;
     }
     return found;
+}
+
+static void pick(const uint32_t *w, uint32_t n, uint32_t lo, uint32_t span, uint32_t *at,
+                 uint32_t *picked)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (w[i] - lo >= span)
+            continue;
+        at[found] = i;
+        picked[found++] = w[i];
+    }
+}
+
+static uint32_t first_largest(const float *x, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
 }

@@ -220,6 +220,7 @@ int main(int argc, char **argv)
     check_rows();
     check_attention();
     check_matmul();
+    check_sampling();
     qe_sha256_digest(&digest, bytes);
     printf("{\"sets\": [");
     for (uint32_t i = 0; i < set_count; i++)

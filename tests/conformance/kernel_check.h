@@ -43,5 +43,6 @@ void record_bytes(const void *x, size_t n);
 void check_matmul(void);    /* kernel_matmul.c */
 void check_rows(void);      /* kernel_rows.c: quantize, rmsnorm, silu_mul, softmax, weights */
 void check_attention(void); /* kernel_attention.c */
+void check_sampling(void);  /* kernel_rows.c: order, survey, pick, first_largest */
 
 #endif

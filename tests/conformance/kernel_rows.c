@@ -119,12 +119,18 @@ static void check_weights(uint32_t n, int kind)
             in[i] = top;
     }
     uint32_t *want = (uint32_t *)(void *)y;
-    qe_portable.weights(in, n, top, scale, want);
+    qe_portable.weights(in, n, top, scale, 0, want);
     record_bytes(want, n * 4);
     for (uint32_t k = 0; k < set_count; k++) {
         uint32_t *w = guarded(1, n * 4);
-        sets[k]->weights(in, n, top, scale, w);
+        sets[k]->weights(in, n, top, scale, 0, w);
         same_bytes("weights", sets[k]->name, want, w, n * 4);
+        sets[k]->weights(in, n, top, scale, 1u << 29, w); /* again: only of the largest */
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t right = want[i] < 1u << 29 ? 0 : want[i];
+            same_bytes("weights at least so large", sets[k]->name, &right, &w[i], 4);
+        }
+        memcpy(w, want, n * 4);
         for (uint32_t level = 0; level < 31; level += 5) {
             uint64_t a, b;
             const uint32_t expected = qe_portable.survey(want, n, 1u << level, &a);
@@ -132,6 +138,44 @@ static void check_weights(uint32_t n, int kind)
             same_bytes("survey's sum", sets[k]->name, &a, &b, sizeof a);
             same_bytes("survey's count", sets[k]->name, &expected, &found, sizeof found);
         }
+    }
+}
+
+/* order, survey of all 32 bits, pick and first_largest, on what is no NaN. */
+static void check_keys(uint32_t n, int kind)
+{
+    float *in = guarded(0, n * 4);
+    uint32_t *keys = (uint32_t *)(void *)y, *want = (uint32_t *)(void *)truth, at = 0, sure = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        in[i] = kind == EXTREME && pick(4) == 0 ? extreme() : ordinary();
+        if (in[i] != in[i] || pick(6) == 0)
+            in[i] = (float)pick(3) - 1.0f; /* equal ones */
+    }
+    qe_portable.order(in, n, keys);
+    for (uint32_t i = 1; i < n; i++) {
+        sure += (keys[i] > keys[i - 1]) >= (in[i] > in[i - 1]); /* -0 is below +0 */
+        at = in[i] > in[at] ? i : at;
+    }
+    const uint32_t all = n ? n - 1 : 0, lo = keys[pick(n)], span = 1 + pick(1u << 30);
+    same_bytes("order", "portable", &all, &sure, 4);
+    uint64_t sum, right_sum;
+    const uint32_t count = qe_portable.survey(keys, n, lo, &right_sum);
+    uint32_t between = 0;
+    for (uint32_t i = 0; i < n; i++)
+        between += keys[i] - lo < span;
+    qe_portable.pick(keys, n, lo, span, want, want + between);
+    for (uint32_t k = 0; k < set_count; k++) {
+        uint32_t *out = guarded(1, n * 4);
+        sets[k]->order(in, n, out);
+        same_bytes("order", sets[k]->name, keys, out, n * 4);
+        const uint32_t found = sets[k]->survey(keys, n, lo, &sum);
+        same_bytes("survey of keys", sets[k]->name, &count, &found, 4);
+        same_bytes("sum of keys", sets[k]->name, &right_sum, &sum, 8);
+        const uint32_t first = sets[k]->first_largest(in, n);
+        same_bytes("first_largest", sets[k]->name, &at, &first, 4);
+        out = guarded(1, (2 * between + 1) * 4);
+        sets[k]->pick(keys, n, lo, span, out, out + between);
+        same_bytes("pick", sets[k]->name, want, out, 2 * between * 4);
     }
 }
 
@@ -149,4 +193,12 @@ void check_rows(void)
             check_softmax(n, kind);
             check_weights(n, kind);
         }
+}
+
+void check_sampling(void)
+{
+    const uint32_t rounds = quick ? 8 : 200;
+    for (uint32_t round = 0; round < rounds; round++)
+        for (uint32_t i = 0, n; (n = length(i)) != 0; i++)
+            check_keys(n, round & 1 ? EXTREME : ORDINARY);
 }

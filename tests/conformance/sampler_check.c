@@ -1,7 +1,9 @@
-/* sampler_check.c [--time] VOCABULARY - the sampler against a sort: every chain of filters on
- * logits of many kinds, for every kernel set that runs here. One line of JSON: how many draws
- * were compared; with --time instead the median microseconds of a draw, by logits and chain.
- * Exit: 0, 1 when a draw differs or there is no room. */
+/* sampler_check.c [--time] VOCABULARY BATCH - the sampler against a sort: every chain of filters
+ * on logits of many kinds, for every kernel set that runs here. BATCH makes the arena's scratch,
+ * in which the sampler keeps lists, large or small. One line of JSON: how many draws were
+ * compared; with --time instead the median microseconds of a draw with the fastest set, by
+ * logits and chain. Exit: 0, 1 when a draw differs or there is no room. */
+#define _GNU_SOURCE
 #include "../../runtime/engine/session.h"
 #include "../../runtime/host/host.h"
 
@@ -83,24 +85,39 @@ static uint32_t ordered(float x)
     return u >> 31 ? ~u : u | 0x80000000u;
 }
 
+/* a * b / 2^shift, of all 128 bits: bit by bit, for machines without such integers. */
+static uint64_t product(uint64_t a, uint64_t b, int shift)
+{
+    uint64_t high = 0, low = 0;
+    for (int bit = 63; bit >= 0; bit--) {
+        high = high << 1 | low >> 63;
+        low <<= 1;
+        if (b >> bit & 1) {
+            low += a;
+            high += low < a;
+        }
+    }
+    return shift == 64 ? high : high << (64 - shift) | low >> shift;
+}
+
 static uint32_t expected(const float *l, uint32_t n, const chain *c, uint32_t k, uint64_t seed,
                          entry *order, uint32_t *w, uint32_t *hot)
 {
     uint32_t best = 0;
     for (uint32_t i = 0; i < n; i++)
         best = l[i] > l[best] ? i : best;
-    qe_portable.weights(l, n, l[best], 1, w);
-    qe_portable.weights(l, n, l[best], 1 / c->temperature, hot);
+    qe_portable.weights(l, n, l[best], 1, 0, w);
+    qe_portable.weights(l, n, l[best], 1 / c->temperature, 0, hot);
     for (uint32_t i = 0; i < n; i++)
         order[i] = (entry){i, ordered(l[i])};
     qsort(order, n, sizeof *order, by_key);
     for (uint32_t i = k ? k : n; i < n; i++)
         w[order[i].id] = 0;
-    unsigned __int128 wide = 0;
+    uint64_t whole = 0;
     if (c->top_p < 1) {
         for (uint32_t i = 0; i < n; i++)
-            wide += w[i];
-        const uint64_t mass = (uint64_t)((uint32_t)(c->top_p * 0x1p24f) * wide >> 24);
+            whole += w[i];
+        const uint64_t mass = product((uint32_t)(c->top_p * 0x1p24f), whole, 24);
         uint64_t sum = 0;
         for (uint32_t i = 0; i < n; i++)
             order[i] = (entry){i, w[i]};
@@ -111,16 +128,16 @@ static uint32_t expected(const float *l, uint32_t n, const chain *c, uint32_t k,
             sum += order[i].key;
         }
     }
-    wide = 0;
+    whole = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (!w[i] || w[i] < (uint32_t)(c->min_p * 0x1p30f))
             hot[i] = 0;
-        wide += hot[i];
+        whole += hot[i];
     }
     uint64_t z = seed + 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
     z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    uint64_t left = (uint64_t)((z ^ z >> 31) * wide >> 64);
+    uint64_t left = product(z ^ z >> 31, whole, 64);
     for (uint32_t i = 0; i < n; i++) {
         if (left < hot[i])
             return i;
@@ -176,8 +193,10 @@ static double median_us(qe_session *s, const float *l, uint32_t n, const chain *
 
 int main(int argc, char **argv)
 {
-    const int timed = argc == 3;
-    const uint32_t n = (uint32_t)strtoul(argv[argc - 1], NULL, 10);
+    const int timed = argc == 4;
+    if (argc < 3)
+        return 1;
+    const uint32_t n = (uint32_t)strtoul(argv[argc - 2], NULL, 10);
     qe_image image = {.config = {.layers = 1,
                                  .dim = 32,
                                  .ffn = 32,
@@ -186,7 +205,8 @@ int main(int argc, char **argv)
                                  .head_size = 32,
                                  .vocab_size = n},
                       .rope_context = 32};
-    const qe_session_options options = {.context = 32, .batch = 1, .threads = 1};
+    const qe_session_options options = {
+        .context = 32, .batch = (uint32_t)strtoul(argv[argc - 1], NULL, 10), .threads = 1};
     const uint64_t bytes = qe_session_size(&image.config, &options);
     void *arena = qe_host_arena(bytes);
     float *l = malloc(n * sizeof *l);
@@ -205,7 +225,7 @@ int main(int argc, char **argv)
             int usable;
             for (uint32_t i = 0; qe_kernels_list(i, qe_host_features(), &usable); i++) {
                 const char *name = qe_kernels_list(i, qe_host_features(), &usable);
-                if (!usable || (timed && i && draws % 1))
+                if (!usable)
                     continue;
                 if (qe_session_init(&s, &image, &options,
                                     qe_kernels_find(name, qe_host_features()), NULL, arena,

@@ -47,3 +47,16 @@ def test_scalar_operations_round_as_ieee_does_on_every_machine(
     found = the_only(programs.run(machine, "numeric_check", stride))
     assert found["digest"] == NUMBERS_V1
     assert found["exp_ulp"] <= 1.4
+
+
+# Vocabulary, and the batch that makes the arena's scratch too small or large enough for lists.
+SAMPLED = [(NATIVE, n, batch) for n in (1, 65, 512, 4096) for batch in (1, 512)]
+SAMPLED += [(machine, 1500, 512) for machine in EMULATED]
+
+
+@pytest.mark.parametrize(("machine", "vocabulary", "batch"), SAMPLED, ids=str)
+def test_sampler_draws_what_a_sort_would_with_every_set(
+    machine: Machine, vocabulary: int, batch: int, programs: Programs
+) -> None:
+    found = the_only(programs.run(machine, "sampler_check", vocabulary, batch))
+    assert found["draws"] >= 960

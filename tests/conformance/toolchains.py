@@ -28,6 +28,7 @@ SOURCES = {
     "cpus_check": ("cpus_check.c",),
     "engine_check": ("engine_check.c",),
     "numeric_check": ("numeric_check.c",),
+    "sampler_check": ("sampler_check.c",),
     "kernel_check": (
         "kernel_check.c",
         "kernel_rows.c",
