@@ -6,13 +6,13 @@ typedef struct {
     uint32_t layer, first, count;
 } span;
 
-static void rope(float *x, const float *table, uint32_t head_size, float scale)
+static void rope(float *restrict x, const float *restrict table, uint32_t head_size,
+                 float scale)
 {
-    for (uint32_t i = 0; i < head_size; i += 2, table += 2) {
-        const float a = x[i] * table[0] - x[i + 1] * table[1];
-        const float b = x[i] * table[1] + x[i + 1] * table[0];
-        x[i] = a * scale;
-        x[i + 1] = b * scale;
+    for (uint32_t i = 0; i < head_size / 2; i++) {
+        const float a = x[2 * i], b = x[2 * i + 1], c = table[2 * i], s = table[2 * i + 1];
+        x[2 * i] = (a * c - b * s) * scale;
+        x[2 * i + 1] = (a * s + b * c) * scale;
     }
 }
 

@@ -35,12 +35,17 @@ static inline vf choose(vi mask, vf a, vf b)
     return (vf)(((vi)a & mask) | ((vi)b & ~mask));
 }
 
+/* The end of lanes() in SPEC 2.2: the sum of sixteen lanes by halves. */
 static inline float halves(const vf part[PARTS])
 {
-    float s[16];
-    for (int i = 0; i < PARTS; i++)
-        store(s + i * W, part[i]);
-    for (int width = 8; width; width /= 2)
+    vf sum[PARTS];
+    float s[W];
+    memcpy(sum, part, sizeof sum);
+    for (int width = PARTS / 2; width; width /= 2)
+        for (int i = 0; i < width; i++)
+            sum[i] = sum[i] + sum[i + width];
+    store(s, sum[0]);
+    for (int width = W / 2; width; width /= 2)
         for (int l = 0; l < width; l++)
             s[l] = s[l] + s[l + width];
     return s[0];

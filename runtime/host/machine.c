@@ -76,27 +76,33 @@ uint32_t qe_host_features(void)
     return features;
 }
 
-/* Maps a whole file for reading, so that the system may keep it in large pages: its start lies
- * at a multiple of one. Weights that are streamed gain the walks of the page table and the
- * prefetcher's stops at the ends of small pages. */
-static void *map_in_large_pages(int fd, size_t bytes)
+/* Maps a whole file for reading, from a multiple of a large page on, so that the system may keep
+ * it in such pages: fewer walks of the page table, and no end of a small page at which a
+ * prefetcher stops. */
+static void *map_whole(int fd, size_t bytes)
 {
 #if defined(MADV_HUGEPAGE)
-    const size_t large = (size_t)2 << 20;
-    if (bytes >= large && bytes <= SIZE_MAX - large) {
-        uint8_t *room = mmap(NULL, bytes + large, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (room == MAP_FAILED)
-            return room;
-        uint8_t *start = room + (large - (uintptr_t)room % large) % large;
-        void *p = mmap(start, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
-        const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        uint8_t *end = start + (bytes + page - 1) / page * page;
-        if (start > room)
-            munmap(room, (size_t)(start - room));
-        munmap(p == MAP_FAILED ? start : end, (size_t)(room + bytes + large - (p == MAP_FAILED ? start : end)) / page * page);
-        if (p != MAP_FAILED)
-            madvise(p, bytes, MADV_HUGEPAGE); /* a wish: it may fail */
-        return p;
+    const size_t large = (size_t)2 << 20, page = (size_t)sysconf(_SC_PAGESIZE);
+    if (bytes >= large && bytes <= SIZE_MAX - 2 * large) {
+        const size_t pages = (bytes + page - 1) / page * page, room = pages + large;
+        uint8_t *start = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if ((void *)start == MAP_FAILED)
+            return start;
+        const size_t before = (large - (uintptr_t)start % large) % large;
+        uint8_t *here = start + before;
+        void *found = mmap(here, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+        if (found == MAP_FAILED) {
+            const int error = errno;
+            munmap(start, room);
+            errno = error;
+            return found;
+        }
+        if (before)
+            munmap(start, before);
+        if (before < large)
+            munmap(here + pages, large - before);
+        madvise(found, bytes, MADV_HUGEPAGE); /* a wish: without it all is as it was */
+        return found;
     }
 #endif
     return mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
@@ -115,7 +121,7 @@ int qe_host_map(const char *path, const uint8_t **base, uint64_t *bytes)
     else if (info.st_size == 0)
         error = ENODATA;
     if (!error) {
-        void *p = map_in_large_pages(fd, (size_t)info.st_size);
+        void *p = map_whole(fd, (size_t)info.st_size);
         if (p == MAP_FAILED)
             error = errno;
         *base = p;
