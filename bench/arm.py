@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import bisect
-import csv
 import json
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import stamp, write_csv, write_json
 from models import folder, image
 
 HERE = Path(__file__).parent
@@ -41,6 +42,7 @@ class Machine:
     compiler: tuple[str, ...]
     emulator: tuple[str, ...]
     boards: str
+    prompt: int = 256  # tokens whose second half is counted
 
 
 MACHINES = [
@@ -49,12 +51,9 @@ MACHINES = [
         "cortex-a72", AARCH64, ("qemu-aarch64", "-cpu", "cortex-a72"), "Pi 4; a53: 3, Zero 2 W"
     ),
     Machine("i8mm", AARCH64, ("qemu-aarch64", "-cpu", "max,sve=off"), "newer than any Pi"),
-    Machine("armv7", ARMV7, ("qemu-arm", "-cpu", "cortex-a7"), "Pi 2, 32-bit systems"),
-    Machine("armv6", ARMV6, ("qemu-arm", "-cpu", "arm1176"), "Pi 1, Zero"),
+    Machine("armv7", ARMV7, ("qemu-arm", "-cpu", "cortex-a7"), "Pi 2, 32-bit systems", 32),
+    Machine("armv6", ARMV6, ("qemu-arm", "-cpu", "arm1176"), "Pi 1, Zero", 16),
 ]
-# What is counted: name, prompt and decoded tokens of the longer and of the shorter run.
-PREFILL = ("prefill", (256, 0), (128, 0))
-DECODE = ("decode", (1, 8), (1, 0))
 
 
 def build(compiler: tuple[str, ...], target: str) -> Path:
@@ -118,13 +117,21 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row a figure, with millions of instructions a token and their split."""
     model = image("smollm2", quant)
-    figures = [PREFILL, DECODE]
+    # name, prompt and decoded tokens of the longer and of the shorter run
+    figures = [
+        ("prefill", (machine.prompt, 0), (machine.prompt // 2, 0)),
+        ("decode", (1, 4), (1, 0)),
+    ]
     if depth:
-        figures.append((f"decode@{depth}", (depth, 4), (depth, 0)))
+        figures.append((f"decode@{depth}", (depth, 2), (depth, 0)))
     rows = []
     for name, longer, shorter in figures:
-        more, said = count(machine, program, plugin, model, kernels, longer)
-        less, _ = count(machine, program, plugin, model, kernels, shorter)
+        with ThreadPoolExecutor(2) as both:
+            runs = [
+                both.submit(count, machine, program, plugin, model, kernels, tokens)
+                for tokens in (longer, shorter)
+            ]
+            (more, said), (less, _) = (run.result() for run in runs)
         tokens = sum(longer) - sum(shorter)
         split = {f: (n - less[f]) / tokens / 1e6 for f, n in more.items() if n != less[f]}
         rows.append(
@@ -163,6 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     wanted = options.machines.split(",")
     rows: list[dict[str, Any]] = []
+    about = stamp()
     plugin = build_plugin()
     for machine in (m for m in MACHINES if m.name in wanted):
         program = build(machine.compiler, machine.name)
@@ -170,14 +178,9 @@ def main() -> None:
             for row in measure(machine, quant, options.kernels, options.depth, program, plugin):
                 show(row, options.functions)
                 rows.append(row)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.writer(file)
-            names = [name for name in rows[0] if name != "functions"]
-            writer.writerow(names)
-            writer.writerows([row[name] for name in names] for row in rows)
+        write_json(options.json, {**about, "rows": rows})  # as far as it came
+        named = [{key: row[key] for key in row if key != "functions"} for row in rows]
+        write_csv(options.csv, named, about)
 
 
 if __name__ == "__main__":
