@@ -169,6 +169,6 @@ def write_csv(path: Path | None, rows: list[dict[str, Any]], about: dict[str, An
     if path:
         names = list(dict.fromkeys(name for row in rows for name in row))
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*names, *about])
+            writer = csv.DictWriter(file, [*names, *about], lineterminator="\n")
             writer.writeheader()
             writer.writerows({**row, **about} for row in rows)

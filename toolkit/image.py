@@ -24,8 +24,8 @@ from qedge.toolkit.quantize import TYPES, Layout
 from qedge.toolkit.source.model import ModelConfig
 
 VERSION = 1
-# Written so much at a time, from multiples of it on, a file lies in the page cache in large pages,
-# and decodes up to a tenth faster than one written in small pieces.
+# Written so much at a time, from multiples of it on, a file lies in the page cache in large
+# pages, and decodes up to a tenth faster than one written in small pieces.
 BUFFER_BYTES = 8 << 20
 HEADER_BYTES, ENTRY_BYTES, TENSOR_BYTES, GOLDEN_BYTES = 128, 32, 40, 4096
 CONFIG, PLAN, VOCAB, TEMPLATE, ROPE, TENSORS, WEIGHTS, GOLDEN, PROVENANCE = range(1, 10)
