@@ -24,7 +24,8 @@ ENGINES = "qedge", "llama.cpp"
 
 def command(engine: str, source: Path, quant: str, output: Path) -> list[str]:
     if engine == "qedge":
-        build = "qedge", "build", source, "-b", "host", "--quant", quant, "--context", 1024
+        verb = sys.executable, "-m", "qedge.toolkit", "build"
+        build = *verb, source, "-b", "host", "--quant", quant, "--context", 1024
         return [*map(str, build), "-o", str(output), "--json"]
     return [sys.executable, "-c", LLAMA, str(source), str(output), str(LLAMA_TYPES[quant])]
 
