@@ -93,24 +93,26 @@ static void pick(const uint32_t *w, uint32_t n, uint32_t lo, uint32_t span, uint
 /* Blocks of four vectors are asked first: few hold anything that is looked for. */
 static uint32_t first_largest(const float *x, uint32_t n)
 {
-    uint32_t block = 0, best = 0;
+    uint32_t best = 0;
     float top = x[0];
+    if (top != top) /* nothing is larger than a NaN */
+        return 0;
     for (uint32_t i = 0; i + ASKED <= n; i += ASKED) {
-        vf most4 = load(x + i);
-        for (int k = 1; k < 4; k++)
-            most4 = larger(load(x + i + k * W), most4);
+        vf most4 = splat(top);
+        for (int k = 0; k < 4; k++)
+            most4 = larger(load(x + i + k * W), most4); /* a NaN is never the larger */
         const vi above = (vi)(most4 > splat(top));
         if (most_of(above & 1) == 0)
             continue;
         top = largest_of(most4);
-        block = i;
+        best = i;
     }
     for (uint32_t i = n / ASKED * ASKED; i < n; i++)
         if (x[i] > top) {
             top = x[i];
-            block = i;
+            best = i;
         }
-    for (best = block; x[best] != top;)
+    while (x[best] != top)
         best++;
     return best;
 }

@@ -151,6 +151,18 @@ static void check_keys(uint32_t n, int kind)
         if (in[i] != in[i] || pick(6) == 0)
             in[i] = (float)pick(3) - 1.0f; /* equal ones */
     }
+    if (kind == EXTREME) { /* of an evaluation that failed; a NaN is never the largest */
+        const uint32_t first = pick(8) ? n : 0;
+        float *odd = guarded(1, n * 4);
+        memcpy(odd, in, n * 4);
+        for (uint32_t i = first ? 1 : 0; i < n; i += 1 + pick(5))
+            odd[i] = qe_float(QE_NAN_BITS);
+        const uint32_t right = qe_portable.first_largest(odd, n);
+        for (uint32_t k = 0; k < set_count; k++) {
+            const uint32_t found = sets[k]->first_largest(odd, n);
+            same_bytes("first_largest beside NaN", sets[k]->name, &right, &found, 4);
+        }
+    }
     qe_portable.order(in, n, keys);
     for (uint32_t i = 1; i < n; i++) {
         sure += (keys[i] > keys[i - 1]) >= (in[i] > in[i - 1]); /* -0 is below +0 */
