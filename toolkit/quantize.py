@@ -61,12 +61,13 @@ def pack(tensor: SourceTensor, kind: str, layout: Layout) -> Iterator[Bytes]:
     step = max(1, _VALUES_AT_ONCE // max(1, tensor.columns) // layout.rows) * layout.rows
     spans = [(at, min(at + step, tensor.rows)) for at in range(0, tensor.rows, step)]
     part = _floats if kind in ("f32", "f16") else _tiles
-    with ThreadPoolExecutor(cpus()) as pool:
+    at_once = cpus()
+    with ThreadPoolExecutor(at_once) as pool:
         ahead: deque[Future[Bytes]] = deque()
         try:
             for start, stop in spans:
                 ahead.append(pool.submit(part, tensor, kind, layout, start, stop))
-                if len(ahead) > cpus():
+                if len(ahead) > at_once:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

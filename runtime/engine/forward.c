@@ -5,13 +5,15 @@
 typedef struct {
     qe_session *s;
     qe_matmul m[3]; /* matrices with one input, run together */
-    uint32_t groups[3], matrices, chunk_groups;
+    uint32_t groups[3], matrices;
+    uint32_t share, large; /* the first `large` chunks are 3 shares of groups, the others one */
 } products;
 
 static void product_chunk(void *argument, uint32_t chunk, uint32_t worker)
 {
     const products *p = argument;
-    uint32_t first = chunk * p->chunk_groups, left = p->chunk_groups;
+    uint32_t left = chunk < p->large ? 3 * p->share : p->share,
+             first = (chunk < p->large ? 3 * chunk : chunk + 2 * p->large) * p->share;
     (void)worker;
     for (uint32_t i = 0; i < p->matrices && left; i++) {
         if (first >= p->groups[i]) {
@@ -48,16 +50,19 @@ static void add_product(products *p, uint32_t tensor, const float *x, size_t x_s
     p->groups[p->matrices++] = (t.rows + 15) / 16;
 }
 
-/* A few chunks for each worker, so that a slow one does not hold up the others. */
+/* Two chunks for each worker, a large one and then a small one, so that claims are few and a
+ * slow worker does not hold up the others for long. */
 static void run_products(products *p)
 {
     const uint32_t threads = p->s->workers ? p->s->options.threads : 1;
     uint32_t groups = 0;
     for (uint32_t i = 0; i < p->matrices; i++)
         groups += p->groups[i];
-    uint32_t chunks = threads == 1 ? 1 : threads * 4;
-    p->chunk_groups = (groups + chunks - 1) / chunks;
-    chunks = (groups + p->chunk_groups - 1) / p->chunk_groups;
+    const uint32_t shares = threads == 1 ? 1 : threads * 4;
+    p->share = (groups + shares - 1) / shares;
+    uint32_t chunks = (groups + p->share - 1) / p->share;
+    p->large = threads > 1 && chunks > 3 * threads ? threads : 0;
+    chunks -= 2 * p->large;
     qe_run(p->s, product_chunk, p, chunks);
     p->matrices = 0;
 }

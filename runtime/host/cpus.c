@@ -86,11 +86,13 @@ uint32_t qe_host_choose_cpus(const char *root, uint8_t *allowed, uint32_t count,
         keep_fastest(root, "cpufreq/cpuinfo_max_freq", 0.8, allowed, count);
     for (uint32_t cpu = 0; cpu < count && found < most; cpu++) {
         char path[96], *end;
+        if (!allowed[cpu])
+            continue;
         snprintf(path, sizeof path, "system/cpu/cpu%u/topology/thread_siblings_list",
                  (unsigned)cpu);
         const unsigned long first = strtoul(read_line(root, path, line, sizeof line), &end, 10);
         const int second_thread = end != line && first < cpu && allowed[first];
-        if (allowed[cpu] && !second_thread)
+        if (!second_thread)
             chosen[found++] = cpu;
     }
     return found;

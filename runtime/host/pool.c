@@ -18,8 +18,7 @@ static const uint64_t STALL_NS = 100 * 1000;
 static const uint64_t ALONE_NS = 2 * 1000 * 1000, ALONE_MOST_NS = 512 * 1000 * 1000;
 static const uint64_t CALM_NS = 50 * 1000 * 1000;
 
-enum { SPINS = 20000, MOST_THREADS = 64, STACK_BYTES = 256 * 1024 };
-#define CLOSED 0xFFFFFFFFu /* a chunk number that no job has */
+enum { SPINS = 20000, MOST_THREADS = 64, STACK_BYTES = 256 * 1024, MOST_CHUNKS = 0xFFFF };
 
 typedef struct {
     qe_pool *pool;
@@ -30,12 +29,12 @@ typedef struct {
 struct qe_pool {
     qe_workers workers;
     uint32_t threads;
-    /* The job. Written by run() while the ticket is closed; so a claim that succeeds proves
-     * that what was read before it is of this job. */
+    /* The job. Written by run() while no ticket has a chunk left; so a claim that succeeds
+     * proves that what was read before it is of this job. */
     _Atomic(void (*)(void *, uint32_t, uint32_t)) task;
     _Atomic(void *) argument;
-    _Atomic uint32_t chunks;
-    _Alignas(64) _Atomic uint64_t ticket; /* job number << 32 | next chunk */
+    _Atomic uint32_t first;               /* number of the job's first chunk */
+    _Alignas(64) _Atomic uint64_t ticket; /* job number << 32 | chunks << 16 | next of them */
     _Alignas(64) _Atomic uint32_t done;   /* chunks of this job that are finished */
     _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic int quit;
@@ -67,18 +66,20 @@ static uint32_t work(qe_pool *pool, uint32_t job, uint32_t index)
     uint64_t ticket = atomic_load(&pool->ticket);
     uint32_t ran = 0;
     while ((uint32_t)(ticket >> 32) == job) {
-        const uint32_t chunk = (uint32_t)ticket;
+        const uint32_t chunks = (uint32_t)ticket >> 16, next = (uint32_t)ticket & MOST_CHUNKS;
         void (*task)(void *, uint32_t, uint32_t) = atomic_load(&pool->task);
         void *argument = atomic_load(&pool->argument);
-        if (chunk >= atomic_load(&pool->chunks))
+        const uint32_t first = atomic_load(&pool->first);
+        if (next >= chunks)
             break;
         if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + 1))
             continue;
-        task(argument, chunk, index);
-        atomic_fetch_add(&pool->done, 1);
+        task(argument, first + next, index);
         ticket = atomic_load(&pool->ticket);
         ran++;
     }
+    if (ran)
+        atomic_fetch_add(&pool->done, ran);
     return ran;
 }
 
@@ -96,25 +97,22 @@ static void judge(qe_pool *pool, uint64_t began, uint64_t idle, uint64_t end, ui
     pool->alone_until = end + pool->alone;
 }
 
-static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument,
-                uint32_t chunks)
+/* Runs a job of at most MOST_CHUNKS chunks. */
+static void run_job(qe_pool *pool, void (*task)(void *, uint32_t, uint32_t), void *argument,
+                    uint32_t first, uint32_t chunks)
 {
-    qe_pool *pool = self;
     const uint64_t began = now();
     if (began < pool->alone_until) {
         for (uint32_t chunk = 0; chunk < chunks; chunk++)
-            task(argument, chunk, 0);
+            task(argument, first + chunk, 0);
         return;
     }
-    const uint64_t last = atomic_load(&pool->ticket) >> 32;
-    const uint32_t job = (uint32_t)last + 1;
-    atomic_store(&pool->ticket,
-                 last << 32 | CLOSED); /* an exhausted ticket must not come alive */
-    atomic_store(&pool->task, task);
-    atomic_store(&pool->argument, argument);
-    atomic_store(&pool->chunks, chunks);
-    atomic_store(&pool->done, 0);
-    atomic_store(&pool->ticket, (uint64_t)job << 32);
+    const uint32_t job = (uint32_t)(atomic_load(&pool->ticket) >> 32) + 1;
+    atomic_store_explicit(&pool->task, task, memory_order_relaxed);
+    atomic_store_explicit(&pool->argument, argument, memory_order_relaxed);
+    atomic_store_explicit(&pool->first, first, memory_order_relaxed);
+    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
+    atomic_store(&pool->ticket, (uint64_t)job << 32 | chunks << 16);
     if (atomic_load(&pool->sleepers)) {
         pthread_mutex_lock(&pool->lock);
         pthread_cond_broadcast(&pool->wake);
@@ -131,6 +129,15 @@ static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argu
             sched_yield();
     }
     judge(pool, began, idle, now(), ran);
+}
+
+static void run(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument,
+                uint32_t chunks)
+{
+    for (uint32_t first = 0, count; first < chunks; first += count) {
+        count = chunks - first < MOST_CHUNKS ? chunks - first : MOST_CHUNKS;
+        run_job(self, task, argument, first, count);
+    }
 }
 
 static void *worker_main(void *argument)
