@@ -6,7 +6,7 @@ import sys
 
 from setuptools import Extension, find_packages, setup
 
-ROOMS = {"runtime": "qedge.runtime", "toolkit": "qedge.toolkit", "boards": "qedge.boards"}
+ROOMS = {name: f"qedge.{name}" for name in ("runtime", "toolkit", "boards", "firmware")}
 
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 if os.environ.get("QEDGE_SANITIZE"):  # address,undefined: see CONTRIBUTING.md

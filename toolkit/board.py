@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import platform
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import resources
+from typing import Any
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.runtime.machine import kernel_sets
@@ -16,6 +17,38 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A board that qedge's own firmware runs on: its port, and its memory. Addresses are the
+    processor's; `slot_at` is an offset in flash."""
+
+    port: str
+    emulator: str
+    cpu: list[str]  # compiler flags
+    zig_cpu: str
+    code_at: int
+    code_bytes: int
+    ram_at: int
+    ram_bytes: int
+    stack_bytes: int
+    arena_bytes: int
+    flash_at: int
+    flash_bytes: int
+    slot_at: int
+    slot_bytes: int
+    erase_bytes: int
+    tick_hz: int
+    emulated_hz: int  # instructions (or cycles) in a second of the emulator's clock; 0: none
+    baud: int
+    registers: dict[str, int]
+    machine: str = ""  # QEMU's name of it
+
+    @property
+    def image_bytes(self) -> int:
+        """The largest image that a slot holds: its first erase block is for records."""
+        return self.slot_bytes - self.erase_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +66,7 @@ class Board:
     layout_rows: int
     layout_group: int
     ram_bytes: int = 0
+    device: Device | None = field(default=None)
 
     @property
     def layout(self) -> Layout:
@@ -45,6 +79,21 @@ def names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
 
 
+def _checked(name: str, found: dict[str, Any], known: dict[str, Field[Any]]) -> None:
+    """UsageError for a key that is missing, unknown or of a wrong type."""
+    for key, value in found.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+            raise UsageError(f"board {name}: unknown key {key}{hint}")
+        wanted = str(known[key].type).split("[")[0].split(" ")[0]
+        if key != "device" and type(value).__name__ != wanted:
+            raise UsageError(f"board {name}: {key} must be {wanted}, not {value!r}")
+    missing = [k for k, f in known.items() if k not in found and f.default is MISSING]
+    if missing:
+        raise UsageError(f"board {name}: missing {', '.join(missing)}")
+
+
 def parse(name: str, text: str) -> Board:
     """A board file's text to its value; UsageError for what is missing, unknown or of a wrong
     type."""
@@ -52,18 +101,16 @@ def parse(name: str, text: str) -> Board:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"board {name}: {error}") from error
-    known = {f.name: f for f in fields(Board) if f.name != "name"}
-    for key, value in found.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-            raise UsageError(f"board {name}: unknown key {key}{hint}")
-        if type(value).__name__ != known[key].type:
-            raise UsageError(f"board {name}: {key} must be {known[key].type}, not {value!r}")
-    missing = [k for k in known if k not in found and k != "ram_bytes"]
-    if missing:
-        raise UsageError(f"board {name}: missing {', '.join(missing)}")
-    return Board(name=name, **found)
+    device = found.pop("device", None)
+    _checked(
+        name, found, {f.name: f for f in fields(Board) if f.name not in ("name", "device")}
+    )
+    if device is None:
+        return Board(name=name, **found)
+    if not isinstance(device, dict):
+        raise UsageError(f"board {name}: device must be a table, not {device!r}")
+    _checked(f"{name}, [device]", device, {f.name: f for f in fields(Device)})
+    return Board(name=name, device=Device(**device), **found)
 
 
 def host_name() -> str:
@@ -87,3 +134,13 @@ def load(name: str) -> Board:
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)} and host"
         raise NoBoardError(f"no board is called {name}; {hint}")
     return parse(name, (resources.files("qedge.boards") / f"{name}.toml").read_text("utf-8"))
+
+
+def device_of(board: Board) -> Device:
+    """What the board's firmware needs to know; NoBoardError for a board without one."""
+    if board.device is None:
+        raise NoBoardError(
+            f"{board.name} is a machine's profile, not a board with qedge's firmware; "
+            f"those are {', '.join(n for n in names() if load(n).device)}"
+        )
+    return board.device

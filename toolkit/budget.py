@@ -69,6 +69,44 @@ def engine_config(config: ModelConfig) -> dict[str, int]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a board has, and whether a plan fits it. A machine shares its RAM between image and
+    arena; a microcontroller keeps the image in a slot of its flash."""
+
+    board: str
+    ram: int
+    slot: int | None
+    arena: int | None
+
+    @classmethod
+    def of(cls, board: Board) -> Room:
+        if board.device is not None:
+            return cls(board.name, 0, board.device.image_bytes, board.device.arena_bytes)
+        return cls(board.name, board.ram_bytes or total_bytes() or 1 << 62, None, None)
+
+    def lacks(self, made: Plan) -> str | None:
+        """What does not fit, in words; None when all does."""
+        if self.slot is None or self.arena is None:
+            if made.resident_bytes <= self.ram:
+                return None
+            return (
+                f"needs {show_size(made.resident_bytes)} (image {show_size(made.image_bytes)}, "
+                f"arena {show_size(made.arena_bytes)}), {self.board} has {show_size(self.ram)}"
+            )
+        if made.image_bytes > self.slot:
+            return (
+                f"makes an image of up to {show_size(made.image_bytes)}, a slot of "
+                f"{self.board} holds {show_size(self.slot)}"
+            )
+        if made.arena_bytes > self.arena:
+            return (
+                f"needs an arena of {show_size(made.arena_bytes)}, {self.board} has "
+                f"{show_size(self.arena)}"
+            )
+        return None
+
+
 def plan(
     config: ModelConfig, board: Board, context: int | str, kv: str, weight_bytes: int
 ) -> Plan:
@@ -77,7 +115,7 @@ def plan(
     weight_bytes: the image without its rope table. BudgetError when the board is too small.
     """
     shape = engine_config(config)
-    ram = board.ram_bytes or total_bytes() or 1 << 62
+    room = Room.of(board)
 
     def made(tokens: int) -> Plan:
         arena = session_size(shape, tokens, board.batch_tokens, board.threads, KV_TYPES[kv])
@@ -88,7 +126,7 @@ def plan(
         low, high = 0, config.context
         while low < high:
             middle = (low + high + 1) // 2
-            if made(middle).resident_bytes <= ram:
+            if room.lacks(made(middle)) is None:
                 low = middle
             else:
                 high = middle - 1
@@ -97,8 +135,7 @@ def plan(
     if context == "auto":
         if not (tokens := longest()):
             raise BudgetError(
-                f"{config.name} needs {show_size(made(1).resident_bytes)}, {board.name} has "
-                f"{show_size(ram)}; take a smaller quantization or model"
+                f"{config.name} {room.lacks(made(1))}; take a smaller quantization or model"
             )
         return made(tokens)
     if not isinstance(context, int) or not 1 <= context <= 1 << 24:
@@ -110,16 +147,11 @@ def plan(
             "at most that"
         )
     found = made(context)
-    if found.resident_bytes > ram:
+    if (lack := room.lacks(found)) is not None:
         cure = (
             f"try --context {tokens}"
             if (tokens := longest())
-            else "take a smaller quantization"
+            else "take a smaller quantization or model"
         )
-        raise BudgetError(
-            f"{config.name} needs {show_size(found.resident_bytes)} (image "
-            f"{show_size(found.image_bytes)}, arena {show_size(found.arena_bytes)}), "
-            f"{board.name} "
-            f"has {show_size(ram)}; {cure}"
-        )
+        raise BudgetError(f"{config.name} {lack}; {cure}")
     return found

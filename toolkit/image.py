@@ -114,8 +114,9 @@ def frame_bytes(board: Board, weight_bytes: int, tensors: int, texts: int) -> in
     """At most what an image takes beside weights and RoPE: tables, `texts` (vocabulary and chat
     template), provenance, padding and the hash tree."""
     tables = 4 * GOLDEN_BYTES + tensors * (TENSOR_BYTES + _SECTION_ALIGNMENT)
-    tree = 32 * (2 * weight_bytes // board.leaf_bytes + 1024)
-    return tables + texts + 2 * board.alignment_bytes + tree
+    padding = 2 * board.alignment_bytes
+    leaves = (tables + texts + padding + weight_bytes) // board.leaf_bytes
+    return tables + texts + padding + 32 * (leaves + 64)  # 64: the RoPE table's, and roots
 
 
 def _up(offset: int, alignment: int) -> int:

@@ -106,3 +106,23 @@ def ran(
         f"arena {show_size(arena_bytes)}, peak resident {show_size(peak)} of "
         f"{show_size(budget)} planned, kernels {kernels}"
     )
+
+
+def ran_there(fields: Mapping[str, Any]) -> None:
+    """What a board measured, on standard error."""
+    emulated = fields.get("emulated", False)
+    rows = {}
+    for key, title in (
+        ("prefill_tokens_per_second", "prefill"),
+        ("decode_tokens_per_second", "decode"),
+        ("ttft_seconds", "first token, seconds"),
+        ("emulated_instructions_per_prompt_token", "instructions a prompt token (emulated)"),
+        ("emulated_instructions_per_token", "instructions a token (emulated)"),
+        ("arena_bytes", "arena, bytes"),
+        ("stack_used_bytes", "stack used, bytes"),
+        ("kernels", "kernels"),
+    ):
+        value = fields.get(key)
+        if value is not None and (emulated or not key.startswith("emulated")):
+            rows[title] = f"{value:,.2f}" if isinstance(value, float) else value
+    table("", rows)

@@ -29,6 +29,12 @@ WALK = [
     "describe",
     "pull",
     "demo",
+    "elf",
+    "firmware",
+    "link",
+    "emulator",
+    "flash",
+    "remote",
     "show",
     "cli",
 ]

@@ -1,0 +1,269 @@
+/* device.c - the link's messages to their rooms. A message that was answered and comes again,
+ * because the answer was lost on the line, gets the same answer and is not done twice. */
+#include "device.h"
+
+#include "frame.h"
+#include "job.h"
+#include "link.h"
+#include "model.h"
+#include "port.h"
+#include "stack.h"
+#include "upload.h"
+
+#ifndef QF_VERSION
+#define QF_VERSION "0"
+#endif
+
+enum { HEAD_BYTES = 8, OP_READ = 0, OP_WRITE = 2, DIGEST_BYTES = 8, DIGESTS_AT_ONCE = 64 };
+
+typedef struct {
+    uint32_t op, version, group, command;
+    const uint8_t *map;
+    uint32_t bytes;
+} message;
+
+/* The last answer, and what it was the answer to. */
+static uint8_t answer_packet[FRAME_PACKET_BYTES];
+static uint32_t answer_bytes;
+static uint8_t answered[32];
+static int reset_wanted;
+
+/* ---- our own group ---- */
+
+static void put_slot(cbor_writer *w, int slot)
+{
+    const slot_record record = slot_read(slot);
+    cbor_put_map(w);
+    cbor_pair_uint(w, "sequence", record.sequence);
+    if (record.sequence) {
+        cbor_pair_uint(w, "bytes", record.bytes);
+        cbor_pair_uint(w, "counter", record.counter);
+        cbor_pair_bytes(w, "id", record.id, sizeof record.id);
+    }
+    cbor_put_end(w);
+}
+
+static int hello(cbor_writer *w)
+{
+    uint8_t id[8];
+    port_identity(id);
+    cbor_pair_text(w, "board", QF_BOARD);
+    cbor_pair_bytes(w, "board_id", id, sizeof id);
+    cbor_pair_text(w, "firmware", QF_VERSION);
+    cbor_pair_text(w, "kernels", qe_kernels_name(qe_kernels_find(NULL, 0)));
+    cbor_pair_uint(w, "arena", QF_ARENA_BYTES);
+    cbor_pair_uint(w, "capacity", slot_capacity());
+    cbor_pair_uint(w, "block", QF_ERASE_BYTES);
+    cbor_pair_uint(w, "page", QF_PAGE_BYTES);
+    cbor_pair_uint(w, "packet", FRAME_PACKET_BYTES);
+    cbor_pair_uint(w, "tick_hz", QF_TICK_HZ);
+    cbor_pair_bool(w, "emulated", port_emulated());
+    cbor_pair_uint(w, "stack", stack_bytes());
+    cbor_pair_uint(w, "stack_used", stack_used());
+    const int active = slot_active();
+    if (active != SLOT_NONE)
+        cbor_pair_uint(w, "active", (uint32_t)active);
+    cbor_put_text(w, "slots");
+    cbor_put_array(w);
+    for (int slot = 0; slot < SLOT_COUNT; slot++)
+        put_slot(w, slot);
+    cbor_put_end(w);
+    return LINK_OK;
+}
+
+/* The first 8 bytes of each block's SHA-256: enough to see which blocks have changed; what is
+ * written is verified whole afterwards. */
+static int digest(const message *m, cbor_writer *w)
+{
+    static uint8_t digests[DIGESTS_AT_ONCE * DIGEST_BYTES];
+    const uint32_t slot = cbor_uint(m->map, m->bytes, "slot", SLOT_COUNT),
+                   first = cbor_uint(m->map, m->bytes, "first", 0),
+                   count = cbor_uint(m->map, m->bytes, "count", 0),
+                   blocks = slot_capacity() / QF_ERASE_BYTES;
+    if (slot >= SLOT_COUNT || first > blocks || count > blocks - first ||
+        count > DIGESTS_AT_ONCE)
+        return LINK_RANGE;
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t whole[32];
+        qe_sha256 hash;
+        qe_sha256_init(&hash);
+        qe_sha256_update(&hash, slot_image((int)slot) + (first + i) * QF_ERASE_BYTES,
+                         QF_ERASE_BYTES);
+        qe_sha256_digest(&hash, whole);
+        memcpy(digests + i * DIGEST_BYTES, whole, DIGEST_BYTES);
+    }
+    cbor_pair_bytes(w, "digests", digests, (size_t)count * DIGEST_BYTES);
+    return LINK_OK;
+}
+
+/* A message that writes names the board that it is for: ports can be swapped meanwhile. */
+static int is_for_us(const message *m)
+{
+    uint8_t id[8];
+    uint32_t count = 0;
+    const uint8_t *named = cbor_bytes(m->map, m->bytes, "id", &count);
+    port_identity(id);
+    return named && count == sizeof id && memcmp(named, id, sizeof id) == 0;
+}
+
+static int write_bytes(const message *m)
+{
+    uint32_t count = 0;
+    if (!is_for_us(m))
+        return LINK_OTHER_BOARD;
+    const uint8_t *data = cbor_bytes(m->map, m->bytes, "data", &count);
+    if (!data)
+        return LINK_MESSAGE;
+    job_cancel();
+    return (int)slot_write((int)cbor_uint(m->map, m->bytes, "slot", SLOT_COUNT),
+                           cbor_uint(m->map, m->bytes, "offset", UINT32_MAX), data, count);
+}
+
+static int copy_block(const message *m)
+{
+    static uint8_t block[QF_ERASE_BYTES]; /* flash cannot be read while it is written */
+    const uint32_t from = cbor_uint(m->map, m->bytes, "from", SLOT_COUNT),
+                   source = cbor_uint(m->map, m->bytes, "source", UINT32_MAX),
+                   offset = cbor_uint(m->map, m->bytes, "offset", UINT32_MAX);
+    if (from >= SLOT_COUNT || source % QF_ERASE_BYTES || offset % QF_ERASE_BYTES ||
+        source > slot_capacity() - QF_ERASE_BYTES)
+        return LINK_RANGE;
+    if (!is_for_us(m))
+        return LINK_OTHER_BOARD;
+    job_cancel();
+    memcpy(block, slot_image((int)from) + source, sizeof block);
+    return (int)slot_write((int)cbor_uint(m->map, m->bytes, "slot", SLOT_COUNT), offset, block,
+                           sizeof block);
+}
+
+static int qedge(const message *m, cbor_writer *w)
+{
+    switch (m->command) {
+    case QEDGE_HELLO: return hello(w);
+    case QEDGE_DIGEST: return digest(m, w);
+    case QEDGE_WRITE: return write_bytes(m);
+    case QEDGE_COPY: return copy_block(m);
+    case QEDGE_JOB: return job_begin(m->map, m->bytes);
+    case QEDGE_STEP: return job_step(w);
+    }
+    return LINK_MESSAGE;
+}
+
+/* ---- SMP's own groups ---- */
+
+static int echo(const message *m, cbor_writer *w)
+{
+    uint32_t count = 0;
+    const uint8_t *text = cbor_bytes(m->map, m->bytes, "d", &count);
+    if (!text || count > FRAME_PACKET_BYTES / 2)
+        return SMP_INVALID;
+    static char copy[FRAME_PACKET_BYTES / 2 + 1];
+    memcpy(copy, text, count);
+    copy[count] = 0;
+    cbor_pair_text(w, "r", copy);
+    return SMP_OK;
+}
+
+static int os(const message *m, cbor_writer *w)
+{
+    switch (m->command) {
+    case OS_ECHO: return echo(m, w);
+    case OS_RESET: reset_wanted = 1; return SMP_OK;
+    case OS_PARAMETERS:
+        cbor_pair_uint(w, "buf_size", FRAME_PACKET_BYTES);
+        cbor_pair_uint(w, "buf_count", 1);
+        return SMP_OK;
+    }
+    return SMP_UNSUPPORTED;
+}
+
+static int image(const message *m, cbor_writer *w)
+{
+    switch (m->command) {
+    case IMAGE_STATE: return upload_state(m->map, m->bytes, m->op == OP_WRITE, w);
+    case IMAGE_UPLOAD: return upload_take(m->map, m->bytes, w);
+    case IMAGE_ERASE: return upload_erase(m->map, m->bytes);
+    }
+    return SMP_UNSUPPORTED;
+}
+
+/* ---- messages ---- */
+
+static void put_error(cbor_writer *w, const message *m, int error)
+{
+    if (!m->version || m->group != GROUP_QEDGE) {
+        cbor_pair_uint(w, "rc", (uint32_t)error);
+        return;
+    }
+    cbor_put_text(w, "err");
+    cbor_put_map(w);
+    cbor_pair_uint(w, "group", m->group);
+    cbor_pair_uint(w, "rc", (uint32_t)error);
+    cbor_put_end(w);
+}
+
+static void answer(const uint8_t *packet, uint32_t bytes)
+{
+    const message m = {.op = packet[0] & 7,
+                       .version = packet[0] >> 3 & 3,
+                       .group = (uint32_t)packet[4] << 8 | packet[5],
+                       .command = packet[7],
+                       .map = packet + HEAD_BYTES,
+                       .bytes = bytes - HEAD_BYTES};
+    uint8_t *body = answer_packet + HEAD_BYTES;
+    cbor_writer w = {.at = body, .end = answer_packet + sizeof answer_packet - 64};
+    cbor_put_map(&w);
+    int error = SMP_UNSUPPORTED;
+    if (m.op != OP_READ && m.op != OP_WRITE)
+        error = SMP_INVALID;
+    else if (m.group == GROUP_OS)
+        error = os(&m, &w);
+    else if (m.group == GROUP_IMAGE)
+        error = image(&m, &w);
+    else if (m.group == GROUP_QEDGE)
+        error = qedge(&m, &w);
+    if (error || w.full) { /* no half answers */
+        w = (cbor_writer){.at = body, .end = answer_packet + sizeof answer_packet};
+        cbor_put_map(&w);
+        put_error(&w, &m, error ? error : LINK_MESSAGE);
+    }
+    w.end = answer_packet + sizeof answer_packet;
+    cbor_put_end(&w);
+    const uint32_t length = (uint32_t)(w.at - body);
+    memcpy(answer_packet, packet, HEAD_BYTES);
+    answer_packet[0] = (uint8_t)(packet[0] + 1); /* the op of an answer is the next one */
+    answer_packet[1] = 0;
+    answer_packet[2] = (uint8_t)(length >> 8);
+    answer_packet[3] = (uint8_t)length;
+    answer_bytes = HEAD_BYTES + length;
+}
+
+/* Whether this packet is the one answered last; remembers it. */
+static int seen(const uint8_t *packet, uint32_t bytes)
+{
+    uint8_t digest[32];
+    qe_sha256 hash;
+    qe_sha256_init(&hash);
+    qe_sha256_update(&hash, packet, bytes);
+    qe_sha256_digest(&hash, digest);
+    const int same = answer_bytes && memcmp(digest, answered, sizeof digest) == 0;
+    memcpy(answered, digest, sizeof digest);
+    return same;
+}
+
+void device_run(void)
+{
+    static frame_reader reader;
+    for (;;) {
+        const uint32_t bytes = frame_take(&reader, port_read());
+        const uint8_t *packet = reader.bytes + 2;
+        if (bytes < HEAD_BYTES ||
+            ((uint32_t)packet[2] << 8 | packet[3]) != bytes - HEAD_BYTES || packet[0] & 1)
+            continue;
+        if (!seen(packet, bytes))
+            answer(packet, bytes);
+        frame_send(answer_packet, answer_bytes);
+        if (reset_wanted)
+            port_reset();
+    }
+}

@@ -1,0 +1,20 @@
+/* job.h - work that takes longer than an answer may: begun by one message, carried on by
+ * others, a step each, so that the line is never silent for long and progress can be shown. */
+#ifndef QF_JOB_H
+#define QF_JOB_H
+
+#include "cbor.h"
+
+/* Begins the job that a message asks for and ends the one before. Returns a link error. */
+int job_begin(const uint8_t *map, uint32_t bytes);
+
+/* Does the next step and writes what it found. Returns a link error, which ends the job. */
+int job_step(cbor_writer *answer);
+
+/* Verifies, tests and activates a slot in one go. Returns a link error. */
+int job_activate(int slot);
+
+/* Ends the job, as its slot is about to change. */
+void job_cancel(void);
+
+#endif

@@ -1,0 +1,48 @@
+/* model.c - see model.h. */
+#include "model.h"
+
+#include "link.h"
+#include "port.h"
+
+static _Alignas(64) uint8_t arena[QF_ARENA_BYTES];
+
+qf_model model = {.slot = SLOT_NONE};
+
+int model_peek(int slot, qe_image *image)
+{
+    return qe_image_open(image, slot_image(slot), slot_capacity());
+}
+
+int model_open(int slot)
+{
+    model.slot = SLOT_NONE;
+    int error = model_peek(slot, &model.image);
+    if (error)
+        return error;
+    if (strcmp(model.image.board, QF_BOARD) != 0)
+        return LINK_WRONG_BOARD;
+    error = qe_session_init(&model.session, &model.image, &model.image.plan,
+                            qe_kernels_find(NULL, 0), NULL, arena, sizeof arena);
+    if (!error)
+        model.slot = slot;
+    return error;
+}
+
+int model_golden(qf_golden *golden)
+{
+    uint64_t bytes;
+    const uint8_t *section = qe_image_section(&model.image, QE_SECTION_GOLDEN, &bytes);
+    if (!section || bytes < 48 || bytes > 1u << 20)
+        return 0;
+    const uint32_t *words = (const uint32_t *)(const void *)section;
+    const uint32_t prompt = words[1], expected = words[2], most = (uint32_t)bytes / 4 - 12;
+    if (!prompt || !expected || prompt > most || expected > most - prompt ||
+        prompt + expected > model.session.options.context + 1)
+        return 0;
+    *golden = (qf_golden){.prompt = words + 12,
+                          .expected = words + 12 + prompt,
+                          .digest = section + 16,
+                          .prompt_count = prompt,
+                          .expected_count = expected};
+    return 1;
+}

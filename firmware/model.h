@@ -1,0 +1,33 @@
+/* model.h - the image in a slot, opened for the engine in the board's one arena. */
+#ifndef QF_MODEL_H
+#define QF_MODEL_H
+
+#include "engine/qedge.h"
+#include "slots.h"
+
+typedef struct {
+    int slot; /* SLOT_NONE: nothing is open */
+    qe_image image;
+    qe_session session;
+} qf_model;
+
+extern qf_model model;
+
+/* Opens the image in a slot, and a session as its plan says, at position 0. Returns 0, a
+ * QE_ERR_*, or a link_error when it is for another board. */
+int model_open(int slot);
+
+/* As much of it as reading needs: the image, without a session. */
+int model_peek(int slot, qe_image *image);
+
+/* Greedy tokens and the hash of their logits must be what the image's golden section says. */
+typedef struct {
+    const uint32_t *prompt, *expected;
+    const uint8_t *digest;
+    uint32_t prompt_count, expected_count;
+} qf_golden;
+
+/* The golden section of the open image; 0 when it has none that can be run. */
+int model_golden(qf_golden *golden);
+
+#endif

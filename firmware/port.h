@@ -1,0 +1,47 @@
+/* port.h - what a board offers the firmware: everything that is not in the engine or the link.
+ * A new port is one file with these functions, and a board file (boards/NAME.toml) for the
+ * facts: memory map, flash slots, arena bytes, compiler flags.
+ *
+ * The board file's facts arrive as macros:
+ *   QF_BOARD        the board's name, a string
+ *   QF_SLOT_AT      offset in flash of the first slot; the second one follows it
+ *   QF_SLOT_BYTES   of each slot, a multiple of QF_ERASE_BYTES
+ *   QF_ERASE_BYTES  what one erase clears
+ *   QF_ARENA_BYTES  of the engine's arena, a static array
+ *   QF_TICK_HZ      ticks a second of port_ticks
+ */
+#ifndef QF_PORT_H
+#define QF_PORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { QF_PAGE_BYTES = 256 }; /* what one program operation takes, on every port */
+
+/* Clocks, serial line, flash. Runs once, before anything else. */
+void port_open(void);
+
+/* The next byte from the serial line; waits for it, asleep where the board can. */
+uint8_t port_read(void);
+void port_write(const uint8_t *bytes, size_t count);
+
+/* A clock that never stops and does not wrap within the life of a board. */
+uint64_t port_ticks(void);
+
+/* Where the flash lies in memory: offset 0 of erase and program. Aligned to 64. */
+const uint8_t *port_flash(void);
+
+/* Clears QF_ERASE_BYTES at an offset to 0xFF, or programs a page; both return when the flash
+ * has done it. Nothing else in the firmware writes to flash, and slots.c alone calls these. */
+void port_erase(uint32_t offset);
+void port_program(uint32_t offset, const uint8_t page[QF_PAGE_BYTES]);
+
+/* The board's unique id, the same for its whole life. */
+void port_identity(uint8_t id[8]);
+
+/* 1 when this is an emulator, whose clock counts instructions and not time. */
+int port_emulated(void);
+
+_Noreturn void port_reset(void);
+
+#endif

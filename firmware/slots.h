@@ -1,0 +1,59 @@
+/* slots.h - two places in flash for an image, of which one is active, whatever happens.
+ *
+ * A slot is one erase block of records and then the image's blocks. A record (a page of its
+ * own) says that the image in the slot was verified and passed its golden test, and carries a
+ * sequence number; of all the records whose CRC is right, the highest number names the active
+ * slot. So
+ * - a slot that is being written has no record: they are erased before its first block is;
+ * - activation is the programming of one page, which either gives a record with a right CRC or
+ *   does not;
+ * - the active slot is never erased or programmed.
+ * Power may fail between and during any two operations: what was active stays active, until a
+ * complete record says otherwise.
+ */
+#ifndef QF_SLOTS_H
+#define QF_SLOTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { SLOT_COUNT = 2, SLOT_NONE = -1 };
+
+enum slot_error {
+    SLOT_OK = 0,
+    SLOT_RANGE = 1,  /* no such slot, or not inside it, or not on a page */
+    SLOT_ACTIVE = 2, /* the active slot is not to be written */
+    SLOT_FLASH = 3   /* the flash does not read back what was programmed */
+};
+
+typedef struct {
+    uint32_t sequence; /* 0: the slot has no record */
+    uint32_t bytes;    /* of the image */
+    uint32_t counter;  /* security counter of its signature, 0 when it has none */
+    uint8_t id[32];    /* image_id */
+} slot_record;
+
+/* Bytes that an image may have. */
+uint32_t slot_capacity(void);
+
+/* The image in a slot, in memory; aligned to 64. */
+const uint8_t *slot_image(int slot);
+
+/* The slot's latest record; all zero when it has none. */
+slot_record slot_read(int slot);
+
+/* The slot that holds the active image, or SLOT_NONE. */
+int slot_active(void);
+
+/* Programs bytes (a multiple of the page, at a multiple of it) of the image, erasing each block
+ * when its first page is written. What already lies there is left alone. */
+enum slot_error slot_write(int slot, uint32_t offset, const uint8_t *bytes, uint32_t count);
+
+/* Makes the slot's image the active one: programs its record. The caller has verified and
+ * tested it. */
+enum slot_error slot_activate(int slot, const slot_record *record);
+
+/* Erases the slot's records, so that it holds no image. */
+enum slot_error slot_clear(int slot);
+
+#endif

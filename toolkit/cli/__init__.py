@@ -1,0 +1,63 @@
+"""The command line: each verb parses, makes one library call, and prints. The only user of
+click."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import click
+
+from qedge.runtime import BudgetError, QedgeError, WriteError
+from qedge.toolkit.cli import device, model, target
+
+
+class Verbs(click.Group):
+    """Answers for standard output; click would make a bug's exit code of a broken pipe."""
+
+    def invoke(self, context: click.Context) -> None:
+        from qedge.toolkit import show
+
+        try:
+            super().invoke(context)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read us has read enough
+            show.discard_output()
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            show.discard_output()
+            raise WriteError(f"standard output: {error.strerror}; send it elsewhere") from error
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="qedge", prog_name="qedge")
+def cli() -> None:
+    """Language models in one flash image: a proved memory budget, the same tokens
+    everywhere."""
+
+
+for verb in (*model.VERBS, *target.VERBS, *device.VERBS):
+    cli.add_command(verb)
+
+
+def main() -> None:
+    """Entry point: every failure to its exit code; a traceback means a bug."""
+    from qedge.toolkit import show
+
+    show.open_streams()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(2)
+    except QedgeError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except MemoryError:
+        print("BudgetError: the system has no memory left for this", file=sys.stderr)
+        sys.exit(BudgetError.exit_code)

@@ -1,0 +1,98 @@
+"""What the verbs share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from qedge.runtime import ImageError, UsageError
+
+
+def emit(as_json: bool, fields: dict[str, Any]) -> None:
+    """The one object of --json."""
+    if as_json:
+        print(json.dumps(fields, default=str), flush=True)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+def model_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Options of every verb that opens an image."""
+    for option in reversed(
+        [
+            click.option(
+                "--threads",
+                type=int,
+                help="Threads; default: the fast cores, up to the plan's.",
+            ),
+            click.option(
+                "--context", type=int, help="Tokens; default: the plan's (eval: 512)."
+            ),
+            click.option("--batch", type=int, help="Tokens evaluated at a time."),
+            click.option(
+                "--memory", help="Limit of the arena: bytes, or with K, M, G (1024s)."
+            ),
+            click.option("--kernels", help="Force a kernel set; all give the same bits."),
+            click.option("--pin", is_flag=True, help="Keep each worker on a core of its own."),
+            click.option("--allow-paging", is_flag=True, help="Run though RAM is too small."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def open_model(target: str, options: dict[str, Any]) -> Any:
+    from qedge.runtime.model import Model
+
+    if not os.path.exists(target):
+        from qedge.toolkit import board
+
+        if target in board.names():
+            raise UsageError(
+                f"{target} is a machine's profile; give the image file to run here"
+            )
+        raise ImageError(
+            f"{target}: no such file; give an image (.qimg), made by `qedge build`"
+        )
+    names = ("context", "memory", "threads", "batch", "kernels", "allow_paging", "pin")
+    return Model.open(target, **{name: options[name] for name in names})
+
+
+port_option = click.option("-p", "--port", help="The board's port; default: looks for it.")
+
+
+def board_of(target: str, port: str | None) -> Any:
+    """The board that a TARGET names, or None when it is an image on this machine."""
+    from qedge.toolkit import board
+
+    if os.path.exists(target) and port is None:
+        return None
+    if port is None and target not in board.names():
+        return None
+    found = board.load(target)
+    return found if found.device is not None or port is not None else None
+
+
+@contextmanager
+def connected(board: Any, port: str | None) -> Iterator[tuple[Any, Any]]:
+    """A link to the board that was named, and what it says; WrongBoardError for another."""
+    from qedge.toolkit.board import device_of
+    from qedge.toolkit.flash import check_board
+    from qedge.toolkit.link import Device, Link, open_line
+
+    baud = device_of(board).baud
+    if port is None:
+        raise UsageError(f"give the port of the {board.name} with -p")
+    device = Device(Link(open_line(port, baud), port), port)
+    try:
+        hello = device.hello()
+        check_board(hello, board, port)
+        yield device, hello
+    finally:
+        device.close()

@@ -1,0 +1,132 @@
+"""The verbs of boards: what goes onto one, and emulated ones."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qedge.runtime import UsageError
+from qedge.toolkit.cli.common import connected, emit, json_option, port_option
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("-b", "--board", "name", required=True, help="The board's name.")
+@port_option
+@click.option("--dry-run", is_flag=True, help="Look and say, write nothing.")
+@json_option
+def flash(image: Path, name: str, port: str | None, dry_run: bool, as_json: bool) -> None:
+    """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
+    from qedge.toolkit import flash as flashing
+    from qedge.toolkit import show
+    from qedge.toolkit.board import device_of, load
+
+    board = load(name)
+    baud = device_of(board).baud
+    with connected(board, port) as (device, _), show.bar(True) as tell:
+        plan = flashing.plan(device, image, board)
+        if not dry_run:
+            done = flashing.apply(device, plan, tell)
+    if dry_run:
+        fields: dict[str, Any] = {
+            "board": plan.hello.board,
+            "board_id": plan.hello.board_id,
+            "slot": plan.slot,
+            "image_id": plan.image_id,
+            "bytes_total": plan.image_bytes,
+            "bytes_to_send": plan.bytes_sent,
+            "seconds": plan.seconds(baud),
+            "arena_bytes": plan.arena_bytes,
+            "board_arena_bytes": plan.hello.arena,
+        }
+    else:
+        fields = asdict(done)
+    emit(as_json, fields)
+    if not as_json:
+        show.table("would write" if dry_run else "flashed", fields, answer=True)
+
+
+@click.command()
+@click.argument("name", metavar="BOARD")
+@port_option
+@json_option
+def reset(name: str, port: str | None, as_json: bool) -> None:
+    """Restart a board; the active image stays."""
+    from qedge.toolkit.board import load
+
+    with connected(load(name), port) as (device, hello):
+        device.reset()
+    emit(as_json, {"board": hello.board, "board_id": hello.board_id})
+    if not as_json:
+        print(f"{hello.board} {hello.board_id}: reset")
+
+
+@click.command()
+@click.argument("name", metavar="BOARD")
+@click.option("--flash-file", type=click.Path(path_type=Path), help="Keeps the board's flash.")
+@json_option
+def emulate(name: str, flash_file: Path | None, as_json: bool) -> None:
+    """Start an emulated board and stay until interrupted; prints its port."""
+    from qedge.toolkit import show
+    from qedge.toolkit.board import load
+    from qedge.toolkit.emulator import Emulator
+    from qedge.toolkit.firmware import build
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    board = load(name)
+    show.say(f"{name}: building the firmware, unless it is there")
+    firmware = build(board)
+    with tempfile.TemporaryDirectory() as folder:
+        if flash_file is None:
+            show.say("no --flash-file: what is flashed is gone when this ends")
+        place = flash_file or Path(folder) / "flash.bin"
+        with Emulator(board, place, firmware=firmware) as emulator:
+            hello = emulator.hello()
+            if as_json:
+                fields = {"port": emulator.port, "board": name, "board_id": hello.board_id}
+                print(json.dumps(fields), flush=True)
+            else:
+                print(emulator.port, flush=True)
+                show.say(f"try: qedge flash IMAGE -b {name} -p {emulator.port}")
+            while not stop.wait(0.2):
+                if emulator.ended is not None:
+                    raise UsageError(f"{name}: the emulator ended with code {emulator.ended}")
+
+
+@click.group()
+def firmware() -> None:
+    """The firmware of boards."""
+
+
+@firmware.command("build")
+@click.option("-b", "--board", "name", required=True, help="The board's name.")
+@click.option("--compiler", help="arm-none-eabi-gcc or zig; default: the first there is.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The ELF file to write.")
+@json_option
+def firmware_build(name: str, compiler: str | None, output: Path | None, as_json: bool) -> None:
+    """Compile the firmware for a board."""
+    import shutil
+
+    from qedge.toolkit import show
+    from qedge.toolkit.board import load
+    from qedge.toolkit.firmware import build
+
+    found = build(load(name), compiler=compiler)
+    path = output or Path(f"{name}-firmware.elf")
+    shutil.copyfile(found.path, path)
+    fields = {**asdict(found), "path": path}
+    emit(as_json, fields)
+    if not as_json:
+        show.table("firmware", fields, answer=True)
+
+
+VERBS = (flash, reset, emulate, firmware)

@@ -1,0 +1,229 @@
+"""The verbs of models and images: from a file to an image, and what is in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qedge.runtime import ImageError, UsageError
+from qedge.toolkit.cli.common import emit, json_option, model_options, open_model
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def pull(name: str, as_json: bool) -> None:
+    """Fetch a model: smollm2-135m, or hf:ORG/REPO/FILE."""
+    from qedge.toolkit import show
+    from qedge.toolkit.pull import pull as fetch
+
+    with show.bar(True) as tell:
+        found = fetch(
+            name, progress=(lambda done, of: tell("fetch", done, of)) if tell else None
+        )
+    emit(as_json, {"path": found.path, "bytes": found.bytes, "sha256": found.sha256})
+    if not as_json:
+        print(found.path)
+
+
+def context_value(text: str) -> int | str:
+    try:
+        return "auto" if text == "auto" else int(text)
+    except ValueError:
+        raise UsageError(f"--context {text}: give a number of tokens, or auto") from None
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-b", "--board", required=True, help="A board's name, or host for this machine.")
+@click.option("--quant", default="q8_0", show_default=True, help="q4_0, q8_0, f16 or f32.")
+@click.option(
+    "--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits."
+)
+@click.option("--kv", help="KV cache: q8_0, f16 or f32; default: q8_0 for quantized images.")
+@click.option("--embedding", help="Type of embedding and output; default: q8_0 for q4_0.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Of a llama2.c model.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL-QUANT.qimg here."
+)
+@json_option
+def build(
+    model: Path,
+    board: str,
+    quant: str,
+    context: str,
+    kv: str | None,
+    embedding: str | None,
+    tokenizer: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Quantize MODEL and pack it into one image for a board."""
+    from qedge.toolkit import show
+    from qedge.toolkit.board import load
+    from qedge.toolkit.build import build as build_image
+
+    output = output or Path(
+        f"{model.stem if model.is_file() else model.resolve().name}-{quant}.qimg"
+    )
+    with show.bar(True) as tell:
+        found = build_image(
+            model,
+            load(board),
+            output,
+            quant=quant,
+            context=context_value(context),
+            kv=kv,
+            embedding=embedding,
+            tokenizer=tokenizer,
+            progress=tell,
+        )
+    emit(
+        as_json,
+        {
+            "image": found.image,
+            "image_id": found.image_id,
+            "bytes": found.bytes,
+            "board": found.board,
+            "quant": found.quant,
+            "embedding": found.embedding,
+            "kv": found.plan.kv,
+            "context": found.plan.context,
+            "batch": found.plan.batch,
+            "threads": found.plan.threads,
+            "arena_bytes": found.plan.arena_bytes,
+            "resident_bytes": found.plan.resident_bytes,
+            "seconds": found.seconds,
+        },
+    )
+    if not as_json:
+        show.built(found)
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Check every byte against the hash tree.")
+@json_option
+def inspect(image: Path, verify: bool, as_json: bool) -> None:
+    """Show an image's sections, plan and provenance."""
+    from qedge.toolkit import show
+    from qedge.toolkit.describe import describe
+
+    found = describe(image, verify)
+    emit(as_json, found)
+    if not as_json:
+        for title, rows in found.items():
+            if isinstance(rows, dict):
+                show.table(title, rows, answer=True)
+            else:
+                told = "not checked (--verify does)" if rows is None else rows
+                show.table("", {title: told}, answer=True)
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@click.option("--file", "files", multiple=True, type=click.Path(path_type=Path))
+@json_option
+def tokenize(
+    source: Path, texts: tuple[str, ...], files: tuple[Path, ...], as_json: bool
+) -> None:
+    """Token ids of texts and files, with the vocabulary of an image or GGUF."""
+    from qedge.toolkit.encode import encode
+
+    inputs = [os.fsencode(text) for text in texts]
+    for file in files:
+        try:
+            inputs.append(file.read_bytes())
+        except OSError as error:
+            raise ImageError(f"{file}: {error.strerror}; give a readable file") from error
+    if not inputs:
+        raise UsageError("nothing to tokenize: give a TEXT or --file FILE")
+    found = encode(source, inputs)
+    emit(as_json, {"tokens": found[0] if len(found) == 1 else found})
+    if not as_json:
+        for ids in found:
+            print(*ids)
+
+
+@click.command("eval")
+@click.argument("image")
+@click.argument("textfile", type=click.Path(path_type=Path))
+@click.option("--chunks", type=int, help="The first so many; default: all.")
+@model_options
+@json_option
+def evaluate(
+    image: str, textfile: Path, chunks: int | None, as_json: bool, **options: Any
+) -> None:
+    """Perplexity of TEXTFILE, by llama.cpp's rule; --context is the chunk (512)."""
+    from qedge.toolkit import show
+    from qedge.toolkit.evaluate import evaluate as score
+
+    try:
+        text = textfile.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{textfile}: {error.strerror}; give a readable file") from error
+    if chunks is not None and chunks < 1:
+        raise UsageError(f"--chunks {chunks}: it must be at least 1")
+    options["context"] = 512 if options["context"] is None else options["context"]
+    with open_model(image, options) as model, show.bar(True) as tell:
+        step = (
+            (lambda done, of, value: tell(f"perplexity {value:.4f}", done, of))
+            if tell
+            else None
+        )
+        found = score(model, text, model.context, chunks, step)
+    emit(as_json, asdict(found))
+    if not as_json:
+        print(
+            f"perplexity {found.perplexity:.4f} over {found.scored_tokens:,} tokens in "
+            f"{found.chunks} chunks"
+        )
+
+
+@click.command()
+@json_option
+def boards(as_json: bool) -> None:
+    """List the boards that images can be built for."""
+    from qedge.toolkit import board, show
+
+    known = [board.load(name) for name in board.names()]
+    here = board.load("host").name
+    emit(as_json, {"boards": [asdict(b) for b in known], "host": here})
+    if not as_json:
+        mark = {here: " (this machine)"}
+        rows = {b.name: b.description + mark.get(b.name, "") for b in known}
+        show.table("boards", rows, answer=True)
+
+
+@click.command()
+@click.option(
+    "--prompt",
+    default="What is the capital of France? Answer in one sentence.",
+    show_default=True,
+)
+@json_option
+def demo(prompt: str, as_json: bool) -> None:
+    """Fetch SmolLM2-135M, build it for this machine, and let it answer."""
+    from qedge.toolkit import show
+    from qedge.toolkit.demo import prepare
+
+    with show.bar(True) as tell:
+        found = prepare(tell)
+    if not as_json:
+        show.built(found)
+        show.say(f"\n> {prompt}")
+    # a process of its own, so that its peak memory is the answer's and not the build's
+    command = [sys.executable, "-m", "qedge.toolkit", "run", str(found.image), prompt, "--chat"]
+    sys.exit(
+        subprocess.run([*command, *(["--json"] if as_json else [])], check=False).returncode
+    )
+
+
+VERBS = (pull, build, inspect, tokenize, evaluate, boards, demo)

@@ -1,0 +1,57 @@
+"""Reads what the toolkit needs of the ELF files that compilers make for 32-bit Arm (System V
+ABI, ELF-32): which bytes go where in memory."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from qedge.runtime.errors import ImageError
+
+_HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
+_SEGMENT = struct.Struct("<8I")
+_LOAD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes for `address` (where they are kept); they take `memory` bytes when they run."""
+
+    address: int
+    runs_at: int
+    data: bytes
+    memory: int
+
+
+def segments(path: Path) -> list[Segment]:
+    """The loadable segments, by address. ImageError when it is no such file."""
+    data = path.read_bytes()
+    try:
+        head = _HEADER.unpack_from(data)
+        if head[0][:6] != b"\x7fELF\x01\x01":
+            raise ImageError(f"{path}: not an ELF file of a 32-bit processor")
+        found = []
+        for number in range(head[10]):
+            kind, offset, virtual, physical, size, memory, _, _ = _SEGMENT.unpack_from(
+                data, head[5] + number * head[9]
+            )
+            if kind == _LOAD and memory:
+                found.append(Segment(physical, virtual, data[offset : offset + size], memory))
+        return sorted(found, key=lambda segment: segment.address)
+    except struct.error as error:
+        raise ImageError(f"{path}: broken ELF file: {error}") from error
+
+
+def flat(path: Path, start: int) -> bytes:
+    """The bytes that lie in flash from `start` on, gaps as erased flash has them."""
+    out = bytearray()
+    for segment in segments(path):
+        if not segment.data:
+            continue
+        at = segment.address - start
+        if at < 0:
+            raise ImageError(f"{path}: bytes at {segment.address:#x}, before {start:#x}")
+        out += b"\xff" * (at - len(out))
+        out[at : at + len(segment.data)] = segment.data
+    return bytes(out)

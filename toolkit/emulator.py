@@ -1,0 +1,228 @@
+"""Emulated boards: real firmware on QEMU, on rp2040js or as a process, behind a pseudo terminal
+that pyserial opens as it does a real port.
+
+Every emulator is a process whose standard streams are the serial line; its flash is a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import shutil
+import subprocess
+import threading
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+
+from qedge.runtime.errors import NoBoardError, UsageError, WriteError
+from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit.firmware import Firmware, build
+from qedge.toolkit.link import Device as LinkedDevice
+from qedge.toolkit.link import Hello, Link, open_line
+from qedge.toolkit.pull import cache_folder
+
+RP2040JS = "rp2040js@1.4.1"
+ID_BYTES = 8
+_CHUNK_BYTES = 65536
+_MACHINE_RAM = {"mps3-an547": 2 << 30}  # QEMU insists on the machine's own size
+
+
+def _flash_size(device: Device) -> int:
+    if device.emulator == "qemu":
+        return _MACHINE_RAM.get(device.machine, 16 << 20)
+    return device.flash_bytes + ID_BYTES
+
+
+def make_flash(path: Path, device: Device) -> None:
+    """A flash file as it comes from the factory: erased, with an id behind its end. One that is
+    there stays as it is; UsageError when it is not of this board."""
+    size = _flash_size(device)
+    if path.exists():
+        if not path.is_file() or path.stat().st_size != size:
+            raise UsageError(f"{path}: not a flash file of this board ({size:,} bytes)")
+        return
+    try:
+        with path.open("xb") as file:
+            file.write(b"\xff" * device.flash_bytes)
+            file.write(secrets.token_bytes(ID_BYTES))
+            file.truncate(size)
+    except OSError as error:
+        raise WriteError(f"{path}: {error.strerror}; give another --flash-file") from error
+
+
+def _rp2040js() -> Path:
+    """The folder with rp2040js in it, fetched through npm the first time."""
+    folder = cache_folder() / RP2040JS.replace("@", "-")
+    if (folder / "node_modules" / "rp2040js" / "package.json").exists():
+        return folder
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise NoBoardError("rp2040js needs node and npm; install them (Debian: nodejs npm)")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [npm, "install", "--prefix", str(folder), "--no-save", "--ignore-scripts"]
+    done = subprocess.run(
+        [*command, "--no-audit", "--no-fund", RP2040JS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise NoBoardError(f"{RP2040JS} could not be fetched through npm:\n{done.stderr}")
+    return folder
+
+
+def missing(board: Board) -> str | None:
+    """What has to be installed before this board can be emulated; None: nothing."""
+    device = device_of(board)
+    if device.emulator == "qemu" and shutil.which("qemu-system-arm") is None:
+        return "qemu-system-arm (Debian: qemu-system-arm)"
+    if device.emulator == "rp2040js" and (
+        shutil.which("node") is None or shutil.which("npm") is None
+    ):
+        return "node and npm (Debian: nodejs npm)"
+    return None
+
+
+def _command(device: Device, firmware: Firmware, flash: Path, cut: int) -> list[str]:
+    if device.emulator == "process":
+        return [str(firmware.path)]
+    if device.emulator == "qemu":
+        backend = f"memory-backend-file,id=nor,size={_flash_size(device)},mem-path={flash}"
+        return [
+            "qemu-system-arm",
+            *("-M", f"{device.machine},memory-backend=nor"),
+            *("-object", f"{backend},share=on"),
+            *("-icount", "shift=5"),
+            *("-display", "none", "-monitor", "none", "-serial", "stdio"),
+            *("-kernel", str(firmware.path)),
+        ]
+    script = Path(str(resources.files("qedge.firmware"))) / "emulator" / "rp2040.mjs"
+    found = ["node", str(script), str(_rp2040js()), str(flash), str(firmware.path)]
+    return found + ([str(cut)] if cut else [])
+
+
+class Emulator:
+    """A board that runs from `with` to its end. `port` is what pyserial opens."""
+
+    def __init__(
+        self, board: Board, flash: Path, *, firmware: Firmware | None = None, cut: int = 0
+    ) -> None:
+        """flash: the file that keeps the board's flash. cut: the power fails in that flash
+        operation (the first is 1), which stays half done; 0: never. Only rp2040js can."""
+        self.board = board
+        self._device = device_of(board)
+        if need := missing(board):
+            raise NoBoardError(f"{board.name} cannot be emulated here; install {need}")
+        self._flash = flash
+        self._firmware = firmware or build(board)
+        self._cut = cut
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pump: threading.Thread | None = None
+        self.ended: int | None = None  # the emulator's exit code, when it ended by itself
+
+    def __enter__(self) -> Emulator:
+        if os.name != "posix":
+            raise NoBoardError("boards are emulated on POSIX systems only")
+        import tty
+
+        make_flash(self._flash, self._device)
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        self.port = os.ttyname(self._slave)
+        self._wake, self._waker = os.pipe()
+        try:
+            self._start()
+        except OSError as error:
+            self._close()
+            raise NoBoardError(f"{self.board.name}: {error}") from error
+        self._pump = threading.Thread(target=self._run, daemon=True)
+        self._pump.start()
+        return self
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            _command(self._device, self._firmware, self._flash, self._cut),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "QEDGE_FLASH_FILE": str(self._flash)},
+            start_new_session=True,  # a terminal's Ctrl-C is ours to handle
+        )
+
+    def _run(self) -> None:
+        """Carries bytes between the terminal and the process until stopped."""
+        while True:
+            process = self._process
+            assert process is not None and process.stdin and process.stdout
+            ready, _, _ = select.select([self._master, process.stdout, self._wake], [], [])
+            if self._wake in ready:
+                return
+            if process.stdout in ready:
+                data = os.read(process.stdout.fileno(), _CHUNK_BYTES)
+                if data:
+                    os.write(self._master, data)
+                elif not self._again():
+                    return
+            if self._master in ready:
+                with contextlib.suppress(OSError):  # it may just have ended
+                    process.stdin.write(os.read(self._master, _CHUNK_BYTES))
+
+    def _again(self) -> bool:
+        """The process has ended: a reset starts it anew."""
+        assert self._process is not None
+        code = self._process.wait()
+        if self._device.emulator == "process" and code == 0:
+            self._start()
+            return True
+        self.ended = code
+        return False
+
+    def wait_until_ended(self, seconds: float) -> int | None:
+        """The exit code of an emulator that ends by itself, or None when it has not."""
+        if self._pump is not None:
+            self._pump.join(seconds)
+        return self.ended
+
+    def connect(self) -> LinkedDevice:
+        """A link to it."""
+        return LinkedDevice(Link(open_line(self.port, self._device.baud), self.port), self.port)
+
+    def hello(self, seconds: float = 30.0) -> Hello:
+        """Waits until it answers."""
+        device = self.connect()
+        try:
+            return device.hello(patience=seconds)
+        except NoBoardError:
+            if self.ended is not None:
+                raise NoBoardError(
+                    f"{self.board.name}: the emulator ended with code {self.ended}"
+                ) from None
+            raise
+        finally:
+            device.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.write(self._waker, b"x")
+        if self._pump is not None:
+            self._pump.join()
+        process = self._process
+        if process is not None:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
+        self._close()
+
+    def _close(self) -> None:
+        for number in (self._master, self._slave, self._wake, self._waker):
+            os.close(number)

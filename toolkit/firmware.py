@@ -1,0 +1,183 @@
+"""Compiles the firmware for a board, with the system's compiler or with ziglang from PyPI.
+
+The sources are package data, so it works from an installed package.  What was built is kept in
+the cache under a name made of everything that went into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit.elf import segments
+from qedge.toolkit.pull import cache_folder
+
+FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
+BARE = ["-ffreestanding", "-ffunction-sections", "-fdata-sections"]
+GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
+ZIG_BARE = ["-fno-builtin"]
+LINK = ["-Wl,--gc-sections"]
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """What was built. Sizes are bytes; of a process they are 0."""
+
+    board: str
+    path: Path  # an ELF file
+    compiler: str
+    code_bytes: int
+    ram_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """How a compiler is called."""
+
+    name: str
+    command: tuple[str, ...]
+    bare: tuple[str, ...]
+
+
+def folders() -> tuple[Path, Path]:
+    """Where the firmware's and the engine's sources lie."""
+    return (
+        Path(str(resources.files("qedge.firmware"))),
+        Path(str(resources.files("qedge.runtime"))),
+    )
+
+
+def compilers(device: Device) -> list[Compiler]:
+    """Those of this machine that can build for a device, the best first."""
+    found = []
+    if device.port == "host":
+        for name in ("cc", "gcc", "clang"):
+            if path := shutil.which(name):
+                found.append(Compiler(name, (path,), ()))
+    elif path := shutil.which("arm-none-eabi-gcc"):
+        flags = (*GCC_BARE, *device.cpu, *BARE)
+        found.append(Compiler("arm-none-eabi-gcc", (path,), flags))
+    if find_spec("ziglang"):
+        command = (sys.executable, "-m", "ziglang", "cc")
+        bare: tuple[str, ...] = ()
+        if device.port != "host":
+            hard = "hf" if "-mfloat-abi=hard" in device.cpu else ""
+            target = ["-target", f"thumb-freestanding-eabi{hard}", f"-mcpu={device.zig_cpu}"]
+            bare = (*target, *ZIG_BARE, *BARE)
+        found.append(Compiler("zig", command, bare))
+    return found
+
+
+def _choose(board: Board, device: Device, wanted: str | None) -> Compiler:
+    known = compilers(device)
+    for compiler in known:
+        if wanted in (None, compiler.name):
+            return compiler
+    have = ", ".join(c.name for c in known) or "none"
+    raise NoBoardError(
+        f"no compiler for {board.name}{f' called {wanted}' if wanted else ''} (here: {have}); "
+        "install gcc-arm-none-eabi, or `pip install ziglang`"
+    )
+
+
+def _defines(board: Board, device: Device) -> list[str]:
+    values: dict[str, object] = {
+        "BOARD": f'"{board.name}"',
+        "VERSION": f'"{version("qedge")}"',
+        "SLOT_AT": f"{device.slot_at}u",
+        "SLOT_BYTES": f"{device.slot_bytes}u",
+        "ERASE_BYTES": f"{device.erase_bytes}u",
+        "FLASH_AT": f"{device.flash_at}u",
+        "FLASH_BYTES": f"{device.flash_bytes}u",
+        "ARENA_BYTES": f"{device.arena_bytes}u",
+        "TICK_HZ": f"{device.tick_hz}u",
+        **{name: f"{address}u" for name, address in device.registers.items()},
+    }
+    return [f"-DQF_{name}={value}" for name, value in values.items()]
+
+
+def _sources(firmware: Path, engine: Path, device: Device) -> list[Path]:
+    found = sorted(firmware.glob("*.c")) + sorted((engine / "engine").glob("*.c"))
+    if device.port != "host":
+        found += sorted((firmware / "cortex").glob("*.c"))
+    return found + sorted((firmware / "ports" / device.port).glob("*.[cS]"))
+
+
+def _script(firmware: Path, device: Device, folder: Path) -> Path:
+    """The linker script with the board's memory in it."""
+    text = (firmware / "cortex" / "link.ld").read_text("utf-8")
+    for name in ("code_at", "code_bytes", "ram_at", "ram_bytes", "stack_bytes"):
+        text = text.replace(f"DEFINED_{name.upper()}", str(getattr(device, name)))
+    path = folder / "board.ld"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def _key(command: list[str], firmware: Path, engine: Path) -> str:
+    """Of everything that goes into a build."""
+    digest = hashlib.sha256("\0".join(command).encode())
+    for folder in (firmware, engine / "engine"):
+        for path in sorted(folder.rglob("*.[chSl]*")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sizes(path: Path, device: Device) -> tuple[int, int]:
+    """Bytes of flash and of RAM."""
+    found = segments(path)
+    end = device.ram_at + device.ram_bytes
+    return (
+        sum(len(segment.data) for segment in found),
+        sum(s.memory for s in found if device.ram_at <= s.runs_at < end),
+    )
+
+
+def build(board: Board, *, compiler: str | None = None, folder: Path | None = None) -> Firmware:
+    """The board's firmware; built unless the same was built before. NoBoardError without a
+    compiler, WriteError when it fails.
+
+    compiler: arm-none-eabi-gcc, zig, cc …; default: the first there is. folder: for the result;
+    default: the cache."""
+    device = device_of(board)
+    chosen = _choose(board, device, compiler)
+    firmware, engine = folders()
+    sources = _sources(firmware, engine, device)
+    includes = [f"-I{firmware}", f"-I{engine}"]
+    if device.port != "host":
+        includes.append(f"-isystem{firmware / 'cortex' / 'include'}")
+    command = [*chosen.command, *chosen.bare, *FLAGS, *_defines(board, device), *includes]
+    place = folder or cache_folder() / "firmware"
+    output = place / f"{board.name}-{_key([*command, version('qedge')], firmware, engine)}.elf"
+    if not output.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as work:
+            link = list(LINK)
+            if device.port != "host":
+                link.append(f"-Wl,-T,{_script(firmware, device, Path(work))}")
+                link += ["-lgcc"] if chosen.name != "zig" else []
+            part = output.with_name(f".{output.name}.{os.getpid()}")
+            line = [*command, *map(str, sources), *link, "-o", str(part)]
+            done = subprocess.run(line, capture_output=True, text=True, check=False)
+            if done.returncode:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                raise WriteError(
+                    f"{board.name}: {chosen.name} could not build the firmware:\n{done.stderr}"
+                )
+            os.replace(part, output)
+    code = ram = 0
+    if device.port != "host":
+        code, ram = _sizes(output, device)
+    return Firmware(board.name, output, chosen.name, code, ram)

@@ -1,0 +1,199 @@
+"""Puts an image on a board: looks before it writes, sends only what the board does not have,
+and calls it done when the board has verified and tested it.
+
+The active slot is never touched.  Whatever is interrupted, running it again goes on where it
+stopped, because what already lies in the other slot counts as there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qedge.runtime._engine import Image
+from qedge.runtime.errors import BudgetError, NoBoardError, VerifyError, WrongBoardError
+from qedge.runtime.image import open_image, verify_image
+from qedge.toolkit.board import Board
+from qedge.toolkit.link import Device, Hello
+from qedge.toolkit.link.device import DIGEST_BYTES
+
+Progress = Callable[[str, int, int], None]  # step, done, of
+WRITE_BYTES = 1024  # in one message, a multiple of every board's page
+DIGESTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What flashing would do. Blocks by their number: kept, copied from the active slot, or
+    sent."""
+
+    hello: Hello
+    image_id: str
+    image_bytes: int
+    arena_bytes: int
+    slot: int
+    data: bytes  # the image, padded to whole blocks
+    sent: tuple[int, ...]
+    copied: tuple[int, ...]
+    active: bool  # it is active already: nothing to do
+    present: bool  # the slot holds it, verified before: it only has to be made active
+
+    @property
+    def bytes_sent(self) -> int:
+        """Without the padding behind the image's end."""
+        block = self.hello.block
+        return sum(min(block, self.image_bytes - n * block) for n in self.sent)
+
+    def seconds(self, baud: int) -> float:
+        """What sending takes on a line of this speed: base64, and 10 bits a byte; other work
+        not counted."""
+        lines = len(self.sent) * self.hello.block * (WRITE_BYTES + 70) / WRITE_BYTES * 4 / 3
+        return lines * 10 / baud
+
+
+@dataclass(frozen=True, slots=True)
+class Flashed:
+    """What flashing did."""
+
+    board: str
+    board_id: str
+    slot: int
+    image_id: str
+    bytes_total: int
+    bytes_sent: int
+    seconds: float
+    verified: bool
+    emulated: bool
+
+
+def check_board(hello: Hello, board: Board, port: str) -> None:
+    """WrongBoardError when another board answers than the one that was named."""
+    if hello.board != board.name:
+        raise WrongBoardError(
+            f"{port}: a {hello.board} answers (id {hello.board_id}), not a {board.name}; give "
+            "the right port, or the right board"
+        )
+
+
+def check_fit(image: Image, path: Path, hello: Hello, board: Board) -> None:
+    """WrongBoardError or BudgetError when the image is not one for this board."""
+    if image.plan["board"] != board.name:
+        raise WrongBoardError(
+            f"{path}: was built for {image.plan['board']}, not for {board.name}; build it with "
+            f"-b {board.name}"
+        )
+    if image.bytes > hello.capacity:
+        raise BudgetError(
+            f"{path}: {image.bytes:,} bytes, a slot of {board.name} holds {hello.capacity:,}; "
+            "take a smaller quantization or model"
+        )
+    if image.plan["arena_bytes"] > hello.arena:
+        raise BudgetError(
+            f"{path}: its arena takes {image.plan['arena_bytes']:,} bytes, the board has "
+            f"{hello.arena:,}; build it with a shorter --context"
+        )
+
+
+def _blocks(data: bytes, block: int) -> list[bytes]:
+    return [
+        hashlib.sha256(data[at : at + block]).digest()[:DIGEST_BYTES]
+        for at in range(0, len(data), block)
+    ]
+
+
+def _digests(device: Device, slot: int, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    while len(found) < count:
+        some = device.digests(slot, len(found), min(DIGESTS_AT_ONCE, count - len(found)))
+        if not some:
+            raise NoBoardError(f"{device.name}: it stopped answering as qedge's firmware does")
+        found += some
+    return found
+
+
+def plan(device: Device, path: Path, board: Board) -> Plan:
+    """Asks the board what it has and decides what to send. Writes nothing."""
+    with open(path, "rb") as file:
+        data = file.read()
+    image = open_image(path)
+    verify_image(image, path)
+    hello = device.hello()
+    check_board(hello, board, device.name)
+    check_fit(image, path, hello, board)
+    data = data[: image.bytes]
+    image_id = image.id.hex()
+    active = hello.image_id == image_id
+    slot = (
+        hello.active if active and hello.active is not None else 1 if hello.active == 0 else 0
+    )
+    other = hello.slots[slot]
+    present = not active and other.sequence > 0 and other.image_id == image_id
+    padded = data + b"\xff" * (-len(data) % hello.block)
+    sent: list[int] = []
+    copied: list[int] = []
+    if not active and not present:
+        wanted = _blocks(padded, hello.block)
+        here = _digests(device, slot, len(wanted))
+        there = [b""] * len(wanted)
+        if hello.active is not None:
+            there = _digests(device, hello.active, len(wanted))
+        for number, digest in enumerate(wanted):
+            if here[number] != digest:
+                (copied if there[number] == digest else sent).append(number)
+    return Plan(
+        hello=hello,
+        image_id=image_id,
+        image_bytes=len(data),
+        arena_bytes=image.plan["arena_bytes"],
+        slot=slot,
+        data=padded,
+        sent=tuple(sent),
+        copied=tuple(copied),
+        active=active,
+        present=present,
+    )
+
+
+def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flashed:
+    """Does what the plan says, on the very board that it was made with."""
+    began = time.monotonic()
+    tell = progress or (lambda step, done, of: None)
+    hello, block = plan.hello, plan.hello.block
+    if not plan.active:
+        now = device.hello()  # ports may have been swapped since
+        if now.board_id != hello.board_id or now.board != hello.board:
+            raise WrongBoardError(
+                f"{device.name}: board {now.board_id} answers, not {hello.board_id} as before; "
+                "nothing was written"
+            )
+        for done, number in enumerate(plan.copied):
+            at = number * block
+            assert hello.active is not None
+            device.copy(hello.board_id, plan.slot, at, at, hello.active)
+            tell("copy", done + 1, len(plan.copied))
+        for done, number in enumerate(plan.sent):
+            for at in range(number * block, (number + 1) * block, WRITE_BYTES):
+                device.write(hello.board_id, plan.slot, at, plan.data[at : at + WRITE_BYTES])
+            tell("send", done + 1, len(plan.sent))
+        for step in device.job("activate", slot=plan.slot):
+            tell("verify and test", step.get("at", 0), step.get("of", 1))
+        after = device.hello()
+        if after.image_id != plan.image_id:
+            raise VerifyError(
+                f"{device.name}: the board says that {after.image_id} is active, not "
+                f"{plan.image_id}; flash it again"
+            )
+    return Flashed(
+        board=hello.board,
+        board_id=hello.board_id,
+        slot=plan.slot,
+        image_id=plan.image_id,
+        bytes_total=plan.image_bytes,
+        bytes_sent=plan.bytes_sent,
+        seconds=time.monotonic() - began,
+        verified=True,
+        emulated=hello.emulated,
+    )

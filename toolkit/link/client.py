@@ -1,0 +1,165 @@
+"""One end of the link: asks, waits, asks again, and gives the answer or a clear error."""
+
+from __future__ import annotations
+
+import secrets
+import struct
+import time
+from typing import Any, Protocol
+
+import cbor2
+import serial
+
+from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.toolkit.link.frame import Decoder, encode
+
+READ, WRITE = 0, 2
+OS, QEDGE = 0, 64
+OS_ECHO, OS_RESET, OS_PARAMETERS = 0, 5, 6
+_HEAD = struct.Struct(">BBHHBB")  # op and version, flags, bytes, group, sequence, command
+_VERSION_2 = 1 << 3
+
+
+class Line(Protocol):
+    """What the link needs of a line; pyserial's ports are such."""
+
+    def read(self, size: int = 1) -> bytes: ...
+    def write(self, data: bytes) -> int | None: ...
+    def close(self) -> None: ...
+    @property
+    def in_waiting(self) -> int: ...
+
+
+class Refused(Exception):
+    """The other end's answer is an error: `code` is its number (firmware/link.h)."""
+
+    def __init__(self, group: int, code: int) -> None:
+        super().__init__(f"group {group}, error {code}")
+        self.group = group
+        self.code = code
+
+
+def open_line(port: str, baud: int) -> Line:
+    """A port by any of pyserial's names: /dev/ttyACM0, COM3, socket://HOST:PORT, rfc2217://…
+    NoBoardError when it cannot be opened."""
+    options: dict[str, Any] = {"baudrate": baud, "timeout": 0.05}
+    if "://" not in port:
+        options["exclusive"] = True  # two programs on one line would talk through each other
+    try:
+        return serial.serial_for_url(port, **options)  # type: ignore[no-any-return]
+    except (serial.SerialException, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise NoBoardError(
+            f"{port}: cannot be opened ({reason}); give the board's port with -p"
+        ) from error
+
+
+class Link:
+    """Requests and answers over a line. A request is repeated until it is answered: the device
+    answers a repeated one without doing it again, so each is done at most once."""
+
+    def __init__(self, line: Line, name: str, *, patience: float = 3.0) -> None:
+        """name: of the port, for errors. patience: seconds without an answer before an error,
+        unless the request has its own."""
+        self._line = line
+        self._name = name
+        self._patience = patience
+        self._decoder = Decoder()
+        self._sequence = secrets.randbelow(256)
+        self._heard = 0  # bytes
+        self.repeats = 0  # requests that had to be sent again
+
+    def close(self) -> None:
+        self._line.close()
+
+    def request(
+        self,
+        group: int,
+        command: int,
+        values: dict[str, Any] | None = None,
+        *,
+        write: bool = False,
+        patience: float | None = None,
+        pause: float = 0.5,
+    ) -> dict[str, Any]:
+        """The answer's map. Refused when it is an error; NoBoardError when none came within
+        `patience` seconds, though it was asked again after each `pause` (doubled each time)."""
+        self._sequence = (self._sequence + 1) % 256
+        body = cbor2.dumps(values or {})
+        op = (WRITE if write else READ) | _VERSION_2
+        packet = _HEAD.pack(op, 0, len(body), group, self._sequence, command) + body
+        lines = encode(packet)
+        ends = time.monotonic() + (self._patience if patience is None else patience)
+        first = True
+        while True:
+            self.repeats += not first
+            first = False
+            self._send(lines)
+            again = min(ends, time.monotonic() + pause)
+            answer = self._receive(packet[:8], again)
+            if answer is not None:
+                break
+            if time.monotonic() >= ends:
+                raise self._silence()
+            pause *= 2
+        if "err" in answer and isinstance(answer["err"], dict):
+            raise Refused(answer["err"].get("group", group), answer["err"].get("rc", 0))
+        if answer.get("rc"):
+            raise Refused(group, answer["rc"])
+        return answer
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._line.write(data)
+        except (serial.SerialException, OSError) as error:
+            raise WriteError(
+                f"{self._name}: the connection was lost ({error}); what is active on the board "
+                "stays so: connect it and run this again"
+            ) from error
+
+    def _receive(self, head: bytes, until: float) -> dict[str, Any] | None:
+        """The answer to the packet with this head, or None when `until` has come."""
+        op, _, _, group, sequence, command = _HEAD.unpack(head)
+        while True:
+            try:
+                data = self._line.read(max(1, self._line.in_waiting))
+            except (serial.SerialException, OSError) as error:
+                raise WriteError(
+                    f"{self._name}: the connection was lost ({error}); what is active on the "
+                    "board stays so: connect it and run this again"
+                ) from error
+            self._heard += len(data)
+            for packet in self._decoder.feed(data):
+                if len(packet) < 8:
+                    continue
+                got = _HEAD.unpack_from(packet)
+                if (got[0] & 7, got[3], got[4], got[5]) != (
+                    (op & 7) + 1,
+                    group,
+                    sequence,
+                    command,
+                ):
+                    continue  # the answer to something that was asked before
+                answer = _answer(packet[8:])
+                if answer is not None:
+                    return answer
+            if time.monotonic() >= until:
+                return None
+
+    def _silence(self) -> NoBoardError:
+        if self._heard:
+            return NoBoardError(
+                f"{self._name}: {self._heard} bytes came, but no answer; is it another device, "
+                "another baud rate, or a board without qedge's firmware?"
+            )
+        return NoBoardError(
+            f"{self._name}: nothing answers; is the board powered, and is this its port?"
+        )
+
+
+def _answer(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = cbor2.loads(body)
+    except (cbor2.CBORDecodeError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,137 @@
+"""Runs, measures and tests the model that is active on a board.  Times are the device's own.
+
+An emulator's clock counts instructions, so an emulated board never gives tokens a second."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qedge.runtime.errors import UsageError
+from qedge.runtime.text import StopText
+from qedge.toolkit.board import Board, device_of
+from qedge.toolkit.link import Device, Hello
+from qedge.toolkit.link.device import float_bits
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of one run or measurement, in ticks of the device's clock."""
+
+    prompt_tokens: int
+    decoded_tokens: int  # those that decode_ticks are for
+    prefill_ticks: int
+    decode_ticks: int
+    first_ticks: int
+
+    def fields(self, hello: Hello, board: Board) -> dict[str, Any]:
+        """What --json has of them: rates on silicon, instructions on an emulator."""
+        hz = hello.tick_hz
+        if not hello.emulated:
+            return {
+                "ttft_seconds": self.first_ticks / hz if self.first_ticks else None,
+                "prefill_tokens_per_second": _rate(self.prompt_tokens, self.prefill_ticks, hz),
+                "decode_tokens_per_second": _rate(self.decoded_tokens, self.decode_ticks, hz),
+            }
+        found: dict[str, Any] = {
+            "ttft_seconds": None,
+            "prefill_tokens_per_second": None,
+            "decode_tokens_per_second": None,
+            "emulated": True,
+        }
+        of_second = device_of(board).emulated_hz
+        for name, tokens, ticks in (
+            ("emulated_instructions_per_token", self.decoded_tokens, self.decode_ticks),
+            ("emulated_instructions_per_prompt_token", self.prompt_tokens, self.prefill_ticks),
+        ):
+            known = of_second and tokens
+            found[name] = round(ticks * of_second / hz / tokens) if known else None
+        return found
+
+
+def _rate(tokens: int, ticks: int, hz: int) -> float | None:
+    return tokens * hz / ticks if tokens and ticks else None
+
+
+class Run:
+    """Tokens of a prompt, generated on the device. Iterate over it for the text's pieces; then
+    its fields tell the rest."""
+
+    def __init__(
+        self,
+        device: Device,
+        prompt: str | bytes,
+        max_tokens: int = 256,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repeat_penalty: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        special: bool = False,
+        hash: bool = False,
+    ) -> None:
+        """Options as of `Model.generate`."""
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
+        self._values = {
+            "prompt": prompt.encode() if isinstance(prompt, str) else prompt,
+            "max": max_tokens,
+            "temperature": float_bits(temperature),
+            "top_k": top_k,
+            "top_p": float_bits(top_p),
+            "min_p": float_bits(min_p),
+            "repeat_penalty": float_bits(repeat_penalty),
+            "seed": struct.pack("<Q", seed),
+            "special": special,
+            "hash": hash,
+        }
+        self._device = device
+        self._stop = stop
+        self.tokens: list[int] = []
+        self.finish_reason: str | None = None
+        self.logits_hash: str | None = None
+        self.times: Times | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        text = StopText(list(self._stop))
+        for step in self._device.job("run", **self._values):
+            if "token" in step:
+                self.tokens.append(step["token"])
+            if piece := text.add(step.get("text", b"")):
+                yield piece
+            if text.stopped:
+                self.finish_reason = "stop"
+                return
+            if step.get("done"):
+                self.finish_reason = step.get("reason")
+                self.logits_hash = step["hash"].hex() if "hash" in step else None
+                self.times = times(step, len(self.tokens) - 1)
+        if rest := text.finish():
+            yield rest
+
+
+def times(step: dict[str, Any], decoded: int) -> Times:
+    """What the last step of a job says."""
+    return Times(
+        prompt_tokens=step.get("prompt", 0),
+        decoded_tokens=decoded,
+        prefill_ticks=step.get("prefill_ticks", 0),
+        decode_ticks=step.get("decode_ticks", 0),
+        first_ticks=step.get("first_ticks", 0),
+    )
+
+
+def bench(device: Device, *, prompt_tokens: int, decode_tokens: int, depth: int) -> Times:
+    """Prefill of `prompt_tokens`, then `decode_tokens` one by one behind `depth` tokens."""
+    values = {"prompt": prompt_tokens, "decode": decode_tokens, "depth": max(1, depth)}
+    return times(device.finish("bench", **values), decode_tokens)
+
+
+def test(device: Device) -> str:
+    """Runs the golden section of the active image; the logits_hash. BoardTestError."""
+    return str(device.finish("test")["hash"].hex())
