@@ -3,6 +3,7 @@ ABI, ELF-32): which bytes go where in memory."""
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,33 @@ def segments(path: Path) -> list[Segment]:
         return sorted(found, key=lambda segment: segment.address)
     except struct.error as error:
         raise ImageError(f"{path}: broken ELF file: {error}") from error
+
+
+def fill_boot_crc(path: Path, start: int) -> None:
+    """Fills in the CRC that the RP2040's boot ROM wants behind the 252 bytes at `start`
+    (datasheet 2.8.1.3.1: CRC-32/MPEG-2)."""
+    data = bytearray(path.read_bytes())
+    head = _HEADER.unpack_from(data)
+    for number in range(head[10]):
+        segment = _SEGMENT.unpack_from(data, head[5] + number * head[9])
+        if segment[0] == _LOAD and segment[3] <= start and segment[4] >= 256:
+            at = segment[1] + start - segment[3]
+            crc = 0xFFFFFFFF
+            for byte in data[at : at + 252]:
+                crc ^= byte << 24
+                for _ in range(8):
+                    crc = (crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
+            struct.pack_into("<I", data, at + 252, crc)
+            path.write_bytes(data)
+            return
+    raise ImageError(f"{path}: no bytes at {start:#x} for the boot ROM")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that appears under its name whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(data)
+    os.replace(part, path)
 
 
 def flat(path: Path, start: int) -> bytes:

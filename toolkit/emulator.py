@@ -19,6 +19,7 @@ from types import TracebackType
 
 from qedge.runtime.errors import NoBoardError, UsageError, WriteError
 from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit.elf import flat, write_whole
 from qedge.toolkit.firmware import Firmware, build
 from qedge.toolkit.link import Device as LinkedDevice
 from qedge.toolkit.link import Hello, Link, open_line
@@ -100,7 +101,10 @@ def _command(device: Device, firmware: Firmware, flash: Path, cut: int) -> list[
             *("-kernel", str(firmware.path)),
         ]
     script = Path(str(resources.files("qedge.firmware"))) / "emulator" / "rp2040.mjs"
-    found = ["node", str(script), str(_rp2040js()), str(flash), str(firmware.path)]
+    binary = firmware.path.with_suffix(".bin")
+    if not binary.exists():
+        write_whole(binary, flat(firmware.path, device.flash_at))
+    found = ["node", str(script), str(_rp2040js()), str(flash), str(binary)]
     return found + ([str(cut)] if cut else [])
 
 

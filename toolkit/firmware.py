@@ -21,7 +21,7 @@ from pathlib import Path
 
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.toolkit.board import Board, Device, device_of
-from qedge.toolkit.elf import segments
+from qedge.toolkit.elf import fill_boot_crc, segments
 from qedge.toolkit.pull import cache_folder
 
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
@@ -176,6 +176,8 @@ def build(board: Board, *, compiler: str | None = None, folder: Path | None = No
                 raise WriteError(
                     f"{board.name}: {chosen.name} could not build the firmware:\n{done.stderr}"
                 )
+            if device.port == "rp2040":
+                fill_boot_crc(part, device.flash_at)
             os.replace(part, output)
     code = ram = 0
     if device.port != "host":

@@ -38,7 +38,7 @@ WALK = [
     "show",
     "cli",
 ]
-ROOMS = ("runtime", "toolkit")
+ROOMS = ("runtime", "toolkit", "firmware")
 STANDARD = {"stddef.h", "stdint.h", "string.h"}
 INTRINSICS = {"immintrin.h", "arm_neon.h"}
 LIBRARY_CALLS = {
@@ -91,7 +91,7 @@ def test_runtime_imports_no_toolkit() -> None:
 
 def test_click_appears_in_the_command_line_only() -> None:
     for path in [*(ROOT / "toolkit").rglob("*.py"), *(ROOT / "runtime").rglob("*.py")]:
-        if path.name != "cli.py":
+        if path.parent.name != "cli":
             assert not [m for m in imports(path) if m.split(".")[0] == "click"], path
 
 
@@ -125,6 +125,20 @@ def test_binding_and_host_see_the_public_header_only() -> None:
     assert 'cdef extern from "host/host.h"' in (ROOT / "runtime" / "_engine.pyx").read_text(
         "utf-8"
     )
+
+
+def test_firmware_sees_the_public_header_and_no_library() -> None:
+    firmware = ROOT / "firmware"
+    own = {path.name for path in firmware.glob("*.h")} | {"engine/qedge.h"}
+    for path in [*firmware.glob("*.[ch]"), *(firmware / "cortex").glob("*.c")]:
+        found = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text("utf-8")))
+        assert found <= own | STANDARD, f"{path.name}: {found - own - STANDARD}"
+
+
+def test_only_slots_write_to_flash() -> None:
+    for path in (ROOT / "firmware").glob("*.c"):
+        calls = re.findall(r"port_(?:erase|program)\(", path.read_text("utf-8"))
+        assert bool(calls) == (path.name == "slots.c"), path.name
 
 
 FREESTANDING = [*sorted(ENGINE.glob("*.c")), ROOT / "toolkit" / "tiles.c"]
