@@ -106,14 +106,15 @@ enum slot_error slot_clear(int slot)
     return blank(port_flash() + at, QF_ERASE_BYTES) ? SLOT_OK : SLOT_FLASH;
 }
 
-/* Programs one page unless it holds these bytes; erases its block before when it must. */
+/* Programs one page; erases its block before, when the page is the block's first. A page that
+ * holds these bytes already is left alone. */
 static enum slot_error put_page(uint32_t at, const uint8_t *page)
 {
     const uint8_t *flash = port_flash();
-    if (memcmp(flash + at, page, QF_PAGE_BYTES) == 0)
-        return SLOT_OK;
     if (at % QF_ERASE_BYTES == 0 && !blank(flash + at, QF_ERASE_BYTES))
         port_erase(at);
+    if (memcmp(flash + at, page, QF_PAGE_BYTES) == 0)
+        return SLOT_OK;
     port_program(at, page);
     return memcmp(flash + at, page, QF_PAGE_BYTES) == 0 ? SLOT_OK : SLOT_FLASH;
 }

@@ -45,8 +45,8 @@ slot_record slot_read(int slot);
 /* The slot that holds the active image, or SLOT_NONE. */
 int slot_active(void);
 
-/* Programs bytes (a multiple of the page, at a multiple of it) of the image, erasing each block
- * when its first page is written. What already lies there is left alone. */
+/* Programs bytes (a multiple of the page, at a multiple of it) of the image. A block is erased
+ * when its first page is written, so a block is written from its start, or not at all. */
 enum slot_error slot_write(int slot, uint32_t offset, const uint8_t *bytes, uint32_t count);
 
 /* Makes the slot's image the active one: programs its record. The caller has verified and

@@ -92,7 +92,8 @@ def _choose(board: Board, device: Device, wanted: str | None) -> Compiler:
     )
 
 
-def _defines(board: Board, device: Device) -> list[str]:
+def defines(board: Board, device: Device) -> list[str]:
+    """The board file's facts as the firmware's macros (firmware/port.h)."""
     values: dict[str, object] = {
         "BOARD": f'"{board.name}"',
         "VERSION": f'"{version("qedge")}"',
@@ -157,7 +158,7 @@ def build(board: Board, *, compiler: str | None = None, folder: Path | None = No
     includes = [f"-I{firmware}", f"-I{engine}"]
     if device.port != "host":
         includes.append(f"-isystem{firmware / 'cortex' / 'include'}")
-    command = [*chosen.command, *chosen.bare, *FLAGS, *_defines(board, device), *includes]
+    command = [*chosen.command, *chosen.bare, *FLAGS, *defines(board, device), *includes]
     place = folder or cache_folder() / "firmware"
     output = place / f"{board.name}-{_key([*command, version('qedge')], firmware, engine)}.elf"
     if not output.exists():
