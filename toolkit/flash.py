@@ -164,10 +164,11 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
     hello, block = plan.hello, plan.hello.block
     if not plan.active:
         now = device.hello()  # ports may have been swapped since
-        if now.board_id != hello.board_id or now.board != hello.board:
+        if (now.board, now.board_id, now.slots) != (hello.board, hello.board_id, hello.slots):
             raise WrongBoardError(
-                f"{device.name}: board {now.board_id} answers, not {hello.board_id} as before; "
-                "nothing was written"
+                f"{device.name}: a {now.board} answers (id {now.board_id}), and not the board "
+                f"that was there before ({hello.board_id}, or with other images); nothing was "
+                "written"
             )
         for done, number in enumerate(plan.copied):
             at = number * block

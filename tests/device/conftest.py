@@ -30,7 +30,9 @@ def make_image(tmp_path_factory: pytest.TempPathFactory) -> MakeImage:
         if not model.exists():
             write_gguf(model, config, make_weights(seed, config))
         output = folder / f"{board}-{seed}-{layers}-{quant}.qimg"
-        return output if output.exists() else build(model, load(board), output, quant=quant).image
+        return (
+            output if output.exists() else build(model, load(board), output, quant=quant).image
+        )
 
     return make
 
@@ -53,11 +55,15 @@ def put(device: Device, image: Path, board: Board) -> flash.Flashed:
     return flash.apply(device, flash.plan(device, image, board))
 
 
-def compile_port(source: Path, output: Path, *flags: str) -> Path:
-    """A program of the firmware with `source` as its port (and its main)."""
+def compile_port(source: Path | None, output: Path, *flags: str) -> Path:
+    """The firmware with `source` as its port and its main; None: the host port and main.c."""
     sim = load("sim")
     firmware, engine = folders()
-    rooms = [path for path in sorted(firmware.glob("*.c")) if path.name != "main.c"]
+    rooms = sorted(firmware.glob("*.c"))
+    if source is None:
+        source = firmware / "ports" / "host" / "port.c"
+    else:
+        rooms = [path for path in rooms if path.name != "main.c"]
     sources = [source, *rooms, *sorted((engine / "engine").glob("*.c"))]
     command = ["cc", *FLAGS, "-O2", *flags, *defines(sim, device_of(sim))]
     command += [f"-I{firmware}", f"-I{engine}", *map(str, sources), "-o", str(output)]

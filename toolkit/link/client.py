@@ -58,12 +58,14 @@ class Link:
     """Requests and answers over a line. A request is repeated until it is answered: the device
     answers a repeated one without doing it again, so each is done at most once."""
 
-    def __init__(self, line: Line, name: str, *, patience: float = 3.0) -> None:
-        """name: of the port, for errors. patience: seconds without an answer before an error,
-        unless the request has its own."""
+    def __init__(
+        self, line: Line, name: str, *, patience: float = 3.0, pause: float = 0.5
+    ) -> None:
+        """name: of the port, for errors. patience, pause: seconds without an answer before an
+        error, and before a request is sent again, unless the request has its own."""
         self._line = line
         self._name = name
-        self._patience = patience
+        self._patience, self._pause = patience, pause
         self._decoder = Decoder()
         self._sequence = secrets.randbelow(256)
         self._heard = 0  # bytes
@@ -80,7 +82,7 @@ class Link:
         *,
         write: bool = False,
         patience: float | None = None,
-        pause: float = 0.5,
+        pause: float | None = None,
     ) -> dict[str, Any]:
         """The answer's map. Refused when it is an error; NoBoardError when none came within
         `patience` seconds, though it was asked again after each `pause` (doubled each time)."""
@@ -90,6 +92,7 @@ class Link:
         packet = _HEAD.pack(op, 0, len(body), group, self._sequence, command) + body
         lines = encode(packet)
         ends = time.monotonic() + (self._patience if patience is None else patience)
+        pause = self._pause if pause is None else pause
         first = True
         while True:
             self.repeats += not first

@@ -23,7 +23,10 @@ from qedge.toolkit.link.client import OS, OS_RESET, QEDGE, Link, Refused
 
 HELLO, DIGEST, WRITE, COPY, JOB, STEP = range(6)
 DIGEST_BYTES = 8
-STEP_PATIENCE = 60.0  # seconds; a step is a few tokens, and an emulator may be slow
+# Seconds until an error, and until a message is sent again: a step is a few tokens, and an
+# emulator may be slow; an erase takes up to half a second.
+STEP_PATIENCE, STEP_PAUSE = 60.0, 5.0
+WRITE_PATIENCE, WRITE_PAUSE = 15.0, 1.0
 _ENGINE = 100  # the engine's errors are this minus their number
 
 _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
@@ -143,13 +146,15 @@ class Device:
     def digests(self, slot: int, first: int, count: int) -> list[bytes]:
         """The first 8 bytes of the SHA-256 of blocks in a slot."""
         values = {"slot": slot, "first": first, "count": count}
-        data = self._ask(DIGEST, values, patience=STEP_PATIENCE, pause=5.0).get("digests", b"")
+        data = self._ask(DIGEST, values, patience=STEP_PATIENCE, pause=STEP_PAUSE).get(
+            "digests", b""
+        )
         return [data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES)]
 
     def write(self, board_id: str, slot: int, offset: int, data: bytes) -> None:
         """Whole pages of an image; a block is erased when its first page is written."""
         values = {"id": bytes.fromhex(board_id), "slot": slot, "offset": offset, "data": data}
-        self._ask(WRITE, values, write=True, patience=15.0, pause=1.0)
+        self._ask(WRITE, values, write=True, patience=WRITE_PATIENCE, pause=WRITE_PAUSE)
 
     def copy(
         self, board_id: str, slot: int, offset: int, source: int, source_slot: int
@@ -162,11 +167,15 @@ class Device:
             "from": source_slot,
             "source": source,
         }
-        self._ask(COPY, values, write=True, patience=15.0, pause=1.0)
+        self._ask(COPY, values, write=True, patience=WRITE_PATIENCE, pause=WRITE_PAUSE)
 
     def job(self, name: str, **values: Any) -> Iterator[dict[str, Any]]:
         """Begins a job and yields what each of its steps finds; the last one says `done`."""
-        patient: dict[str, Any] = {"write": True, "patience": STEP_PATIENCE, "pause": 5.0}
+        patient: dict[str, Any] = {
+            "write": True,
+            "patience": STEP_PATIENCE,
+            "pause": STEP_PAUSE,
+        }
         self._ask(JOB, {"job": name, **values}, **patient)
         while True:
             found = self._ask(STEP, {}, **patient)

@@ -1,0 +1,42 @@
+"""Emulated boards as real ones: the same image gives the same logits on every processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from device.conftest import MakeImage, put
+
+from qedge.runtime.model import Model
+from qedge.toolkit import remote
+from qedge.toolkit.board import device_of, load
+from qedge.toolkit.emulator import Emulator
+
+BOARDS = ["pico", "mps2-m3", "mps2-m4", "mps2-m7", "mps3-m55"]
+
+
+@pytest.mark.parametrize("quant", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_board_computes_what_this_machine_does(
+    name: str, quant: str, make_image: MakeImage, tmp_path: Path
+) -> None:
+    board, image = load(name), make_image(name, quant=quant)
+    with Model.open(image) as model:
+        golden = model.test()
+        text = "".join(model.generate("Hello there", 8, hash=True, temperature=0.8, seed=3))
+        digest = model.logits_hash()
+    with Emulator(board, tmp_path / "flash.bin") as emulator:
+        device = emulator.connect()
+        assert put(device, image, board).verified
+        assert remote.test(device) == golden
+        made = remote.Run(device, "Hello there", 8, hash=True, temperature=0.8, seed=3)
+        assert "".join(made) == text and made.logits_hash == digest
+        hello = device.hello()
+        assert made.times is not None
+        fields = made.times.fields(hello, board)
+        assert fields["emulated"] and fields["emulated_instructions_per_token"] > 1000
+        assert fields["decode_tokens_per_second"] is None
+        assert 0 < hello.stack_used < hello.stack == device_of(board).stack_bytes
+        device.reset()
+        assert device.hello(patience=20).image_id == hello.image_id
+        device.close()
