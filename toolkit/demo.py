@@ -1,14 +1,24 @@
-"""The demonstration: a real model from its file to an image for this machine."""
+"""The demonstrations: a real model on this machine, and our own one on a board."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from qedge.toolkit import flash, remote
 from qedge.toolkit.board import load
 from qedge.toolkit.build import Built, Progress, build
+from qedge.toolkit.emulator import Emulator
 from qedge.toolkit.pull import cache_folder, pull
 
 MODEL, QUANT, CONTEXT = "smollm2-135m", "q8_0", 2048
+COMMAND = "turn off the lamp in the kitchen please"
 
 
 def prepare(progress: Progress | None = None) -> Built:
@@ -22,3 +32,92 @@ def prepare(progress: Progress | None = None) -> Built:
     return build(
         fetched.path, load("host"), output, quant=QUANT, context=CONTEXT, progress=progress
     )
+
+
+def commander() -> Path:
+    """The folder of the model that ships with the package: a home command in English to one
+    line of JSON (examples/commander)."""
+    return Path(str(resources.files("qedge.toolkit"))) / "models" / "commander"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the demonstration on a board: what it is, and what it found."""
+
+    title: str
+    found: dict[str, Any]
+
+
+def on_board(
+    name: str,
+    command: str = COMMAND,
+    *,
+    quant: str = QUANT,
+    flash_file: Path | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Step]:
+    """Builds commander for a board, starts it emulated, flashes, tests, and gives it a
+    command; yields each step as it is done."""
+    board = load(name)
+    with tempfile.TemporaryDirectory() as folder:
+        built = build(commander(), board, Path(folder) / "commander.qimg", quant=quant)
+        yield Step(
+            "build",
+            {
+                "model": "commander",
+                "quant": built.quant,
+                "bytes": built.bytes,
+                "context": built.plan.context,
+                "arena_bytes": built.plan.arena_bytes,
+                "image_id": built.image_id,
+            },
+        )
+        began = time.monotonic()
+        with Emulator(board, flash_file or Path(folder) / "flash.bin") as emulator:
+            hello = emulator.hello()
+            yield Step(
+                "start",
+                {
+                    "board": name,
+                    "board_id": hello.board_id,
+                    "port": emulator.port,
+                    "kernels": hello.kernels,
+                    "emulated": hello.emulated,
+                    "seconds": round(time.monotonic() - began, 2),
+                },
+            )
+            device = emulator.connect()
+            try:
+                done = flash.apply(device, flash.plan(device, built.image, board), progress)
+                yield Step(
+                    "flash",
+                    {
+                        "slot": done.slot,
+                        "bytes_sent": done.bytes_sent,
+                        "verified": done.verified,
+                        "seconds": round(done.seconds, 2),
+                    },
+                )
+                yield Step("golden test", {"logits_hash": remote.test(device)})
+                run = remote.Run(device, f"{command}\n", 60)
+                text = "".join(run)
+                assert run.times is not None
+                yield Step(
+                    "run",
+                    {
+                        "command": command,
+                        "answer": _json(text),
+                        **run.times.fields(hello, board),
+                        "stack_used_bytes": device.hello().stack_used,
+                    },
+                )
+            finally:
+                device.close()
+
+
+def _json(text: str) -> Any:
+    """The answer as a value; as text when it is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -13,6 +13,7 @@ import select
 import shutil
 import subprocess
 import threading
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -112,10 +113,17 @@ class Emulator:
     """A board that runs from `with` to its end. `port` is what pyserial opens."""
 
     def __init__(
-        self, board: Board, flash: Path, *, firmware: Firmware | None = None, cut: int = 0
+        self,
+        board: Board,
+        flash: Path,
+        *,
+        firmware: Firmware | None = None,
+        cut: int = 0,
+        options: Sequence[str] = (),
     ) -> None:
         """flash: the file that keeps the board's flash. cut: the power fails in that flash
-        operation (the first is 1), which stays half done; 0: never. Only rp2040js can."""
+        operation (the first is 1), which stays half done; 0: never. Only rp2040js can.
+        options: more of QEMU's own."""
         self.board = board
         self._device = device_of(board)
         if need := missing(board):
@@ -123,6 +131,7 @@ class Emulator:
         self._flash = flash
         self._firmware = firmware or build(board)
         self._cut = cut
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: threading.Thread | None = None
         self.ended: int | None = None  # the emulator's exit code, when it ended by itself
@@ -148,7 +157,10 @@ class Emulator:
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            _command(self._device, self._firmware, self._flash, self._cut),
+            [
+                *_command(self._device, self._firmware, self._flash, self._cut),
+                *self._options,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -25,10 +25,14 @@ from qedge.toolkit.elf import fill_boot_crc, segments
 from qedge.toolkit.pull import cache_folder
 
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
-BARE = ["-ffreestanding", "-ffunction-sections", "-fdata-sections"]
+BARE = ["-ffunction-sections", "-fdata-sections"]
 GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
-ZIG_BARE = ["-fno-builtin"]
 LINK = ["-Wl,--gc-sections"]
+# Calls that go to runtime/engine/float_m0.c: on a Cortex-M0+ all of them, on an M3 division.
+WRAPPED = {
+    "-mcpu=cortex-m0plus": ("__aeabi_fdiv", "__aeabi_fmul", "__aeabi_fadd", "__aeabi_fsub"),
+    "-mcpu=cortex-m3": ("__aeabi_fdiv",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def compilers(device: Device) -> list[Compiler]:
         if device.port != "host":
             hard = "hf" if "-mfloat-abi=hard" in device.cpu else ""
             target = ["-target", f"thumb-freestanding-eabi{hard}", f"-mcpu={device.zig_cpu}"]
-            bare = (*target, *ZIG_BARE, *BARE)
+            bare = (*target, *BARE)
         found.append(Compiler("zig", command, bare))
     return found
 
@@ -165,6 +169,8 @@ def build(board: Board, *, compiler: str | None = None, folder: Path | None = No
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as work:
             link = list(LINK)
+            for flag in device.cpu:
+                link += [f"-Wl,--wrap={name}" for name in WRAPPED.get(flag, ())]
             if device.port != "host":
                 link.append(f"-Wl,-T,{_script(firmware, device, Path(work))}")
                 link += ["-lgcc"] if chosen.name != "zig" else []

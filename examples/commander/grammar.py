@@ -155,6 +155,8 @@ HELD_TEMPLATES = frozenset(
         "set the D in the R to S",
     }
 )
+OPENERS = ("ok", "so", "well", "um", "alright", "listen", "hello", "yes", "computer", "look")
+OPENED = 0.3  # of the training sentences begin with one of them, as speech does
 HELD_SHARE = 8  # one triple in so many is held out
 SPLITS = ("train", "held-out")
 
@@ -209,6 +211,8 @@ def examples(split: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
         if not options:
             continue
         sentence = chance.choice(options)
+        if split == "train" and chance.random() < OPENED:
+            sentence = f"{chance.choice(OPENERS)} {sentence}"
         if split == "held-out" and sentence in seen:
             continue
         seen.add(sentence)

@@ -5,6 +5,8 @@
 // node rp2040.mjs FOLDER FLASH FIRMWARE.bin [CUT]
 //   FOLDER has node_modules/rp2040js. FIRMWARE is put at the start of flash, unless it is there.
 //   CUT: the power fails in that erase or program (the first is 1), which is left half done.
+//   QEDGE_COUNT in the environment names a file for what ran: at the end it has a line "address
+//   cycles" for every instruction in flash, addresses in hexadecimal.
 // Exit: 0 when standard input ends, 75 after a power cut.
 import fs from 'node:fs';
 import path from 'node:path';
@@ -29,6 +31,8 @@ if (Buffer.compare(firmware, Buffer.from(flash.buffer, 0, firmware.length)) !== 
   flash.set(firmware, 0);
   save(0, firmware.length);
 }
+const countName = process.env.QEDGE_COUNT;
+const counts = countName ? new Float64Array(FLASH_BYTES / 2) : null;
 let operations = 0;
 const cut = Number(cutText ?? 0);
 
@@ -195,7 +199,10 @@ function slice() {
       feed();
       if (mcu.uart[0].rxFIFO.empty) { core.waiting = asleep = true; flush(); return; }
     }
-    cycles += core.executeInstruction();
+    const place = core.PC;
+    const taken = core.executeInstruction();
+    cycles += taken;
+    if (counts && place >>> 24 === 0x10) counts[(place & 0xffffff) >> 1] += taken;
     if (n % TICK_EVERY === 0) {
       clock.tick(cycles * NANOSECONDS);
       cycles = 0;
@@ -208,6 +215,15 @@ function slice() {
   setImmediate(slice);
 }
 
+process.on('exit', () => {
+  if (!counts) return;
+  const lines = [];
+  counts.forEach((count, i) => {
+    if (count) lines.push(`${(0x10000000 + 2 * i).toString(16)} ${count}\n`);
+  });
+  fs.writeFileSync(countName, lines.join(''));
+});
+process.on('SIGTERM', () => process.exit(0));
 process.stdin.on('data', (data) => {
   for (const byte of data) waitingBytes.push(byte);
   if (asleep) { asleep = false; setImmediate(slice); }

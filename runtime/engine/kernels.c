@@ -19,6 +19,15 @@ static const struct {
 #elif defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) && !defined(__clang__)
     {&qe_armv7, QE_HAS_NEON},
 #endif
+#if defined(__arm__) && defined(__ARM_FEATURE_MVE)
+    {&qe_mve, 0},
+#elif defined(__arm__) && defined(__ARM_FEATURE_SIMD32)
+    {&qe_dsp, 0},
+#elif defined(__thumb__) && !defined(__linux__)
+    {&qe_thumb, 0},
+#elif defined(QE_WITH_THUMB)
+    {&qe_thumb, 0},
+#endif
     {&qe_portable, 0},
 };
 

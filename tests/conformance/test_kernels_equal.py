@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conformance.toolchains import ARM64, EMULATED, NATIVE, Machine, Programs
+from conformance.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, Machine, Programs
 
 from qedge.runtime.machine import kernel_sets
 
@@ -21,10 +21,12 @@ def the_only(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return line
 
 
-@pytest.mark.parametrize("machine", [NATIVE, *ARM64[2:]], ids=str)
+@pytest.mark.parametrize("machine", [NATIVE, THUMB, *ARM64[2:], ARM32[1]], ids=str)
 def test_every_set_equals_portable_on_hard_data(machine: Machine, programs: Programs) -> None:
     found = the_only(programs.run(machine, "kernel_check"))
     usable = machine.kernels or [name for name, ok in kernel_sets() if ok]
+    if machine is THUMB:
+        usable = [*usable[:-1], "thumb", "portable"]
     assert [*found["sets"], "portable"] == list(usable)
     assert found["comparisons"] > 15_000_000
 
@@ -47,6 +49,10 @@ def test_scalar_operations_round_as_ieee_does_on_every_machine(
     found = the_only(programs.run(machine, "numeric_check", stride))
     assert found["digest"] == NUMBERS_V1
     assert found["exp_ulp"] <= 1.4
+
+
+def test_soft_floats_round_as_the_processor_does(programs: Programs) -> None:
+    assert the_only(programs.run(NATIVE, "soft_check", 20_000_000))["wrong"] == 0
 
 
 # Vocabulary, and the batch that makes the arena's scratch too small or large enough for lists.

@@ -29,6 +29,7 @@ SOURCES = {
     "engine_check": ("engine_check.c",),
     "numeric_check": ("numeric_check.c",),
     "sampler_check": ("sampler_check.c",),
+    "soft_check": ("soft_check.c",),
     "kernel_check": (
         "kernel_check.c",
         "kernel_rows.c",
@@ -67,6 +68,8 @@ TARGETS = {
     target.name: target
     for target in (
         Target("native", ("cc",), "gcc"),
+        # With the kernels of the smallest microcontrollers, which are plain C.
+        Target("thumb", ("cc",), "gcc", ("-DQE_WITH_THUMB",)),
         Target(
             "aarch64",
             ("aarch64-linux-gnu-gcc",),
@@ -119,10 +122,13 @@ ARM64 = [
     ),
 ]
 ARM32 = [
-    Machine("armv7", "armv7", ("qemu-arm", "-cpu", "cortex-a7"), ("armv7", "portable")),
-    Machine("armv6", "armv6", ("qemu-arm", "-cpu", "arm1176"), ("portable",)),
+    Machine("armv7", "armv7", ("qemu-arm", "-cpu", "cortex-a7"), ("armv7", "dsp", "portable")),
+    Machine("armv6", "armv6", ("qemu-arm", "-cpu", "arm1176"), ("dsp", "portable")),
 ]
-SOFT_FLOAT = Machine("soft float", "softfloat", ("qemu-arm", "-cpu", "arm1176"), ("portable",))
+SOFT_FLOAT = Machine(
+    "soft float", "softfloat", ("qemu-arm", "-cpu", "arm1176"), ("dsp", "portable")
+)
+THUMB = Machine("thumb kernels", "thumb")
 # The binary that runs here, on a PC that lacks what it was built beside.
 OLD_PC = [
     Machine("pc without avx", "native", ("qemu-x86_64", "-cpu", "Nehalem"), ("portable",)),

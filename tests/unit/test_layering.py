@@ -28,19 +28,19 @@ WALK = [
     "evaluate",
     "describe",
     "pull",
-    "demo",
     "elf",
     "firmware",
     "link",
     "emulator",
     "flash",
     "remote",
+    "demo",
     "show",
     "cli",
 ]
 ROOMS = ("runtime", "toolkit", "firmware")
 STANDARD = {"stddef.h", "stdint.h", "string.h"}
-INTRINSICS = {"immintrin.h", "arm_neon.h"}
+INTRINSICS = {"immintrin.h", "arm_neon.h", "arm_mve.h"}
 LIBRARY_CALLS = {
     "memcpy",
     "memset",
@@ -114,7 +114,7 @@ def test_engine_includes_three_headers_and_its_own() -> None:
         assert found <= own | STANDARD | INTRINSICS, f"{path.name}: {found - own - STANDARD}"
         if found & INTRINSICS:
             assert path.stem in (
-                *("amx", "avx2", "avx512", "armv7"),
+                *("amx", "avx2", "avx512", "armv7", "mve"),
                 *("neon", "neon_base", "neon_dot", "dotprod", "i8mm"),
             )
 

@@ -203,17 +203,25 @@ def boards(as_json: bool) -> None:
 
 
 @click.command()
-@click.option(
-    "--prompt",
-    default="What is the capital of France? Answer in one sentence.",
-    show_default=True,
-)
+@click.option("--prompt", help="What to ask, or to command.")
+@click.option("--board", "name", help="Show it on an emulated board (pico, mps2-m4, …).")
 @json_option
-def demo(prompt: str, as_json: bool) -> None:
-    """Fetch SmolLM2-135M, build it for this machine, and let it answer."""
+def demo(prompt: str | None, name: str | None, as_json: bool) -> None:
+    """Fetch SmolLM2-135M, build it for this machine, and let it answer; or, with --board, put
+    commander on an emulated board and command it."""
     from qedge.toolkit import show
-    from qedge.toolkit.demo import prepare
+    from qedge.toolkit.demo import COMMAND, on_board, prepare
 
+    if name is not None:
+        steps = {}
+        with show.bar(True) as tell:
+            for step in on_board(name, prompt or COMMAND, progress=tell):
+                steps[step.title] = step.found
+                if not as_json:
+                    show.table(step.title, step.found, answer=True)
+        emit(as_json, steps)
+        return
+    prompt = prompt or "What is the capital of France? Answer in one sentence."
     with show.bar(True) as tell:
         found = prepare(tell)
     if not as_json:
