@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
@@ -149,12 +150,18 @@ def _sizes(path: Path, device: Device) -> tuple[int, int]:
     )
 
 
-def build(board: Board, *, compiler: str | None = None, folder: Path | None = None) -> Firmware:
+def build(
+    board: Board,
+    *,
+    compiler: str | None = None,
+    folder: Path | None = None,
+    flags: Sequence[str] = (),
+) -> Firmware:
     """The board's firmware; built unless the same was built before. NoBoardError without a
     compiler, WriteError when it fails.
 
     compiler: arm-none-eabi-gcc, zig, cc …; default: the first there is. folder: for the result;
-    default: the cache."""
+    default: the cache. flags: more for the compiler."""
     device = device_of(board)
     chosen = _choose(board, device, compiler)
     firmware, engine = folders()
@@ -163,6 +170,7 @@ def build(board: Board, *, compiler: str | None = None, folder: Path | None = No
     if device.port != "host":
         includes.append(f"-isystem{firmware / 'cortex' / 'include'}")
     command = [*chosen.command, *chosen.bare, *FLAGS, *defines(board, device), *includes]
+    command += flags
     place = folder or cache_folder() / "firmware"
     output = place / f"{board.name}-{_key([*command, version('qedge')], firmware, engine)}.elf"
     if not output.exists():

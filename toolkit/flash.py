@@ -80,20 +80,25 @@ def check_board(hello: Hello, board: Board, port: str) -> None:
 
 def check_fit(image: Image, path: Path, hello: Hello, board: Board) -> None:
     """WrongBoardError or BudgetError when the image is not one for this board."""
+    check_image(image, path, hello.capacity, hello.arena, board)
+
+
+def check_image(image: Image, path: Path, capacity: int, arena: int, board: Board) -> None:
+    """As check_fit, for a slot of `capacity` bytes and an arena of `arena`."""
     if image.plan["board"] != board.name:
         raise WrongBoardError(
             f"{path}: was built for {image.plan['board']}, not for {board.name}; build it with "
             f"-b {board.name}"
         )
-    if image.bytes > hello.capacity:
+    if image.bytes > capacity:
         raise BudgetError(
-            f"{path}: {image.bytes:,} bytes, a slot of {board.name} holds {hello.capacity:,}; "
+            f"{path}: {image.bytes:,} bytes, a slot of {board.name} holds {capacity:,}; "
             "take a smaller quantization or model"
         )
-    if image.plan["arena_bytes"] > hello.arena:
+    if image.plan["arena_bytes"] > arena:
         raise BudgetError(
             f"{path}: its arena takes {image.plan['arena_bytes']:,} bytes, the board has "
-            f"{hello.arena:,}; build it with a shorter --context"
+            f"{arena:,}; build it with a shorter --context"
         )
 
 

@@ -6,7 +6,8 @@ static const struct {
     uint32_t needs;
 } sets[] = {
 /* the fastest first */
-#if defined(__x86_64__)
+#if defined(QE_PORTABLE_ONLY) /* to measure against */
+#elif defined(__x86_64__)
 #if defined(__linux__)
     {&qe_amx, QE_HAS_AVX2 | QE_HAS_AVX512 | QE_HAS_AMX},
 #endif
@@ -19,7 +20,8 @@ static const struct {
 #elif defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) && !defined(__clang__)
     {&qe_armv7, QE_HAS_NEON},
 #endif
-#if defined(__arm__) && defined(__ARM_FEATURE_MVE)
+#if defined(QE_PORTABLE_ONLY)
+#elif defined(__arm__) && defined(__ARM_FEATURE_MVE)
     {&qe_mve, 0},
 #elif defined(__arm__) && defined(__ARM_FEATURE_SIMD32)
     {&qe_dsp, 0},

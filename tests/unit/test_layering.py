@@ -33,6 +33,7 @@ WALK = [
     "link",
     "emulator",
     "flash",
+    "uf2",
     "remote",
     "demo",
     "show",

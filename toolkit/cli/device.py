@@ -21,21 +21,38 @@ from qedge.toolkit.cli.common import connected, emit, json_option, port_option
 @click.option("-b", "--board", "name", required=True, help="The board's name.")
 @port_option
 @click.option("--dry-run", is_flag=True, help="Look and say, write nothing.")
+@click.option(
+    "--uf2",
+    type=click.Path(path_type=Path),
+    help="Write FILE-firmware.uf2 and FILE-model.uf2 to drag and drop, and no board.",
+)
 @json_option
-def flash(image: Path, name: str, port: str | None, dry_run: bool, as_json: bool) -> None:
+def flash(
+    image: Path, name: str, port: str | None, dry_run: bool, uf2: Path | None, as_json: bool
+) -> None:
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
     from qedge.toolkit import flash as flashing
     from qedge.toolkit import show
     from qedge.toolkit.board import device_of, load
 
     board = load(name)
+    fields: dict[str, Any]
+    if uf2 is not None:
+        from qedge.toolkit.uf2 import write
+
+        firmware_file, model_file = write(board, image, uf2)
+        fields = {"firmware": firmware_file, "model": model_file}
+        emit(as_json, fields)
+        if not as_json:
+            show.table("drag and drop, in this order", fields, answer=True)
+        return
     baud = device_of(board).baud
     with connected(board, port) as (device, _), show.bar(True) as tell:
         plan = flashing.plan(device, image, board)
         if not dry_run:
             done = flashing.apply(device, plan, tell)
     if dry_run:
-        fields: dict[str, Any] = {
+        fields = {
             "board": plan.hello.board,
             "board_id": plan.hello.board_id,
             "slot": plan.slot,
