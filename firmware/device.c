@@ -7,6 +7,7 @@
 #include "link.h"
 #include "model.h"
 #include "port.h"
+#include "signature.h"
 #include "stack.h"
 #include "upload.h"
 
@@ -60,6 +61,10 @@ static int hello(cbor_writer *w)
     cbor_pair_bool(w, "emulated", port_emulated());
     cbor_pair_uint(w, "stack", stack_bytes());
     cbor_pair_uint(w, "stack_used", stack_used());
+    if (signature_key()) {
+        cbor_pair_bytes(w, "key", signature_key(), 32);
+        cbor_pair_uint(w, "floor", signature_floor());
+    }
     const int active = slot_active();
     if (active != SLOT_NONE)
         cbor_pair_uint(w, "active", (uint32_t)active);

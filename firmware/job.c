@@ -1,7 +1,8 @@
 /* job.c - see job.h. The kinds:
  *   verify    every leaf of a slot's hash tree
  *   test      the golden section of the active image
- *   activate  both of a slot's image, then its record
+ *   activate  both of a slot's image, and its signature where the board wants one; then its
+ *             record
  *   run       tokens of a prompt
  *   bench     prefill and decode, timed */
 #include "job.h"
@@ -9,6 +10,7 @@
 #include "link.h"
 #include "model.h"
 #include "port.h"
+#include "signature.h"
 
 enum { LEAVES_A_STEP = 16, TEXT_BYTES = 256 };
 
@@ -19,6 +21,7 @@ static struct {
     kind kind;
     phase phase;
     int slot;
+    uint32_t counter; /* of the image's signature */
     uint32_t at, of; /* progress of the phase: leaves, or tokens */
     uint32_t prompt, limit, depth;
     uint32_t token, drawn;
@@ -168,7 +171,7 @@ static int leaves_step(int *ended)
 
 static int record_activation(void)
 {
-    slot_record record = {.bytes = (uint32_t)model.image.bytes};
+    slot_record record = {.bytes = (uint32_t)model.image.bytes, .counter = job.counter};
     memcpy(record.id, model.image.id, sizeof record.id);
     return (int)slot_activate(job.slot, &record);
 }
@@ -355,7 +358,8 @@ static int advance(cbor_writer *answer, int *ended)
         int error = leaves_step(ended);
         if (!error && *ended && job.kind == ACTIVATE) {
             *ended = 0;
-            error = begin_golden();
+            error = signature_check(job.slot, &model.image, &job.counter);
+            error = error ? error : begin_golden();
         }
         return error;
     }

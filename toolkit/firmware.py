@@ -156,12 +156,14 @@ def build(
     compiler: str | None = None,
     folder: Path | None = None,
     flags: Sequence[str] = (),
+    key: bytes | None = None,
 ) -> Firmware:
     """The board's firmware; built unless the same was built before. NoBoardError without a
     compiler, WriteError when it fails.
 
     compiler: arm-none-eabi-gcc, zig, cc …; default: the first there is. folder: for the result;
-    default: the cache. flags: more for the compiler."""
+    default: the cache. flags: more for the compiler. key: the
+    public key whose signatures the board will want (32 bytes, Ed25519)."""
     device = device_of(board)
     chosen = _choose(board, device, compiler)
     firmware, engine = folders()
@@ -171,6 +173,8 @@ def build(
         includes.append(f"-isystem{firmware / 'cortex' / 'include'}")
     command = [*chosen.command, *chosen.bare, *FLAGS, *defines(board, device), *includes]
     command += flags
+    if key is not None:
+        command.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
     place = folder or cache_folder() / "firmware"
     output = place / f"{board.name}-{_key([*command, version('qedge')], firmware, engine)}.elf"
     if not output.exists():

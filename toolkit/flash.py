@@ -16,6 +16,7 @@ from pathlib import Path
 from qedge.runtime._engine import Image
 from qedge.runtime.errors import BudgetError, NoBoardError, VerifyError, WrongBoardError
 from qedge.runtime.image import open_image, verify_image
+from qedge.toolkit import signature
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import DIGEST_BYTES
@@ -128,7 +129,9 @@ def plan(device: Device, path: Path, board: Board) -> Plan:
     hello = device.hello()
     check_board(hello, board, device.name)
     check_fit(image, path, hello, board)
-    data = data[: image.bytes]
+    data = data[: signature.end(data, image.bytes)]
+    if hello.key is not None:
+        signature.check(data, image, path, hello.key, hello.floor)
     image_id = image.id.hex()
     active = hello.image_id == image_id
     slot = (

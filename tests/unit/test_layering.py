@@ -32,6 +32,7 @@ WALK = [
     "firmware",
     "link",
     "emulator",
+    "signature",
     "flash",
     "uf2",
     "remote",

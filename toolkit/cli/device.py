@@ -15,6 +15,21 @@ import click
 from qedge.runtime import UsageError
 from qedge.toolkit.cli.common import connected, emit, json_option, port_option
 
+key_option = click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="A public key: the board takes images signed by its owner only.",
+)
+
+
+def trusted(key: Path | None) -> bytes | None:
+    """The key's bytes, when one was given."""
+    if key is None:
+        return None
+    from qedge.toolkit.signature import public_key
+
+    return public_key(key)
+
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
@@ -88,8 +103,9 @@ def reset(name: str, port: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("name", metavar="BOARD")
 @click.option("--flash-file", type=click.Path(path_type=Path), help="Keeps the board's flash.")
+@key_option
 @json_option
-def emulate(name: str, flash_file: Path | None, as_json: bool) -> None:
+def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool) -> None:
     """Start an emulated board and stay until interrupted; prints its port."""
     from qedge.toolkit import show
     from qedge.toolkit.board import load
@@ -101,7 +117,7 @@ def emulate(name: str, flash_file: Path | None, as_json: bool) -> None:
         signal.signal(number, lambda *_: stop.set())
     board = load(name)
     show.say(f"{name}: building the firmware, unless it is there")
-    firmware = build(board)
+    firmware = build(board, key=trusted(key))
     with tempfile.TemporaryDirectory() as folder:
         if flash_file is None:
             show.say("no --flash-file: what is flashed is gone when this ends")
@@ -128,8 +144,11 @@ def firmware() -> None:
 @click.option("-b", "--board", "name", required=True, help="The board's name.")
 @click.option("--compiler", help="arm-none-eabi-gcc or zig; default: the first there is.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ELF file to write.")
+@key_option
 @json_option
-def firmware_build(name: str, compiler: str | None, output: Path | None, as_json: bool) -> None:
+def firmware_build(
+    name: str, compiler: str | None, output: Path | None, key: Path | None, as_json: bool
+) -> None:
     """Compile the firmware for a board."""
     import shutil
 
@@ -137,7 +156,7 @@ def firmware_build(name: str, compiler: str | None, output: Path | None, as_json
     from qedge.toolkit.board import load
     from qedge.toolkit.firmware import build
 
-    found = build(load(name), compiler=compiler)
+    found = build(load(name), compiler=compiler, key=trusted(key))
     path = output or Path(f"{name}-firmware.elf")
     shutil.copyfile(found.path, path)
     fields = {**asdict(found), "path": path}
@@ -146,4 +165,43 @@ def firmware_build(name: str, compiler: str | None, output: Path | None, as_json
         show.table("firmware", fields, answer=True)
 
 
-VERBS = (flash, reset, emulate, firmware)
+@click.group()
+def keys() -> None:
+    """Keys that images are signed with."""
+
+
+@keys.command("new")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@json_option
+def keys_new(path: Path, as_json: bool) -> None:
+    """Make a key: FILE for whoever signs, FILE.pub for the firmware."""
+    from qedge.toolkit.signature import new_key
+
+    public = new_key(path)
+    emit(as_json, {"private": path, "public": public})
+    if not as_json:
+        print(f"{path} (keep it secret) and {public} (for `qedge firmware build --key`)")
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="A private key.")
+@click.option(
+    "--counter",
+    default=0,
+    show_default=True,
+    help="Security counter: boards take no image below the largest they have accepted.",
+)
+@json_option
+def sign(image: Path, key: Path, counter: int, as_json: bool) -> None:
+    """Sign IMAGE, in place of a signature that it has."""
+    from qedge.toolkit.signature import private_key
+    from qedge.toolkit.signature import sign as sign_image
+
+    sign_image(image, private_key(key), counter)
+    emit(as_json, {"image": image, "counter": counter})
+    if not as_json:
+        print(f"{image}: signed, security counter {counter}")
+
+
+VERBS = (flash, reset, emulate, firmware, keys, sign)

@@ -52,6 +52,8 @@ def context_value(text: str) -> int | str:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL-QUANT.qimg here."
 )
+@click.option("--sign", type=click.Path(path_type=Path), help="Sign it with a private key.")
+@click.option("--counter", default=0, show_default=True, help="The signature's counter.")
 @json_option
 def build(
     model: Path,
@@ -62,6 +64,8 @@ def build(
     embedding: str | None,
     tokenizer: Path | None,
     output: Path | None,
+    sign: Path | None,
+    counter: int,
     as_json: bool,
 ) -> None:
     """Quantize MODEL and pack it into one image for a board."""
@@ -72,6 +76,11 @@ def build(
     output = output or Path(
         f"{model.stem if model.is_file() else model.resolve().name}-{quant}.qimg"
     )
+    key = None
+    if sign is not None:
+        from qedge.toolkit import signature
+
+        key = signature.private_key(sign)
     with show.bar(True) as tell:
         found = build_image(
             model,
@@ -84,6 +93,8 @@ def build(
             tokenizer=tokenizer,
             progress=tell,
         )
+    if key is not None:
+        signature.sign(found.image, key, counter)
     emit(
         as_json,
         {

@@ -81,6 +81,8 @@ class Hello:
     stack_used: int
     active: int | None
     slots: tuple[Slot, ...]
+    key: bytes | None = None  # the public key whose signatures it wants
+    floor: int = 0  # the least security counter that it takes
 
     @property
     def image_id(self) -> str | None:
@@ -135,6 +137,8 @@ class Device:
                 board_id=found["board_id"].hex(),
                 active=active if active is None else range(len(slots))[active],
                 slots=slots,
+                key=found.get("key"),
+                floor=found.get("floor", 0),
                 **{name: found[name] for name in same},
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
