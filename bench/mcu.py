@@ -25,7 +25,7 @@ import mcu_runq
 from arm import build_plugin
 from common import stamp, write_csv, write_json
 
-from qedge.toolkit import flash, remote
+from qedge.toolkit import remote
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.build import build
 from qedge.toolkit.demo import commander
@@ -63,14 +63,12 @@ def functions(program: Path) -> tuple[list[int], list[str]]:
     return [address for address, _ in found], [name for _, name in found]
 
 
-def counted(board: Board, firmware: Firmware, place: Path, image: Path, depth: int) -> list:
+def counted(board: Board, firmware: Firmware, place: Path, depth: int) -> list[Counter[str]]:
     """Counters by function for each of TOKENS."""
     addresses, names = functions(firmware.path)
     found = []
     with Emulator(board, place, firmware=firmware) as emulator:
-        device = emulator.connect()
-        flash.apply(device, flash.plan(device, image, board))
-        device.close()
+        assert emulator.hello().active == 0  # it takes up what is preloaded
     for tokens in TOKENS:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "counts"
@@ -99,7 +97,7 @@ def measure(name: str, quant: str, depth: int, portable: bool) -> dict[str, Any]
         image = build(commander(), board, Path(folder) / "image.qimg", quant=quant).image
         place = Path(folder) / "flash.bin"
         preload(place, board, image)
-        few, many = counted(board, firmware, place, image, depth)
+        few, many = counted(board, firmware, place, depth)
     split: Counter[str] = Counter()
     for function in many:
         if (group := groups_of(function)) is not None:

@@ -39,9 +39,8 @@ def _flash_size(device: Device) -> int:
 
 
 def preload(path: Path, board: Board, image: Path) -> None:
-    """Puts an image's bytes into the first slot of a new flash file, without a record: flashing
-    it then sends nothing, and still verifies and tests. Slow emulated lines are not waited
-    for."""
+    """Puts an image's bytes into the first slot of a new flash file, without a record: as it
+    starts, the board verifies and tests it, and takes it up. No slow line is waited for."""
     device = device_of(board)
     make_flash(path, device)
     with path.open("r+b") as file:
@@ -217,7 +216,7 @@ class Emulator:
         """A link to it."""
         return LinkedDevice(Link(open_line(self.port, self._device.baud), self.port), self.port)
 
-    def hello(self, seconds: float = 30.0) -> Hello:
+    def hello(self, seconds: float = 120.0) -> Hello:
         """Waits until it answers."""
         device = self.connect()
         try:

@@ -37,6 +37,7 @@ WALK = [
     "uf2",
     "remote",
     "demo",
+    "pytest_plugin",
     "show",
     "cli",
 ]

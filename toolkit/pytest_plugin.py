@@ -1,0 +1,181 @@
+"""pytest plugin `qedge`: a user's tests against a board, real or emulated (docs/testing.md).
+
+    pytest --board pico --port /dev/ttyACM0 --qedge-image model.qimg
+
+    def test_it_knows_the_lamp(flashed_board):
+        assert "lamp" in flashed_board.run("turn off the light in the kitchen\\n").text
+
+    @pytest.mark.qedge_tokens_per_second(minimum=5)
+    @pytest.mark.qedge_memory(maximum=200_000)
+    def test_it_is_fast_and_small(flashed_board): ...
+
+Without --port an emulated board is used; where its emulator is missing, tests skip and say what
+to install, and in CI (environment variable CI) they fail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qedge.runtime.errors import NoBoardError, QedgeError
+from qedge.toolkit import flash, remote
+from qedge.toolkit.board import Board, device_of, load
+from qedge.toolkit.demo import commander
+from qedge.toolkit.emulator import Emulator, missing
+from qedge.toolkit.link import Device, Hello, Link, open_line
+
+DEFAULT_BOARD = "sim"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a run gave."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: str | None
+    fields: dict[str, Any]  # as `qedge run --json` has them
+
+
+@dataclass(slots=True)
+class BoardUnderTest:
+    """A board with a link to it. `flashed` is None until an image was put on it."""
+
+    board: Board
+    port: str
+    device: Device
+    hello: Hello
+    flashed: flash.Flashed | None = None
+    image: Path | None = field(default=None)
+
+    def flash(self, image: Path | str) -> flash.Flashed:
+        """Puts an image on the board; nothing is sent when it is active."""
+        self.image = Path(image)
+        plan = flash.plan(self.device, self.image, self.board)
+        self.flashed = flash.apply(self.device, plan)
+        return self.flashed
+
+    def run(self, prompt: str, max_tokens: int = 64, **options: Any) -> Answer:
+        """Generates text on the board; options as of `Model.generate`."""
+        run = remote.Run(self.device, prompt, max_tokens, **options)
+        text = "".join(run)
+        fields = run.times.fields(self.hello, self.board) if run.times else {}
+        return Answer(text, run.tokens, run.finish_reason, fields)
+
+    def test(self) -> str:
+        """Runs the golden test; the logits_hash."""
+        return remote.test(self.device)
+
+    def bench(self, prompt_tokens: int = 8, decode_tokens: int = 8) -> dict[str, Any]:
+        """Rates on silicon; instructions a token on an emulator."""
+        times = remote.bench(
+            self.device, prompt_tokens=prompt_tokens, decode_tokens=decode_tokens, depth=0
+        )
+        return times.fields(self.hello, self.board)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("qedge", "boards that run language models")
+    group.addoption("--board", help=f"The board's name; default: {DEFAULT_BOARD} (emulated).")
+    group.addoption("--port", help="The board's port; default: an emulated board is started.")
+    group.addoption("--qedge-image", help="The image; default: commander, built for the board.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "qedge_tokens_per_second(minimum): the board decodes at least so fast; emulated boards "
+        "cannot tell, and skip",
+        "qedge_memory(maximum): arena and stack on the board take at most so many bytes",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def _absent(message: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def board(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BoardUnderTest]:
+    """The board that was named, or an emulated one; a session long."""
+    chosen = load(request.config.getoption("--board") or DEFAULT_BOARD)
+    port = request.config.getoption("--port")
+    if port is not None:
+        device = Device(Link(open_line(port, device_of(chosen).baud), port), port)
+        try:
+            hello = device.hello()
+            flash.check_board(hello, chosen, port)
+            yield BoardUnderTest(chosen, port, device, hello)
+        finally:
+            device.close()
+        return
+    if need := missing(chosen):
+        _absent(f"{chosen.name} cannot be emulated here; install {need}, or give --port")
+    place = tmp_path_factory.mktemp("board") / "flash.bin"
+    try:
+        emulator = Emulator(chosen, place)
+    except NoBoardError as error:
+        _absent(str(error))
+        raise
+    with emulator:
+        hello = emulator.hello()
+        device = emulator.connect()
+        yield BoardUnderTest(chosen, emulator.port, device, hello)
+        device.close()
+
+
+@pytest.fixture(scope="session")
+def qedge_image(
+    request: pytest.FixtureRequest,
+    board: BoardUnderTest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The image that was named, or commander's for the board."""
+    named = request.config.getoption("--qedge-image")
+    if named is not None:
+        return Path(named)
+    from qedge.toolkit.build import build
+
+    output = tmp_path_factory.mktemp("image") / "commander.qimg"
+    return build(commander(), board.board, output).image
+
+
+@pytest.fixture
+def flashed_board(
+    request: pytest.FixtureRequest, board: BoardUnderTest, qedge_image: Path
+) -> BoardUnderTest:
+    """The board with the image active; the marks' limits are checked before the test runs."""
+    board.flash(qedge_image)
+    for mark in request.node.iter_markers("qedge_tokens_per_second"):
+        minimum = mark.kwargs.get("minimum", mark.args[0] if mark.args else 0)
+        rate = board.bench()["decode_tokens_per_second"]
+        if rate is None:
+            pytest.skip(f"{board.board.name} is emulated and cannot tell tokens a second")
+        assert rate >= minimum, f"{rate:.2f} tokens/s, at least {minimum} are asked for"
+    for mark in request.node.iter_markers("qedge_memory"):
+        maximum = mark.kwargs.get("maximum", mark.args[0] if mark.args else 0)
+        board.test()  # uses the stack as deep as anything does
+        from qedge.runtime.image import open_image
+
+        used = open_image(qedge_image).plan["arena_bytes"] + board.device.hello().stack_used
+        assert used <= maximum, f"arena and stack take {used:,} bytes, at most {maximum:,}"
+    return board
+
+
+@pytest.fixture
+def device(board: BoardUnderTest) -> Device:
+    """The link to the board, for tests of messages."""
+    try:
+        board.device.hello()
+    except QedgeError as error:
+        pytest.fail(f"the board no longer answers: {error}")
+    return board.device
