@@ -45,7 +45,7 @@ ENTRY(start)
 SECTIONS {
   .text : { KEEP(*(.vectors)) *(.text*) *(.rodata*) } > CODE
   .ARM.exidx : { *(.ARM.exidx*) } > CODE
-  .data : { *(.data*) } > RAM AT> CODE
+  .data : { *(.data*) } > RAM
   .bss : { *(.bss*) *(COMMON) } > RAM
   end = .;
 }

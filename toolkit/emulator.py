@@ -12,6 +12,7 @@ import secrets
 import select
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Sequence
 from importlib import resources
@@ -156,6 +157,7 @@ class Emulator:
         tty.setraw(self._slave)
         self.port = os.ttyname(self._slave)
         self._wake, self._waker = os.pipe()
+        self._complaints = tempfile.TemporaryFile()
         try:
             self._start()
         except OSError as error:
@@ -173,6 +175,7 @@ class Emulator:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._complaints,
             bufsize=0,
             env={**os.environ, "QEDGE_FLASH_FILE": str(self._flash)},
             start_new_session=True,  # a terminal's Ctrl-C is ours to handle
@@ -212,6 +215,12 @@ class Emulator:
             self._pump.join(seconds)
         return self.ended
 
+    def end_text(self) -> str:
+        """How an emulator ended, and what it said."""
+        self._complaints.seek(0)
+        said = self._complaints.read().decode("utf-8", "replace").strip()
+        return f"{self.board.name}: the emulator ended with code {self.ended}: {said}"
+
     def connect(self) -> LinkedDevice:
         """A link to it."""
         return LinkedDevice(Link(open_line(self.port, self._device.baud), self.port), self.port)
@@ -223,9 +232,7 @@ class Emulator:
             return device.hello(patience=seconds)
         except NoBoardError:
             if self.ended is not None:
-                raise NoBoardError(
-                    f"{self.board.name}: the emulator ended with code {self.ended}"
-                ) from None
+                raise NoBoardError(self.end_text()) from None
             raise
         finally:
             device.close()
@@ -250,5 +257,6 @@ class Emulator:
         self._close()
 
     def _close(self) -> None:
+        self._complaints.close()
         for number in (self._master, self._slave, self._wake, self._waker):
             os.close(number)

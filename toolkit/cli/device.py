@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from qedge.runtime import UsageError
+from qedge.runtime import NoBoardError
 from qedge.toolkit.cli.common import connected, emit, json_option, port_option
 
 key_option = click.option(
@@ -132,7 +132,7 @@ def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool)
                 show.say(f"try: qedge flash IMAGE -b {name} -p {emulator.port}")
             while not stop.wait(0.2):
                 if emulator.ended is not None:
-                    raise UsageError(f"{name}: the emulator ended with code {emulator.ended}")
+                    raise NoBoardError(emulator.end_text())
 
 
 @click.group()
