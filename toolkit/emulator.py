@@ -90,6 +90,8 @@ def _rp2040js() -> Path:
 def missing(board: Board) -> str | None:
     """What has to be installed before this board can be emulated; None: nothing."""
     device = device_of(board)
+    if not device.emulator:
+        return f"nothing: no emulator of it is known; give the port of a real {board.name}"
     if device.emulator == "qemu" and shutil.which("qemu-system-arm") is None:
         return "qemu-system-arm (Debian: qemu-system-arm)"
     if device.emulator == "rp2040js" and (

@@ -154,6 +154,8 @@ function boot() {
     0x40000: new SystemInfo(mcu, 'SYSINFO'),
   });
   mcu.uart[0].onByte = (byte) => sent.push(byte);
+  const watchdog = mcu.peripherals[0x40058];
+  watchdog.onWatchdogTrigger = () => { resetting = true; watchdog.alarm.enable = false; };
   const write = mcu.ppb.writeUint32.bind(mcu.ppb);
   mcu.ppb.writeUint32 = (offset, value) => {
     if (offset === 0xd0c && value & 4) resetting = true;

@@ -24,7 +24,9 @@ enum {
     PLL_SYS = 0x40028000,
     UART0 = 0x40034000,
     TIMER = 0x40054000,
-    WATCHDOG_TICK = 0x4005802C,
+    WATCHDOG = 0x40058000,
+    WATCHDOG_TICK = WATCHDOG + 0x2C,
+    PSM_WDSEL = 0x40010008,
     PLATFORM = 0x40000004,
     XIP_FLUSH = 0x14000004,
     SSI = 0x18000000
@@ -32,7 +34,6 @@ enum {
 
 #define IRQ_ENABLE REGISTER(0xE000E100u)
 #define IRQ_FORGET REGISTER(0xE000E280u)
-#define RESET_CONTROL REGISTER(0xE000ED0Cu)
 enum { UART0_IRQ = 1 << 20 };
 
 /* ---- clocks and line ---- */
@@ -283,7 +284,8 @@ void port_reset(void)
 {
     while (REGISTER(UART0 + 0x18) & 1u << 3) /* the last answer has to leave first */
         ;
-    RESET_CONTROL = 0x05FA0004;
+    REGISTER(PSM_WDSEL) = 0x1FFFC; /* all but the oscillators */
+    SET(WATCHDOG) = 1u << 31;
     for (;;)
         ;
 }
