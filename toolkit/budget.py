@@ -30,10 +30,14 @@ class Plan:
     kv: str
     arena_bytes: int
     image_bytes: int
+    bare: bool = False  # a microcontroller: the image stays in flash, and there is no runtime
 
     @property
     def resident_bytes(self) -> int:
-        """Image pages, arena and the runtime itself: an estimate, unlike the arena."""
+        """RAM: image pages, arena and the runtime itself (an estimate, unlike the arena); of a
+        microcontroller the arena alone."""
+        if self.bare:
+            return self.arena_bytes
         return self.image_bytes + self.arena_bytes + RESIDENT_BYTES
 
 
@@ -120,7 +124,8 @@ def plan(
     def made(tokens: int) -> Plan:
         arena = session_size(shape, tokens, board.batch_tokens, board.threads, KV_TYPES[kv])
         image = weight_bytes + tokens * config.head_size * 4
-        return Plan(tokens, board.batch_tokens, board.threads, kv, arena, image)
+        bare = board.device is not None
+        return Plan(tokens, board.batch_tokens, board.threads, kv, arena, image, bare)
 
     def longest() -> int:
         low, high = 0, config.context

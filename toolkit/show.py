@@ -73,6 +73,9 @@ def bar(enabled: bool) -> Iterator[Callable[[str, int, int], None] | None]:
 def built(found: Built) -> None:
     """The memory plan of a build."""
     plan = found.plan
+    resident = f"{show_size(plan.resident_bytes)} at most (image, arena, runtime)"
+    if plan.bare:
+        resident = "the arena; the image stays in flash"
     table(
         f"{found.image}",
         {
@@ -82,7 +85,7 @@ def built(found: Built) -> None:
             "context": f"{plan.context:,} tokens",
             "image": f"{found.bytes:,} B, used in place",
             "arena": f"{plan.arena_bytes:,} B: all that is ever allocated",
-            "resident": f"{show_size(plan.resident_bytes)} at most (image, arena, runtime)",
+            "resident": resident,
             "built in": f"{found.seconds:.1f} s, golden test passed",
         },
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import tty
 from collections.abc import Callable, Iterator
@@ -14,11 +17,12 @@ from subprocess import CompletedProcess
 import pytest
 from device.conftest import MakeImage, put
 
-from qedge.runtime.errors import NoBoardError, WrongBoardError
+from qedge.runtime.errors import NoBoardError, SeveralBoardsError, WrongBoardError
 from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.emulator import Emulator
 from qedge.toolkit.link import Device, Link, open_line
+from qedge.toolkit.link.find import find
 from qedge.toolkit.link.frame import Decoder, encode
 
 Qedge = Callable[..., "CompletedProcess[str]"]
@@ -208,6 +212,23 @@ def test_a_write_that_reaches_a_swapped_board_is_refused_by_it(
             second.write(first.board_id, 0, 0, bytes(1024))
 
 
+def test_a_board_is_found_by_its_name_and_two_of_a_name_are_told_apart(
+    sim: Board, tmp_path: Path
+) -> None:
+    with (
+        Emulator(sim, tmp_path / "one.bin") as one,
+        Emulator(other_sim(), tmp_path / "two.bin") as two,
+        Emulator(sim, tmp_path / "three.bin") as three,
+    ):
+        assert find("sim", 115200, ["/dev/nothing-here", two.port, one.port]) == one.port
+        with pytest.raises(NoBoardError, match="a other-sim"):
+            find("sim", 115200, [two.port])
+        with pytest.raises(SeveralBoardsError, match="2 boards answer as sim"):
+            find("sim", 115200, [one.port, two.port, three.port])
+    with pytest.raises(NoBoardError, match="none behind USB"):
+        find("sim", 115200, [])
+
+
 def test_the_command_line_flashes_runs_benches_tests_and_resets(
     sim: Board, make_image: MakeImage, qedge: Qedge, tmp_path: Path
 ) -> None:
@@ -242,3 +263,30 @@ def test_the_command_line_flashes_runs_benches_tests_and_resets(
         assert measured["emulated"] and measured["decode_tokens_per_second"] is None
         assert ask("reset", "sim")["board_id"] == done["board_id"]
         assert ask("flash", image, "-b", "sim")["bytes_sent"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_emulate_prints_its_port_and_stays_until_it_is_told_to_end(
+    number: signal.Signals, make_image: MakeImage, sim: Board, tmp_path: Path
+) -> None:
+    """As a background job of a shell, whose interrupts are ignored until it takes them."""
+    place = tmp_path / "flash.bin"
+    command = [sys.executable, "-m", "qedge.toolkit", "emulate", "sim", "--json"]
+    process = subprocess.Popen(
+        [*command, "--flash-file", str(place)],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert process.stdout is not None
+    try:
+        said = json.loads(process.stdout.readline())
+        device = Device(Link(open_line(said["port"], 115200), "emulated"), "emulated")
+        done = put(device, make_image("sim"), sim)
+        assert done.board_id == said["board_id"]
+        device.close()
+    finally:
+        process.send_signal(number)
+    assert process.wait(20) == 0 and not process.stdout.read()
+    with Emulator(sim, place) as emulator:
+        assert emulator.hello().image_id == done.image_id

@@ -88,7 +88,9 @@ def connected(board: Any, port: str | None) -> Iterator[tuple[Any, Any]]:
 
     baud = device_of(board).baud
     if port is None:
-        raise UsageError(f"give the port of the {board.name} with -p")
+        from qedge.toolkit.link.find import find
+
+        port = find(board.name, baud)
     device = Device(Link(open_line(port, baud), port), port)
     try:
         hello = device.hello()
