@@ -144,10 +144,8 @@ def main() -> None:
             "  ".join(f"{k} {v:,}" if isinstance(v, int) else str(v) for k, v in row.items()),
             flush=True,
         )
-    if options.json:
-        write_json(options.json, {"rows": rows})
-    if options.csv:
-        write_csv(options.csv, rows)
+    write_json(options.json, {"about": stamp(), "rows": rows})
+    write_csv(options.csv, rows, stamp())
 
 
 if __name__ == "__main__":
