@@ -267,6 +267,8 @@ void device_run(void)
             continue;
         if (!seen(packet, bytes))
             answer(packet, bytes);
+        if (stack_overrun()) /* then nothing that it found can be trusted */
+            port_reset();
         frame_send(answer_packet, answer_bytes);
         if (reset_wanted)
             port_reset();

@@ -121,14 +121,12 @@ def _sources(firmware: Path, engine: Path, device: Device) -> list[Path]:
     return found + sorted((firmware / "ports" / device.port).glob("*.[cS]"))
 
 
-def _script(firmware: Path, device: Device, folder: Path) -> Path:
+def _script(firmware: Path, device: Device) -> str:
     """The linker script with the board's memory in it."""
     text = (firmware / "cortex" / "link.ld").read_text("utf-8")
     for name in ("code_at", "code_bytes", "ram_at", "ram_bytes", "stack_bytes"):
         text = text.replace(f"DEFINED_{name.upper()}", str(getattr(device, name)))
-    path = folder / "board.ld"
-    path.write_text(text, "utf-8")
-    return path
+    return text
 
 
 def _key(command: list[str], firmware: Path, engine: Path) -> str:
@@ -176,7 +174,9 @@ def build(
     if key is not None:
         command.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
     place = folder or cache_folder() / "firmware"
-    output = place / f"{board.name}-{_key([*command, version('qedge')], firmware, engine)}.elf"
+    script = _script(firmware, device)
+    key_of = _key([*command, script, version("qedge")], firmware, engine)
+    output = place / f"{board.name}-{key_of}.elf"
     if not output.exists():
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as work:
@@ -184,7 +184,8 @@ def build(
             for flag in device.cpu:
                 link += [f"-Wl,--wrap={name}" for name in WRAPPED.get(flag, ())]
             if device.port != "host":
-                link.append(f"-Wl,-T,{_script(firmware, device, Path(work))}")
+                (Path(work) / "board.ld").write_text(script, "utf-8")
+                link.append(f"-Wl,-T,{Path(work) / 'board.ld'}")
                 link += ["-lgcc"] if chosen.name != "zig" else []
             part = output.with_name(f".{output.name}.{os.getpid()}")
             line = [*command, *map(str, sources), *link, "-o", str(part)]

@@ -25,6 +25,11 @@ uint32_t stack_used(void)
     return (uint32_t)((uintptr_t)qf_stack_top - (uintptr_t)at);
 }
 
+int stack_overrun(void)
+{
+    return *qf_stack_low != PATTERN;
+}
+
 _Noreturn void qf_reset(void)
 {
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
@@ -36,16 +41,25 @@ _Noreturn void qf_reset(void)
         *to++ = *from++;
     for (uint32_t *to = qf_bss; to < qf_bss_end;)
         *to++ = 0;
-    uint32_t *here;
-    __asm volatile("mov %0, sp" : "=r"(here));
-    for (uint32_t *at = qf_stack_low; at < here - 16; at++)
+    for (uint32_t *at = qf_stack_low; at < qf_stack_top; at++)
         *at = PATTERN;
-    main();
-    for (;;)
-        ;
+#if defined(__ARM_ARCH_8M_MAIN__) || defined(__ARM_ARCH_8_1M_MAIN__)
+    __asm volatile("msr psplim, %0" ::"r"(qf_stack_low)); /* going beyond is a fault */
+#endif
+    /* from here on the processor uses this stack, and the other one for faults only */
+    __asm volatile("msr psp, %0\n\t"
+                   "msr control, %1\n\t"
+                   "isb\n\t"
+                   "bl main" ::"r"(qf_stack_top),
+                   "r"(2)
+                   : "memory");
+    __builtin_unreachable();
 }
 
-/* A fault ends in a reset, so that a board comes back with the image that it had. */
+/* A fault ends in a reset, so that a board comes back with the image that it had. It has a stack
+ * of its own, because what overflows the other one is a fault. */
+static _Alignas(8) uint32_t fault_stack[64];
+
 static void fault(void)
 {
     *(volatile uint32_t *)0xE000ED0C = 0x05FA0004; /* AIRCR: SYSRESETREQ */
@@ -54,7 +68,7 @@ static void fault(void)
 }
 
 __attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
-    qf_stack_top, (const void *)qf_reset, (const void *)fault, (const void *)fault,
+    fault_stack + 64, (const void *)qf_reset, (const void *)fault, (const void *)fault,
     (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault,
     (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault,
     (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault};

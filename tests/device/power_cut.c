@@ -169,6 +169,11 @@ uint32_t stack_bytes(void)
     return 0;
 }
 
+int stack_overrun(void)
+{
+    return 0;
+}
+
 uint32_t stack_used(void)
 {
     return 0;

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from device.conftest import MakeImage, put
 
+from qedge.runtime.errors import NoBoardError
 from qedge.runtime.model import Model
 from qedge.toolkit import remote
 from qedge.toolkit.board import device_of, load
-from qedge.toolkit.emulator import Emulator
+from qedge.toolkit.emulator import Emulator, preload
+from qedge.toolkit.firmware import build
 
 BOARDS = ["pico", "mps2-m3", "mps2-m4", "mps2-m7", "mps3-m55"]
 
@@ -40,3 +43,32 @@ def test_a_board_computes_what_this_machine_does(
         device.reset()
         assert device.hello(patience=20).image_id == hello.image_id
         device.close()
+
+
+@pytest.mark.parametrize("name", ["mps2-m4", "mps3-m55"])
+def test_a_stack_that_is_too_small_resets_the_board_and_harms_nothing(
+    name: str, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qedge.toolkit.link.device.STEP_PATIENCE", 5.0)
+    monkeypatch.setattr("qedge.toolkit.link.device.STEP_PAUSE", 1.0)
+    board, image = load(name), make_image(name)
+    place = tmp_path / "flash.bin"
+    preload(place, board, image)
+    with Emulator(board, place) as emulator:
+        hello = emulator.hello()
+        device = emulator.connect()
+        remote.test(device)
+        used = device.hello().stack_used // 8 * 8
+        device.close()
+    for stack_bytes, enough in ((used + 128, True), (used // 2 // 8 * 8, False)):
+        small = replace(board, device=replace(device_of(board), stack_bytes=stack_bytes))
+        with Emulator(small, place, firmware=build(small)) as emulator:
+            device = emulator.connect()
+            if enough:
+                assert remote.test(device)
+            else:
+                with pytest.raises(NoBoardError):
+                    remote.test(device)
+            device.close()
+    with Emulator(board, place) as emulator:
+        assert emulator.hello().image_id == hello.image_id

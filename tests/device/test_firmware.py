@@ -54,7 +54,7 @@ def test_the_pico_s_second_stage_has_the_crc_that_its_rom_wants() -> None:
             crc = (crc << 1 & 0xFFFFFFFF) ^ (0x04C11DB7 if top else 0)
     assert struct.unpack_from("<I", data, 252)[0] == crc
     stack, reset = struct.unpack_from("<2I", data, 256)
-    assert device.ram_at < stack <= device.ram_at + device.ram_bytes
+    assert device.ram_at + device.stack_bytes < stack <= device.ram_at + device.ram_bytes
     assert reset & 1 and device.flash_at < reset < device.flash_at + len(data)
 
 

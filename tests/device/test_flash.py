@@ -11,6 +11,7 @@ from device.conftest import MakeImage, put
 from qedge.runtime.errors import (
     BudgetError,
     ImageError,
+    NoBoardError,
     UsageError,
     VerifyError,
     WrongBoardError,
@@ -233,3 +234,25 @@ def test_one_byte_less_of_arena_or_slot_is_too_little(
 def test_a_model_that_is_too_large_for_a_slot_is_not_built(make_image: MakeImage) -> None:
     with pytest.raises(BudgetError, match="a slot of sim holds"):
         make_image("sim", seed=3, layers=40)
+
+
+def test_a_board_that_is_busy_for_someone_else_is_flashed_all_the_same(
+    board: Device, make_image: MakeImage, sim: Board
+) -> None:
+    put(board, make_image("sim"), sim)
+    run = board.job("run", prompt=b"Hello", max=50)
+    next(run)  # and is left there, as by a client that ended
+    assert put(board, make_image("sim", seed=2), sim).verified
+    with pytest.raises(NoBoardError, match="reset in the middle"):
+        next(run)
+    assert remote.test(board)
+
+
+def test_a_half_written_slot_is_no_image_and_is_written_anew(
+    board: Device, make_image: MakeImage, sim: Board
+) -> None:
+    hello, data = board.hello(), make_image("sim").read_bytes()
+    board.write(hello.board_id, 0, 0, data[:1024])
+    with pytest.raises(VerifyError):
+        board.finish("activate", slot=0)
+    assert put(board, make_image("sim", seed=2), sim).verified

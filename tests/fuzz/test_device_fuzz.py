@@ -90,6 +90,31 @@ class Messages:
         }
         return bodies.get((group, command), {})
 
+    def update(self, slot: int) -> bytes:
+        """A whole image with a few bytes changed, written and activated as the toolkit does."""
+        data = bytearray(self.image)
+        for _ in range(self.chance.randrange(4)):
+            near = self.chance.choice([256, 4096, len(data)])
+            data[self.chance.randrange(near)] = self.chance.randrange(256)
+        data += b"\xff" * (-len(data) % 4096)
+        bodies: list[tuple[int, dict]] = [
+            (
+                2,
+                {
+                    "id": self.board_id,
+                    "slot": slot,
+                    "offset": at,
+                    "data": bytes(data[at : at + 1024]),
+                },
+            )
+            for at in range(0, len(data), 1024)
+        ]
+        bodies += [(4, {"job": "activate", "slot": slot}), *[(5, {})] * 30]
+        return b"".join(
+            encode(packet(10, 64, command, number, cbor2.dumps(body)))
+            for number, (command, body) in enumerate(bodies)
+        )
+
     def next(self, sequence: int) -> bytes:
         chance = self.chance
         group, command = chance.choice(
@@ -133,7 +158,8 @@ def test_no_message_crashes_the_firmware_or_writes_outside_its_slot(
     ends, sent, starts = time.monotonic() + SECONDS, 0, 0
     while time.monotonic() < ends:
         starts += 1
-        stream = b"".join(messages.next(n) for n in range(400))
+        stream = messages.update(starts // 2 % 2) if starts % 2 else b""
+        stream += b"".join(messages.next(n) for n in range(400))
         done = subprocess.run(
             [checked], input=stream, capture_output=True, env=environment, check=False
         )

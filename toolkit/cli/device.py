@@ -117,6 +117,8 @@ def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool)
         signal.signal(number, lambda *_: stop.set())
     board = load(name)
     show.say(f"{name}: building the firmware, unless it is there")
+    if board.device is not None and board.device.emulator == "rp2040js":
+        show.say(f"{name}: fetching rp2040js through npm, unless it is there")
     firmware = build(board, key=trusted(key))
     with tempfile.TemporaryDirectory() as folder:
         if flash_file is None:
