@@ -19,16 +19,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qedge.runtime.errors import NoBoardError, QedgeError
-from qedge.toolkit import flash, remote
-from qedge.toolkit.board import Board, device_of, load
-from qedge.toolkit.demo import commander
-from qedge.toolkit.emulator import Emulator, missing
-from qedge.toolkit.link import Device, Hello, Link, open_line
+if TYPE_CHECKING:  # every pytest of this environment loads this module: it imports little
+    from qedge.toolkit.board import Board
+    from qedge.toolkit.flash import Flashed
+    from qedge.toolkit.link import Device, Hello
 
 DEFAULT_BOARD = "sim"
 
@@ -51,11 +49,13 @@ class BoardUnderTest:
     port: str
     device: Device
     hello: Hello
-    flashed: flash.Flashed | None = None
+    flashed: Flashed | None = None
     image: Path | None = field(default=None)
 
-    def flash(self, image: Path | str) -> flash.Flashed:
+    def flash(self, image: Path | str) -> Flashed:
         """Puts an image on the board; nothing is sent when it is active."""
+        from qedge.toolkit import flash
+
         self.image = Path(image)
         plan = flash.plan(self.device, self.image, self.board)
         self.flashed = flash.apply(self.device, plan)
@@ -63,6 +63,8 @@ class BoardUnderTest:
 
     def run(self, prompt: str, max_tokens: int = 64, **options: Any) -> Answer:
         """Generates text on the board; options as of `Model.generate`."""
+        from qedge.toolkit import remote
+
         run = remote.Run(self.device, prompt, max_tokens, **options)
         text = "".join(run)
         fields = run.times.fields(self.hello, self.board) if run.times else {}
@@ -70,10 +72,14 @@ class BoardUnderTest:
 
     def test(self) -> str:
         """Runs the golden test; the logits_hash."""
+        from qedge.toolkit import remote
+
         return remote.test(self.device)
 
     def bench(self, prompt_tokens: int = 8, decode_tokens: int = 8) -> dict[str, Any]:
         """Rates on silicon; instructions a token on an emulator."""
+        from qedge.toolkit import remote
+
         times = remote.bench(
             self.device, prompt_tokens=prompt_tokens, decode_tokens=decode_tokens, depth=0
         )
@@ -107,13 +113,19 @@ def board(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BoardUnderTest]:
     """The board that was named, or an emulated one; a session long."""
+    from qedge.runtime.errors import NoBoardError
+    from qedge.toolkit.board import device_of, load
+    from qedge.toolkit.emulator import Emulator, missing
+    from qedge.toolkit.flash import check_board
+    from qedge.toolkit.link import Device, Link, open_line
+
     chosen = load(request.config.getoption("--board") or DEFAULT_BOARD)
     port = request.config.getoption("--port")
     if port is not None:
         device = Device(Link(open_line(port, device_of(chosen).baud), port), port)
         try:
             hello = device.hello()
-            flash.check_board(hello, chosen, port)
+            check_board(hello, chosen, port)
             yield BoardUnderTest(chosen, port, device, hello)
         finally:
             device.close()
@@ -144,6 +156,7 @@ def qedge_image(
     if named is not None:
         return Path(named)
     from qedge.toolkit.build import build
+    from qedge.toolkit.demo import commander
 
     output = tmp_path_factory.mktemp("image") / "commander.qimg"
     return build(commander(), board.board, output).image
@@ -174,6 +187,8 @@ def flashed_board(
 @pytest.fixture
 def device(board: BoardUnderTest) -> Device:
     """The link to the board, for tests of messages."""
+    from qedge.runtime.errors import QedgeError
+
     try:
         board.device.hello()
     except QedgeError as error:
