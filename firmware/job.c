@@ -11,6 +11,7 @@
 #include "model.h"
 #include "port.h"
 #include "signature.h"
+#include "tokens.h"
 
 enum { LEAVES_A_STEP = 16, TEXT_BYTES = 256 };
 
@@ -21,15 +22,11 @@ static struct {
     kind kind;
     phase phase;
     int slot;
-    uint32_t counter; /* of the image's signature */
-    uint32_t at, of; /* progress of the phase: leaves, or tokens */
-    uint32_t prompt, limit, depth;
-    uint32_t token, drawn;
-    int hashing;
-    uint64_t prefill_ticks, decode_ticks, first_ticks;
+    uint32_t counter;  /* of the image's signature */
+    uint32_t at, of;   /* leaves of its hash tree */
+    uint32_t depth;    /* tokens before the bench's decoding */
     qf_golden golden;
-    qe_sampler sampler;
-    qe_sha256 hash;
+    qf_tokens tokens;
 } job;
 
 void job_cancel(void)
@@ -49,58 +46,19 @@ static float float_of(uint32_t bits)
     return value;
 }
 
-/* ---- evaluating ---- */
-
-static void begin_tokens(uint32_t prompt, uint32_t limit)
+static void begin_tokens(uint32_t prompt, uint32_t limit, int hashing)
 {
-    qe_session_rewind(&model.session, 0);
-    qe_sha256_init(&job.hash);
     job.phase = PREFILL;
-    job.at = 0;
-    job.of = job.prompt = prompt;
-    job.limit = limit;
-    job.drawn = 0;
-    job.prefill_ticks = job.decode_ticks = job.first_ticks = 0;
+    tokens_begin(&job.tokens, prompt, limit, hashing);
 }
 
-/* The next batch of `tokens`, of which job.at are done; returns an engine error. */
+/* The next batch of a prompt; after its last, tokens are drawn. A link error. */
 static int prefill_step(const uint32_t *tokens)
 {
-    const uint32_t left = job.of - job.at, batch = model.session.options.batch;
-    const uint32_t count = left < batch ? left : batch;
-    const uint64_t began = port_ticks();
-    const int error = qe_session_eval(&model.session, tokens + job.at, count, NULL);
-    job.prefill_ticks += port_ticks() - began;
-    job.at += count;
-    if (job.at == job.of)
+    const int error = tokens_prefill(&job.tokens, tokens);
+    if (job.tokens.at == job.tokens.prompt)
         job.phase = DECODE;
-    return error;
-}
-
-/* Evaluates the last token that was drawn, unless it is the first, and draws the next one. */
-static int decode_step(void)
-{
-    const uint64_t began = port_ticks();
-    int error = QE_OK;
-    if (job.drawn)
-        error = qe_session_eval(&model.session, &job.token, 1, NULL);
-    uint64_t spent = port_ticks() - began;
-    if (!error && job.hashing)
-        qe_sha256_update(&job.hash, qe_session_logits(&model.session),
-                         (size_t)model.image.config.vocab_size * 4);
-    if (!error) {
-        const uint64_t again = port_ticks();
-        const int32_t token = qe_session_sample(&model.session, &job.sampler);
-        spent += port_ticks() - again;
-        error = token < 0 ? token : QE_OK;
-        job.token = (uint32_t)token;
-    }
-    if (job.drawn)
-        job.decode_ticks += spent;
-    else
-        job.first_ticks = job.prefill_ticks + spent;
-    job.drawn++;
-    return error;
+    return link_error_of(error);
 }
 
 /* ---- golden ---- */
@@ -112,30 +70,31 @@ static int begin_golden(void)
         return link_error_of(error);
     if (!model_golden(&job.golden))
         return LINK_TEST;
-    begin_tokens(job.golden.prompt_count, job.golden.expected_count);
-    job.hashing = 1;
-    job.sampler = (qe_sampler){.top_p = 1.0f, .repeat_penalty = 1.0f};
+    job.tokens.sampler = (qe_sampler){.top_p = 1.0f, .repeat_penalty = 1.0f};
+    begin_tokens(job.golden.prompt_count, job.golden.expected_count, 1);
     return LINK_OK;
 }
 
 static int golden_step(void)
 {
-    const int error = job.phase == PREFILL ? prefill_step(job.golden.prompt) : decode_step();
+    const qf_tokens *t = &job.tokens;
+    if (job.phase == PREFILL)
+        return prefill_step(job.golden.prompt);
+    const int error = tokens_draw(&job.tokens);
     if (error)
         return link_error_of(error);
-    if (!job.drawn || (job.token == job.golden.expected[job.drawn - 1] && job.drawn < job.limit))
-        return LINK_OK;
+    if (t->token != job.golden.expected[t->drawn - 1])
+        return LINK_TEST;
     uint8_t digest[32];
-    qe_sha256_digest(&job.hash, digest);
-    return job.token == job.golden.expected[job.drawn - 1] &&
-                   memcmp(digest, job.golden.digest, sizeof digest) == 0
+    qe_sha256_digest(&t->hash, digest);
+    return t->drawn < t->limit || memcmp(digest, job.golden.digest, sizeof digest) == 0
                ? LINK_OK
                : LINK_TEST;
 }
 
 static int golden_done(void)
 {
-    return job.phase == DECODE && job.drawn == job.limit;
+    return job.phase == DECODE && job.tokens.drawn == job.tokens.limit;
 }
 
 /* ---- verify, activate ---- */
@@ -178,14 +137,6 @@ static int record_activation(void)
 
 /* ---- run, bench ---- */
 
-/* A token of a row that is spread over the vocabulary, the same on every machine. */
-static uint32_t spread(uint32_t seed, uint32_t number)
-{
-    return (uint32_t)((uint64_t)(uint32_t)(seed + number * 2654435761u) *
-                          model.image.config.vocab_size >>
-                      32);
-}
-
 static int open_active(void)
 {
     job.slot = slot_active();
@@ -212,7 +163,7 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
     const float one = 1.0f;
     uint32_t one_bits;
     memcpy(&one_bits, &one, sizeof one_bits);
-    job.sampler = (qe_sampler){
+    job.tokens.sampler = (qe_sampler){
         .temperature = float_of(cbor_uint(map, bytes, "temperature", 0)),
         .top_k = cbor_uint(map, bytes, "top_k", 0),
         .top_p = float_of(cbor_uint(map, bytes, "top_p", one_bits)),
@@ -220,7 +171,7 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
         .repeat_penalty = float_of(cbor_uint(map, bytes, "repeat_penalty", one_bits)),
     };
     if (seed && seed_bytes == 8)
-        memcpy(&job.sampler.random, seed, 8);
+        memcpy(&job.tokens.sampler.random, seed, 8);
     uint64_t room;
     uint8_t *scratch = qe_session_scratch(&model.session, &room);
     const uint32_t flags =
@@ -233,8 +184,8 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
         return link_error_of(count);
     if (!count)
         return LINK_MESSAGE;
-    begin_tokens((uint32_t)count, cbor_uint(map, bytes, "max", 256));
-    job.hashing = (int)cbor_uint(map, bytes, "hash", 0);
+    begin_tokens((uint32_t)count, cbor_uint(map, bytes, "max", 256),
+                 cbor_uint(map, bytes, "hash", 0) != 0);
     return LINK_OK;
 }
 
@@ -242,22 +193,22 @@ static int run_step(cbor_writer *answer, int *ended)
 {
     const qe_session *s = &model.session;
     if (job.phase == PREFILL)
-        return link_error_of(prefill_step(qe_session_tokens(s) - s->position));
-    const int error = decode_step();
+        return prefill_step(qe_session_tokens(s) - s->position);
+    const int error = tokens_draw(&job.tokens);
     if (error)
         return link_error_of(error);
     const char *reason = NULL;
-    if (qe_vocab_is_stop(&model.image.vocab, job.token))
+    if (qe_vocab_is_stop(&model.image.vocab, job.tokens.token))
         reason = "stop";
-    else if (job.drawn >= job.limit)
+    else if (job.tokens.drawn >= job.tokens.limit)
         reason = "length";
     else if (s->position >= s->options.context)
         reason = "context";
-    cbor_pair_uint(answer, "token", job.token);
+    cbor_pair_uint(answer, "token", job.tokens.token);
     if (!reason || reason[0] != 's') {
         uint8_t text[TEXT_BYTES];
         const int32_t count =
-            qe_vocab_decode(&model.image.vocab, job.token, 0, text, sizeof text);
+            qe_vocab_decode(&model.image.vocab, job.tokens.token, 0, text, sizeof text);
         if (count < 0)
             return link_error_of(count);
         cbor_pair_bytes(answer, "text", text, (size_t)count);
@@ -276,12 +227,11 @@ static int begin_bench(const uint8_t *map, uint32_t bytes)
         return error;
     const uint32_t prompt = cbor_uint(map, bytes, "prompt", 16);
     job.depth = cbor_uint(map, bytes, "depth", 1);
-    job.limit = cbor_uint(map, bytes, "decode", 16);
-    if (!prompt || !job.depth || !job.limit || prompt > context || job.depth > context ||
-        job.limit > context - job.depth)
+    const uint32_t limit = cbor_uint(map, bytes, "decode", 16);
+    if (!prompt || !job.depth || !limit || prompt > context || job.depth > context ||
+        limit > context - job.depth)
         return LINK_MESSAGE;
-    begin_tokens(prompt, job.limit);
-    job.hashing = 0;
+    begin_tokens(prompt, limit, 0);
     return LINK_OK;
 }
 
@@ -290,24 +240,25 @@ static int begin_bench(const uint8_t *map, uint32_t bytes)
 static int bench_step(int *ended)
 {
     qe_session *s = &model.session;
+    qf_tokens *t = &job.tokens;
     if (job.phase == PREFILL) {
         uint32_t *tokens = qe_session_tokens(s) - s->position;
-        for (uint32_t i = job.at; i < job.of && i < job.at + s->options.batch; i++)
-            tokens[i] = spread(1, i);
+        for (uint32_t i = t->at; i < t->prompt && i < t->at + s->options.batch; i++)
+            tokens[i] = tokens_spread(1, i);
         const int error = prefill_step(tokens);
         if (job.phase == DECODE)
             qe_session_rewind(s, 0);
-        return link_error_of(error);
+        return error;
     }
     const int behind = s->position < job.depth;
-    const uint32_t token = behind ? spread(2, s->position) : spread(3, job.drawn);
+    const uint32_t token = behind ? tokens_spread(2, s->position) : tokens_spread(3, t->drawn);
     const uint64_t began = port_ticks();
     const int error = qe_session_eval(s, &token, 1, NULL);
     if (!behind) {
-        job.decode_ticks += port_ticks() - began;
-        job.drawn++;
+        t->decode_ticks += port_ticks() - began;
+        t->drawn++;
     }
-    *ended = job.drawn == job.limit;
+    *ended = t->drawn == t->limit;
     return link_error_of(error);
 }
 
@@ -380,17 +331,19 @@ int job_step(cbor_writer *answer)
         job.kind = NOTHING;
         return error;
     }
+    const qf_tokens *t = &job.tokens;
     cbor_pair_bool(answer, "done", ended);
-    cbor_pair_uint(answer, "at", job.phase == DECODE ? job.drawn : job.at);
-    cbor_pair_uint(answer, "of", job.phase == DECODE ? job.limit : job.of);
+    const int leaves = job.phase == LEAVES, prefill = job.phase == PREFILL;
+    cbor_pair_uint(answer, "at", leaves ? job.at : prefill ? t->at : t->drawn);
+    cbor_pair_uint(answer, "of", leaves ? job.of : prefill ? t->prompt : t->limit);
     if (ended && job.phase == DECODE) {
-        cbor_pair_uint(answer, "prompt", job.prompt);
-        cbor_pair_uint(answer, "prefill_ticks", job.prefill_ticks);
-        cbor_pair_uint(answer, "first_ticks", job.first_ticks);
-        cbor_pair_uint(answer, "decode_ticks", job.decode_ticks);
-        if (job.hashing) {
+        cbor_pair_uint(answer, "prompt", t->prompt);
+        cbor_pair_uint(answer, "prefill_ticks", t->prefill_ticks);
+        cbor_pair_uint(answer, "first_ticks", t->first_ticks);
+        cbor_pair_uint(answer, "decode_ticks", t->decode_ticks);
+        if (t->hashing) {
             uint8_t digest[32];
-            qe_sha256_digest(&job.hash, digest);
+            qe_sha256_digest(&t->hash, digest);
             cbor_pair_bytes(answer, "hash", digest, sizeof digest);
         }
     }
