@@ -14,8 +14,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 const qe_kernels *sets[MOST_SETS];
 uint32_t set_count;
@@ -137,19 +139,30 @@ void fill_act(qe_act *act, uint32_t rows, uint32_t columns, int kind)
     }
 }
 
+/* Room whose end may not be passed, where there is a system to watch over it. */
+static uint8_t *watched(size_t room)
+{
+#if defined(__unix__) || defined(__APPLE__)
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uint8_t *p =
+        mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p != MAP_FAILED && mprotect(p + room, page, PROT_NONE) == 0)
+        return p;
+#else
+    uint8_t *p = malloc(room);
+    if (p)
+        return p;
+#endif
+    printf("kernel_check: no memory\n");
+    exit(1);
+}
+
 void *guarded(uint32_t slot, size_t bytes)
 {
     static uint8_t *ends[GUARDED];
-    const size_t room = 1u << 20, page = (size_t)sysconf(_SC_PAGESIZE);
-    if (!ends[slot]) {
-        uint8_t *p =
-            mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED || mprotect(p + room, page, PROT_NONE) != 0) {
-            printf("kernel_check: no memory\n");
-            exit(1);
-        }
-        ends[slot] = p + room;
-    }
+    const size_t room = 1u << 20;
+    if (!ends[slot])
+        ends[slot] = watched(room) + room;
     if (bytes > room) {
         printf("kernel_check: %zu bytes asked of a slot of %zu\n", bytes, room);
         exit(1);
