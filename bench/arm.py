@@ -106,7 +106,7 @@ def count(
             raise SystemExit(f"{machine.name}: {done.stderr.strip()}")
         by_function: Counter[str] = Counter()
         for line in out.read_text().splitlines():
-            address, executed = line.split()
+            address, executed, _ = line.split()
             place = bisect.bisect_right(addresses, int(address, 16)) - 1
             by_function[names[place] if place >= 0 else "?"] += int(executed)
     return by_function, json.loads(done.stdout)

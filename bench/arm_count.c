@@ -1,6 +1,6 @@
 /* arm_count.c - a TCG plugin (QEMU's plugin interface, version 1) that counts the instructions
- * a guest program executes, by translated block: at exit one line "address count" for each
- * block that ran, to the file named by out=. Debian ships no header for the interface; what is
+ * a guest program executes, by translated block: at exit one line "address count length" for
+ * each block that ran (length: the instructions in it), to the file named by out=. Debian ships no header for the interface; what is
  * used of it is declared here. Debian's qemu-user exports it, its static builds do not. */
 #include <inttypes.h>
 #include <stdint.h>
@@ -27,7 +27,7 @@ enum { MOST_BLOCKS = 1 << 17, ADD_U64 = 0 };
 
 /* Executed instructions of a block. QEMU adds to it from translated code. */
 static struct {
-    uint64_t address, executed;
+    uint64_t address, executed, length;
 } blocks[MOST_BLOCKS];
 static size_t used;
 static const char *path;
@@ -40,8 +40,10 @@ static void translated(plugin_id id, struct block *block)
         exit(1);
     }
     blocks[used].address = qemu_plugin_tb_vaddr(block);
-    qemu_plugin_register_vcpu_tb_exec_inline(block, ADD_U64, &blocks[used++].executed,
-                                             qemu_plugin_tb_n_insns(block));
+    blocks[used].length = qemu_plugin_tb_n_insns(block);
+    qemu_plugin_register_vcpu_tb_exec_inline(block, ADD_U64, &blocks[used].executed,
+                                             blocks[used].length);
+    used++;
 }
 
 static void ended(plugin_id id, void *unused)
@@ -55,7 +57,8 @@ static void ended(plugin_id id, void *unused)
     }
     for (size_t i = 0; i < used; i++)
         if (blocks[i].executed)
-            fprintf(file, "%" PRIx64 " %" PRIu64 "\n", blocks[i].address, blocks[i].executed);
+            fprintf(file, "%" PRIx64 " %" PRIu64 " %" PRIu64 "\n", blocks[i].address,
+                    blocks[i].executed, blocks[i].length);
     if (fclose(file) != 0)
         perror(path);
 }

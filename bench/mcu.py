@@ -5,8 +5,9 @@
 
 commander is flashed, and decoding 4 and 20 tokens is counted by function; the difference is 16
 tokens.  QEMU's boards count instructions (a TCG plugin), the Pico cycles as rp2040js has them.
-Floats are the compiler's float routines where there is no float unit; with one they are
-instructions among the others.  --runq: llama2.c's runq.c, fetched by you; its forward pass of a
+Floats are float routines where there is no float unit, and instructions with floats in them
+(products, conversions, loads) where there is one; either way they count for no other column.
+What thumb.c does with integers instead counts for matrices.  --runq: llama2.c's runq.c, fetched by you; its forward pass of a
 model of the same shape is built with the same compiler and counted on the Cortex-M4.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import os
+import re
 import subprocess
 import tempfile
 from collections import Counter
@@ -45,10 +47,16 @@ LINE = {"port_read", "port_write", "frame_take", "take_digit", "frame_send", "pu
 
 def groups_of(name: str) -> str | None:
     """The column that a function counts for; None: not of the forward pass."""
-    plain = name.split(".")[0]
+    plain = name.removeprefix("floats in ")
+    inside = plain != name
+    plain = plain.split(".")[0]
     if plain in LINE or plain in ("qe_sha256_update", "compress"):
         return None
-    if "aeabi" in plain or (plain.startswith("__") and plain.endswith(("sf3", "sf2", "sisf"))):
+    if (
+        inside
+        or "aeabi" in plain
+        or (plain.startswith("__") and plain.endswith(("sf3", "sf2", "sisf")))
+    ):
         return "floats"
     return "matrices" if plain in MATRICES else "attention" if plain in ATTENTION else "rest"
 
@@ -63,9 +71,29 @@ def functions(program: Path) -> tuple[list[int], list[str]]:
     return [address for address, _ in found], [name for _, name in found]
 
 
+def float_instructions(program: Path) -> dict[int, bool]:
+    """Whether the instruction at an address has to do with floats."""
+    done = subprocess.run(
+        ["arm-none-eabi-objdump", "-d", "--no-show-raw-insn", program],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {}
+    for line in done.stdout.splitlines():
+        if match := re.match(r"\s*([0-9a-f]+):\s+(\S+)\s*(.*)", line):
+            address, name, operands = match.groups()
+            found[int(address, 16)] = name.startswith("v") and bool(
+                re.search(r"\.f(16|32)", name) or re.search(r"\bs\d+\b|fpscr", operands)
+            )
+    return found
+
+
 def counted(board: Board, firmware: Firmware, place: Path, depth: int) -> list[Counter[str]]:
     """Counters by function for each of TOKENS."""
     addresses, names = functions(firmware.path)
+    of_floats = float_instructions(firmware.path)
+    order = sorted(of_floats)
     found = []
     with Emulator(board, place, firmware=firmware) as emulator:
         assert emulator.hello().active == 0  # it takes up what is preloaded
@@ -82,10 +110,14 @@ def counted(board: Board, firmware: Firmware, place: Path, depth: int) -> list[C
             os.environ.pop("QEDGE_COUNT", None)
             counter: Counter[str] = Counter()
             for line in out.read_text().splitlines():
-                address, count = line.split()
-                counter[names[bisect.bisect_right(addresses, int(address, 16)) - 1]] += int(
-                    count
-                )
+                fields = line.split()
+                address, count = int(fields[0], 16), int(fields[1])
+                length = int(fields[2]) if len(fields) > 2 else 1  # rp2040js: each by itself
+                name = names[bisect.bisect_right(addresses, address) - 1]
+                first = bisect.bisect_left(order, address)
+                inside = sum(of_floats[at] for at in order[first : first + length])
+                counter[name] += count - count // length * inside
+                counter[f"floats in {name}"] += count // length * inside
             found.append(counter)
     return found
 

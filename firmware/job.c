@@ -336,7 +336,8 @@ int job_step(cbor_writer *answer)
     const int leaves = job.phase == LEAVES, prefill = job.phase == PREFILL;
     cbor_pair_uint(answer, "at", leaves ? job.at : prefill ? t->at : t->drawn);
     cbor_pair_uint(answer, "of", leaves ? job.of : prefill ? t->prompt : t->limit);
-    if (ended && job.phase == DECODE) {
+    /* a run may be left at any token, by a client that has read enough */
+    if ((ended || job.kind == RUN) && job.phase == DECODE) {
         cbor_pair_uint(answer, "prompt", t->prompt);
         cbor_pair_uint(answer, "prefill_ticks", t->prefill_ticks);
         cbor_pair_uint(answer, "first_ticks", t->first_ticks);

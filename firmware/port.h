@@ -7,6 +7,7 @@
  *   QF_SLOT_AT      offset in flash of the first slot; the second one follows it
  *   QF_SLOT_BYTES   of each slot, a multiple of QF_ERASE_BYTES
  *   QF_ERASE_BYTES  what one erase clears
+ *   QF_FLASH_AT     where flash begins in memory, and QF_FLASH_BYTES of it
  *   QF_ARENA_BYTES  of the engine's arena, a static array
  *   QF_TICK_HZ      ticks a second of port_ticks
  */

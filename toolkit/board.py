@@ -28,6 +28,7 @@ class Device:
     emulator: str
     cpu: list[str]  # compiler flags
     zig_cpu: str
+    wrap: list[str]  # the compiler's float routines that runtime/engine/soft_calls.c replaces
     code_at: int
     code_bytes: int
     ram_at: int

@@ -3,7 +3,6 @@ ABI, ELF-32): which bytes go where in memory."""
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +61,6 @@ def fill_boot_crc(path: Path, start: int) -> None:
             path.write_bytes(data)
             return
     raise ImageError(f"{path}: no bytes at {start:#x} for the boot ROM")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears under its name whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def flat(path: Path, start: int) -> bytes:

@@ -19,10 +19,11 @@ from importlib import resources
 from pathlib import Path
 from types import TracebackType
 
-from qedge.runtime.errors import NoBoardError, UsageError, WriteError
+from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.toolkit.board import Board, Device, device_of
-from qedge.toolkit.elf import flat, write_whole
+from qedge.toolkit.elf import flat
 from qedge.toolkit.firmware import Firmware, build
+from qedge.toolkit.image import new_file
 from qedge.toolkit.link import Device as LinkedDevice
 from qedge.toolkit.link import Hello, Link, open_line
 from qedge.toolkit.pull import cache_folder
@@ -57,13 +58,10 @@ def make_flash(path: Path, device: Device) -> None:
         if not path.is_file() or path.stat().st_size != size:
             raise UsageError(f"{path}: not a flash file of this board ({size:,} bytes)")
         return
-    try:
-        with path.open("xb") as file:
-            file.write(b"\xff" * device.flash_bytes)
-            file.write(secrets.token_bytes(ID_BYTES))
-            file.truncate(size)
-    except OSError as error:
-        raise WriteError(f"{path}: {error.strerror}; give another --flash-file") from error
+    with new_file(path) as file:
+        file.write(b"\xff" * device.flash_bytes)
+        file.write(secrets.token_bytes(ID_BYTES))
+        file.truncate(size)
 
 
 def _rp2040js() -> Path:
@@ -88,16 +86,16 @@ def _rp2040js() -> Path:
 
 
 def missing(board: Board) -> str | None:
-    """What has to be installed before this board can be emulated; None: nothing."""
+    """Why this board cannot be emulated here, and what to do; None: it can."""
     device = device_of(board)
     if not device.emulator:
-        return f"nothing: no emulator of it is known; give the port of a real {board.name}"
+        return f"no emulator of a {board.name} is known; give the port of a real one (-p)"
     if device.emulator == "qemu" and shutil.which("qemu-system-arm") is None:
-        return "qemu-system-arm (Debian: qemu-system-arm)"
+        return f"to emulate a {board.name}, install qemu-system-arm (Debian: qemu-system-arm)"
     if device.emulator == "rp2040js" and (
         shutil.which("node") is None or shutil.which("npm") is None
     ):
-        return "node and npm (Debian: nodejs npm)"
+        return f"to emulate a {board.name}, install node and npm (Debian: nodejs npm)"
     return None
 
 
@@ -117,7 +115,8 @@ def _command(device: Device, firmware: Firmware, flash: Path, cut: int) -> list[
     script = Path(str(resources.files("qedge.firmware"))) / "emulator" / "rp2040.mjs"
     binary = firmware.path.with_suffix(".bin")
     if not binary.exists():
-        write_whole(binary, flat(firmware.path, device.flash_at))
+        with new_file(binary) as file:
+            file.write(flat(firmware.path, device.flash_at))
     found = ["node", str(script), str(_rp2040js()), str(flash), str(binary)]
     return found + ([str(cut)] if cut else [])
 
@@ -140,7 +139,7 @@ class Emulator:
         self.board = board
         self._device = device_of(board)
         if need := missing(board):
-            raise NoBoardError(f"{board.name} cannot be emulated here; install {need}")
+            raise NoBoardError(need)
         self._flash = flash
         self._firmware = firmware or build(board)
         self._cut = cut

@@ -29,11 +29,6 @@ FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-W
 BARE = ["-ffunction-sections", "-fdata-sections"]
 GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
 LINK = ["-Wl,--gc-sections"]
-# Calls that go to runtime/engine/float_m0.c: on a Cortex-M0+ all of them, on an M3 division.
-WRAPPED = {
-    "-mcpu=cortex-m0plus": ("__aeabi_fdiv", "__aeabi_fmul", "__aeabi_fadd", "__aeabi_fsub"),
-    "-mcpu=cortex-m3": ("__aeabi_fdiv",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +176,7 @@ def build(
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as work:
             link = list(LINK)
-            for flag in device.cpu:
-                link += [f"-Wl,--wrap={name}" for name in WRAPPED.get(flag, ())]
+            link += [f"-Wl,--wrap={name}" for name in device.wrap]
             if device.port != "host":
                 (Path(work) / "board.ld").write_text(script, "utf-8")
                 link.append(f"-Wl,-T,{Path(work) / 'board.ld'}")

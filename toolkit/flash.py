@@ -20,9 +20,11 @@ from qedge.toolkit import signature
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import DIGEST_BYTES
+from qedge.toolkit.link.frame import encode
 
 Progress = Callable[[str, int, int], None]  # step, done, of
 WRITE_BYTES = 1024  # in one message, a multiple of every board's page
+WRITE_HEAD_BYTES = 55  # of its packet beside them: SMP's 8, and the keys and numbers
 DIGESTS_AT_ONCE = 64
 
 
@@ -49,10 +51,10 @@ class Plan:
         return sum(min(block, self.image_bytes - n * block) for n in self.sent)
 
     def seconds(self, baud: int) -> float:
-        """What sending takes on a line of this speed: base64, and 10 bits a byte; other work
-        not counted."""
-        lines = len(self.sent) * self.hello.block * (WRITE_BYTES + 70) / WRITE_BYTES * 4 / 3
-        return lines * 10 / baud
+        """What sending takes on a line of this speed, 10 bits a byte; other work not
+        counted."""
+        message = len(encode(bytes(WRITE_BYTES + WRITE_HEAD_BYTES)))
+        return len(self.sent) * (self.hello.block // WRITE_BYTES) * message * 10 / baud
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +81,19 @@ def check_board(hello: Hello, board: Board, port: str) -> None:
         )
 
 
-def check_fit(image: Image, path: Path, hello: Hello, board: Board) -> None:
-    """WrongBoardError or BudgetError when the image is not one for this board."""
-    check_image(image, path, hello.capacity, hello.arena, board)
-
-
-def check_image(image: Image, path: Path, capacity: int, arena: int, board: Board) -> None:
-    """As check_fit, for a slot of `capacity` bytes and an arena of `arena`."""
+def check_image(
+    image: Image, size: int, path: Path, capacity: int, arena: int, board: Board
+) -> None:
+    """WrongBoardError or BudgetError unless an image that takes `size` bytes with its signature
+    is for this board, a slot of `capacity` bytes and an arena of `arena`."""
     if image.plan["board"] != board.name:
         raise WrongBoardError(
             f"{path}: was built for {image.plan['board']}, not for {board.name}; build it with "
             f"-b {board.name}"
         )
-    if image.bytes > capacity:
+    if size > capacity:
         raise BudgetError(
-            f"{path}: {image.bytes:,} bytes, a slot of {board.name} holds {capacity:,}; "
+            f"{path}: {size:,} bytes, a slot of {board.name} holds {capacity:,}; "
             "take a smaller quantization or model"
         )
     if image.plan["arena_bytes"] > arena:
@@ -128,8 +128,8 @@ def plan(device: Device, path: Path, board: Board) -> Plan:
     verify_image(image, path)
     hello = device.hello()
     check_board(hello, board, device.name)
-    check_fit(image, path, hello, board)
     data = data[: signature.end(data, image.bytes)]
+    check_image(image, len(data), path, hello.capacity, hello.arena, board)
     if hello.key is not None:
         signature.check(data, image, path, hello.key, hello.floor)
     image_id = image.id.hex()

@@ -67,7 +67,7 @@ class BoardUnderTest:
 
         run = remote.Run(self.device, prompt, max_tokens, **options)
         text = "".join(run)
-        fields = run.times.fields(self.hello, self.board) if run.times else {}
+        fields = run.times.fields(self.hello, self.board)
         return Answer(text, run.tokens, run.finish_reason, fields)
 
     def test(self) -> str:
@@ -131,7 +131,7 @@ def board(
             device.close()
         return
     if need := missing(chosen):
-        _absent(f"{chosen.name} cannot be emulated here; install {need}, or give --port")
+        _absent(f"{need}; or give --port")
     place = tmp_path_factory.mktemp("board") / "flash.bin"
     try:
         emulator = Emulator(chosen, place)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median_low
 from typing import Any
 
 from qedge.runtime.errors import UsageError
@@ -20,11 +21,11 @@ from qedge.toolkit.link.device import float_bits
 class Times:
     """Of one run or measurement, in ticks of the device's clock."""
 
-    prompt_tokens: int
-    decoded_tokens: int  # those that decode_ticks are for
-    prefill_ticks: int
-    decode_ticks: int
-    first_ticks: int
+    prompt_tokens: int = 0
+    decoded_tokens: int = 0  # those that decode_ticks are for
+    prefill_ticks: int = 0
+    decode_ticks: int = 0
+    first_ticks: int = 0
 
     def fields(self, hello: Hello, board: Board) -> dict[str, Any]:
         """What --json has of them: rates on silicon, instructions on an emulator."""
@@ -95,13 +96,15 @@ class Run:
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self.logits_hash: str | None = None
-        self.times: Times | None = None
+        self.times = Times()
 
     def __iter__(self) -> Iterator[str]:
         text = StopText(list(self._stop))
         for step in self._device.job("run", **self._values):
             if "token" in step:
                 self.tokens.append(step["token"])
+                self.times = times(step, len(self.tokens) - 1)
+                self.logits_hash = step["hash"].hex() if "hash" in step else None
             if piece := text.add(step.get("text", b"")):
                 yield piece
             if text.stopped:
@@ -109,8 +112,6 @@ class Run:
                 return
             if step.get("done"):
                 self.finish_reason = step.get("reason")
-                self.logits_hash = step["hash"].hex() if "hash" in step else None
-                self.times = times(step, len(self.tokens) - 1)
         if rest := text.finish():
             yield rest
 
@@ -126,10 +127,20 @@ def times(step: dict[str, Any], decoded: int) -> Times:
     )
 
 
-def bench(device: Device, *, prompt_tokens: int, decode_tokens: int, depth: int) -> Times:
-    """Prefill of `prompt_tokens`, then `decode_tokens` one by one behind `depth` tokens."""
+def bench(
+    device: Device, *, prompt_tokens: int, decode_tokens: int, depth: int, repeat: int = 1
+) -> Times:
+    """Prefill of `prompt_tokens`, then `decode_tokens` one by one behind `depth` tokens; the
+    medians of `repeat`."""
+    if repeat < 1:
+        raise UsageError(f"--repeat {repeat}: it must be at least 1")
     values = {"prompt": prompt_tokens, "decode": decode_tokens, "depth": max(1, depth)}
-    return times(device.finish("bench", **values), decode_tokens)
+    found = [times(device.finish("bench", **values), decode_tokens) for _ in range(repeat)]
+    return replace(
+        found[0],
+        prefill_ticks=median_low(one.prefill_ticks for one in found),
+        decode_ticks=median_low(one.decode_ticks for one in found),
+    )
 
 
 def test(device: Device) -> str:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from qedge.runtime._engine import Image
 from qedge.runtime.errors import ImageError, UsageError, WriteError
 from qedge.runtime.image import open_image, verify_image
-from qedge.toolkit.elf import write_whole
+from qedge.toolkit.image import new_file
 
 MAGIC, VERSION, CONTEXT = b"QEDGESIG", 1, b"qedge image v1\n\0"
 _TRAILER = struct.Struct("<8s2I64s")
@@ -71,10 +71,8 @@ def sign(path: Path, key: Ed25519PrivateKey, counter: int) -> None:
     verify_image(image, path)
     data = path.read_bytes()[: image.bytes]
     trailer = _TRAILER.pack(MAGIC, VERSION, counter, key.sign(_message(image.id, counter)))
-    try:
-        write_whole(path, data + trailer)
-    except OSError as error:
-        raise WriteError(f"{path}: {error.strerror}; it was not signed") from error
+    with new_file(path) as file:
+        file.write(data + trailer)
 
 
 def new_key(path: Path) -> Path:

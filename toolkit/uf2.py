@@ -12,10 +12,12 @@ from pathlib import Path
 
 from qedge.runtime.errors import ImageError, NoBoardError
 from qedge.runtime.image import open_image, verify_image
+from qedge.toolkit import signature
 from qedge.toolkit.board import Board, device_of
-from qedge.toolkit.elf import flat, write_whole
+from qedge.toolkit.elf import flat
 from qedge.toolkit.firmware import build
 from qedge.toolkit.flash import check_image
+from qedge.toolkit.image import new_file
 
 FIRST, SECOND, LAST = 0x0A324655, 0x9E5D5157, 0x0AB16F30
 FAMILY_GIVEN = 0x2000
@@ -62,8 +64,9 @@ def write(board: Board, image: Path, output: Path) -> tuple[Path, Path]:
         raise NoBoardError(f"{board.name} has no boot ROM that takes UF2 files; flash it by -p")
     opened = open_image(image)
     verify_image(opened, image)
-    check_image(opened, image, device.image_bytes, device.arena_bytes, board)
-    data = image.read_bytes()[: opened.bytes]
+    data = image.read_bytes()
+    data = data[: signature.end(data, opened.bytes)]
+    check_image(opened, len(data), image, device.image_bytes, device.arena_bytes, board)
     firmware = flat(build(board).path, device.flash_at)
     slot = device.flash_at + device.slot_at
     stem = output.name.removesuffix(".uf2")
@@ -76,6 +79,7 @@ def write(board: Board, image: Path, output: Path) -> tuple[Path, Path]:
         ("model", records + data, slot, for_model),
     ):
         path = output.with_name(f"{stem}-{what}.uf2")
-        write_whole(path, encode(bytes_, address, family, device.erase_bytes))
+        with new_file(path) as file:
+            file.write(encode(bytes_, address, family, device.erase_bytes))
         files.append(path)
     return files[0], files[1]

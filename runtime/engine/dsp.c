@@ -1,23 +1,7 @@
 /* dsp.c - the kernels of Arm processors with products of half-word pairs: Cortex-M4, M7 and M33,
  * and ARMv6 (Pi Zero). Equal to portable.c. */
 #if defined(__arm__) && defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_FEATURE_MVE)
-#include "kernels.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#define FOURS_AT_ONCE 1
-
-typedef const int8_t *columns; /* read as they are */
-
-INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
-{
-    (void)n;
-    *c = x;
-}
-
-INLINE void prepare_q4(const int8_t *x, columns *c)
-{
-    *c = x;
-}
+#include "fours_float.h"
 
 /* Bytes 0 and 2, or 1 and 3, as signed half-words. */
 INLINE uint32_t even(uint32_t word)
@@ -115,30 +99,6 @@ INLINE void sums_q4(const uint8_t *w, const columns *of, int32_t s, int32_t isum
     isum[1] = b;
     isum[2] = c;
     isum[3] = d;
-}
-
-INLINE float half_at(const uint8_t *p)
-{
-#if defined(__ARM_FP) && __ARM_ARCH_PROFILE == 'M' /* FPv4 converts halves, subnormal ones too */
-    float value;
-    __asm__("vmov %0, %1\n\tvcvtb.f32.f16 %0, %0"
-            : "=t"(value)
-            : "r"((uint32_t)*(const uint16_t *)__builtin_assume_aligned(p, 2)));
-    return value;
-#else
-    return qe_half_to_float(qe_load16(p));
-#endif
-}
-
-INLINE void add_block(float acc[4], const uint8_t *scales, float d, const int32_t isum[4])
-{
-    for (int r = 0; r < 4; r++)
-        acc[r] = acc[r] + (half_at(scales + 2 * r) * d) * (float)isum[r];
-}
-
-INLINE float add_scaled(float to, float d, int32_t isum)
-{
-    return to + d * (float)isum;
 }
 
 #include "fours.h"

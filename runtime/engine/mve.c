@@ -3,23 +3,7 @@
 #if defined(__arm__) && defined(__ARM_FEATURE_MVE)
 #include <arm_mve.h>
 
-#include "kernels.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#define FOURS_AT_ONCE 1
-
-typedef const int8_t *columns; /* read as they are */
-
-INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
-{
-    (void)n;
-    *c = x;
-}
-
-INLINE void prepare_q4(const int8_t *x, columns *c)
-{
-    *c = x;
-}
+#include "fours_float.h"
 
 /* A row's words, `step` bytes apart. */
 INLINE int8x16_t row_words(const uint8_t *w, uint32x4_t at)
@@ -37,18 +21,17 @@ INLINE uint32x4_t steps_of(uint32_t step)
 INLINE void sums_short(const uint8_t *w, size_t step, uint32_t n, const int8_t *x,
                        int32_t isum[4])
 {
-    const mve_pred16_t some = vctp8q(16);
     for (int r = 0; r < 4; r++)
         isum[r] = 0;
     for (uint32_t i = 0; i < n; i += 4) {
         const uint32_t left = n - i < 4 ? n - i : 4;
         const mve_pred16_t words = vctp32q(left), bytes = vctp8q(left * 4);
-        const int8x16_t columns = vldrbq_z_s8(x + 4 * i, bytes);
+        const int8x16_t four = vldrbq_z_s8(x + 4 * i, bytes);
         const uint32x4_t at = steps_of((uint32_t)step);
         for (int r = 0; r < 4; r++) {
             const int8x16_t row = vreinterpretq_s8_s32(vldrwq_gather_offset_z_s32(
                 (const int32_t *)(const void *)(w + i * step + 4 * r), at, words));
-            isum[r] = vmladavaq_p_s8(isum[r], row, columns, some & bytes);
+            isum[r] = vmladavaq_p_s8(isum[r], row, four, bytes);
         }
     }
 }
@@ -81,26 +64,6 @@ INLINE void sums_q4(const uint8_t *w, const columns *of, int32_t s, int32_t isum
         const int32_t sum = vmladavaq_s8(-8 * s, vandq_s8(both, nibble), low);
         isum[r] = vmladavaq_s8(sum, vreinterpretq_s8_u8(upper), high);
     }
-}
-
-INLINE float half_at(const uint8_t *p)
-{
-    float value;
-    __asm__("vmov %0, %1\n\tvcvtb.f32.f16 %0, %0"
-            : "=t"(value)
-            : "r"((uint32_t)*(const uint16_t *)__builtin_assume_aligned(p, 2)));
-    return value;
-}
-
-INLINE void add_block(float acc[4], const uint8_t *scales, float d, const int32_t isum[4])
-{
-    for (int r = 0; r < 4; r++)
-        acc[r] = acc[r] + (half_at(scales + 2 * r) * d) * (float)isum[r];
-}
-
-INLINE float add_scaled(float to, float d, int32_t isum)
-{
-    return to + d * (float)isum;
 }
 
 #include "fours.h"

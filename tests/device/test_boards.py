@@ -35,7 +35,6 @@ def test_a_board_computes_what_this_machine_does(
         made = remote.Run(device, "Hello there", 8, hash=True, temperature=0.8, seed=3)
         assert "".join(made) == text and made.logits_hash == digest
         hello = device.hello()
-        assert made.times is not None
         fields = made.times.fields(hello, board)
         assert fields["emulated"] and fields["emulated_instructions_per_token"] > 1000
         assert fields["decode_tokens_per_second"] is None

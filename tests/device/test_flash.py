@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,8 +213,14 @@ def test_a_stop_text_ends_the_answer(board: Device, make_image: MakeImage, sim: 
     put(board, make_image("sim"), sim)
     whole = "".join(remote.Run(board, "Hello", 30))
     stop = whole[8:10]
-    made = remote.Run(board, "Hello", 30, stop=[stop])
+    made = remote.Run(board, "Hello", 30, stop=[stop], hash=True)
     assert "".join(made) == whole[: whole.index(stop)] and made.finish_reason == "stop"
+    assert made.times.prompt_tokens > 0 and made.times.prefill_ticks > 0
+    with Model.open(make_image("sim")) as model:
+        assert "".join(model.generate("Hello", 30, stop=[stop], hash=True)) == "".join(
+            whole[: whole.index(stop)]
+        )
+        assert (made.tokens, made.logits_hash) == (model.tokens, model.logits_hash())
 
 
 def test_one_byte_less_of_arena_or_slot_is_too_little(
@@ -224,11 +229,13 @@ def test_one_byte_less_of_arena_or_slot_is_too_little(
     path = make_image("sim")
     image, hello = open_image(path), board.hello()
     arena = image.plan["arena_bytes"]
-    flash.check_fit(image, path, replace(hello, arena=arena, capacity=image.bytes), sim)
+    flash.check_image(image, image.bytes, path, image.bytes, arena, sim)
     with pytest.raises(BudgetError, match="arena"):
-        flash.check_fit(image, path, replace(hello, arena=arena - 1), sim)
+        flash.check_image(image, image.bytes, path, hello.capacity, arena - 1, sim)
     with pytest.raises(BudgetError, match="slot"):
-        flash.check_fit(image, path, replace(hello, capacity=image.bytes - 1), sim)
+        flash.check_image(image, image.bytes, path, image.bytes - 1, hello.arena, sim)
+    with pytest.raises(BudgetError, match="slot"):  # its signature counts, too
+        flash.check_image(image, image.bytes + 80, path, image.bytes + 79, arena, sim)
 
 
 def test_a_model_that_is_too_large_for_a_slot_is_not_built(make_image: MakeImage) -> None:

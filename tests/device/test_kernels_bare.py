@@ -11,7 +11,7 @@ import pytest
 from conformance.test_kernels_equal import KERNELS_V1
 
 from qedge.toolkit.board import device_of, load
-from qedge.toolkit.firmware import WRAPPED, folders
+from qedge.toolkit.firmware import folders
 
 CHECK = Path(__file__).parents[1] / "conformance"
 SCRIPT = """
@@ -41,8 +41,7 @@ def test_the_board_s_kernels_equal_portable(name: str, tmp_path: Path) -> None:
     command += [str(Path(__file__).with_name("bare.c")), *map(str, checks)]
     command += [*map(str, sorted((engine / "engine").glob("*.c"))), "-nostartfiles"]
     command += ["--specs=rdimon.specs", f"-Wl,-T,{script},--no-warn-rwx-segments"]
-    for flag in device.cpu:  # the float routines that the firmware has, too
-        command += [f"-Wl,--wrap={name}" for name in WRAPPED.get(flag, ())]
+    command += [f"-Wl,--wrap={name}" for name in device.wrap]
     command += ["-ffunction-sections", "-Wl,--gc-sections"]
     subprocess.run([*command, "-lm", "-o", str(program)], check=True)
     machine = ["qemu-system-arm", "-M", device.machine, "-display", "none", "-monitor", "none"]

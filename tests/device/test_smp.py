@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
 from device.conftest import MakeImage, put
+from smpclient import SMPClient
+from smpclient.generics import success
+from smpclient.requests.image_management import (
+    ImageErase,
+    ImageStatesRead,
+    ImageStatesWrite,
+)
+from smpclient.requests.os_management import EchoWrite, MCUMgrParametersRead, ResetWrite
+from smpclient.transport.serial import SMPSerialTransport
 
 from qedge.toolkit import remote
 from qedge.toolkit.board import Board
 from qedge.toolkit.emulator import Emulator
 
-smpclient = pytest.importorskip("smpclient", reason="pip install -e '.[test]'")
-
 
 def test_smpclient_uploads_confirms_and_resets(
     sim: Board, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    from smpclient import SMPClient
-    from smpclient.generics import success
-    from smpclient.requests.image_management import (
-        ImageErase,
-        ImageStatesRead,
-        ImageStatesWrite,
-    )
-    from smpclient.requests.os_management import EchoWrite, MCUMgrParametersRead, ResetWrite
-    from smpclient.transport.serial import SMPSerialTransport
-
     old, new = make_image("sim", seed=1), make_image("sim", seed=2)
 
     async def talk(port: str) -> None:

@@ -98,6 +98,15 @@ def run(
             )
 
 
+def memory_of(hello: Any) -> dict[str, int]:
+    """What a board's RAM holds for a session: the arena is static, so all of it counts."""
+    return {
+        "arena_bytes": hello.arena,
+        "stack_used_bytes": hello.stack_used,
+        "peak_rss_bytes": hello.arena + hello.stack_used,
+    }
+
+
 def _run_there(
     board: Any, port: str | None, text: bytes, as_json: bool, with_hash: bool, options: Any
 ) -> None:
@@ -117,11 +126,10 @@ def _run_there(
         "text": "".join(pieces),
         "tokens": made.tokens,
         "finish_reason": made.finish_reason,
-        "prompt_tokens": made.times.prompt_tokens if made.times else None,
+        "prompt_tokens": made.times.prompt_tokens,
         "generated_tokens": len(made.tokens),
-        **(made.times.fields(hello, board) if made.times else {}),
-        "arena_bytes": hello.arena,
-        "stack_used_bytes": after.stack_used,
+        **made.times.fields(hello, board),
+        **memory_of(after),
         "kernels": hello.kernels,
         "image_id": hello.image_id,
         "board_id": hello.board_id,
@@ -141,7 +149,7 @@ def _run_there(
 @click.option("--prompt-tokens", type=int, help="Default: 512, on a microcontroller 16.")
 @click.option("--decode-tokens", type=int, help="Default: 128, on a microcontroller 16.")
 @click.option("--depth", default=0, show_default=True, help="Tokens before decode starts.")
-@click.option("--repeat", default=3, show_default=True)
+@click.option("--repeat", type=int, help="Default: 3; on emulated boards, which count, 1.")
 @port_option
 @model_options
 @json_option
@@ -150,7 +158,7 @@ def bench(
     prompt_tokens: int | None,
     decode_tokens: int | None,
     depth: int,
-    repeat: int,
+    repeat: int | None,
     port: str | None,
     as_json: bool,
     **options: Any,
@@ -163,15 +171,20 @@ def bench(
 
         prompt_tokens, decode_tokens = prompt_tokens or 16, decode_tokens or 16
         with connected(board, port) as (device, hello):
+            repeat = (1 if hello.emulated else 3) if repeat is None else repeat
             times = bench_there(
-                device, prompt_tokens=prompt_tokens, decode_tokens=decode_tokens, depth=depth
+                device,
+                prompt_tokens=prompt_tokens,
+                decode_tokens=decode_tokens,
+                depth=depth,
+                repeat=repeat,
             )
             after = device.hello()
         fields = {
             **times.fields(hello, board),
-            "arena_bytes": hello.arena,
-            "stack_used_bytes": after.stack_used,
+            **memory_of(after),
             "kernels": hello.kernels,
+            "repeat": repeat,
             "threads": 1,
             "prompt_tokens": prompt_tokens,
             "decode_tokens": decode_tokens,
@@ -186,6 +199,7 @@ def bench(
     from qedge.toolkit.measure import measure
 
     prompt_tokens, decode_tokens = prompt_tokens or 512, decode_tokens or 128
+    repeat = 3 if repeat is None else repeat
     with open_model(target, options) as model, show.bar(True) as tell:
         found = measure(
             model,

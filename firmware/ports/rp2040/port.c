@@ -2,118 +2,33 @@
  * the SSI, written by commands from SRAM while nothing can be read from it.
  * Source: RP2040 datasheet (2.6.3 XIP, 2.15 clocks, 2.18 PLL, 4.2 UART, 4.6 timer, 4.7 watchdog,
  * 4.10 SSI); Winbond W25Q16JV (commands, status register 2). */
-#include "port.h"
-
-#define REGISTER(address) (*(volatile uint32_t *)(uintptr_t)(address))
-#define SET(address) REGISTER((address) + 0x2000) /* writing sets the bits that are 1 */
-#define CLEAR(address) REGISTER((address) + 0x3000)
-#define IN_RAM __attribute__((section(".ramfunc"), noinline, long_call))
 
 enum {
     RESETS = 0x4000C000,
-    RESETS_DONE = RESETS + 8,
     CLOCKS = 0x40008000,
-    REF_CTRL = CLOCKS + 0x30,
-    REF_SELECTED = CLOCKS + 0x38,
-    SYS_CTRL = CLOCKS + 0x3C,
-    SYS_SELECTED = CLOCKS + 0x44,
-    PERI_CTRL = CLOCKS + 0x48,
     IO_BANK0 = 0x40014000,
     QSPI_SS_CTRL = 0x4001800C,
     XOSC = 0x40024000,
     PLL_SYS = 0x40028000,
     UART0 = 0x40034000,
-    TIMER = 0x40054000,
+    TIMER0 = 0x40054000,
     WATCHDOG = 0x40058000,
     WATCHDOG_TICK = WATCHDOG + 0x2C,
     PSM_WDSEL = 0x40010008,
     PLATFORM = 0x40000004,
     XIP_FLUSH = 0x14000004,
-    SSI = 0x18000000
+    SSI = 0x18000000,
+    UART0_IRQ = 20
 };
 
-#define IRQ_ENABLE REGISTER(0xE000E100u)
-#define IRQ_FORGET REGISTER(0xE000E280u)
-enum { UART0_IRQ = 1 << 20 };
-
-/* ---- clocks and line ---- */
-
-static void open_clocks(void)
-{
-    REGISTER(XOSC + 0x0C) = 47;                  /* start-up: 1 ms at 12 MHz */
-    REGISTER(XOSC) = 0xFABu << 12 | 0xAA0;       /* enable, 1 to 15 MHz */
-    while (!(REGISTER(XOSC + 4) & 1u << 31))
-        ;
-    REGISTER(REF_CTRL) = 2; /* the reference is the crystal */
-    while (!(REGISTER(REF_SELECTED) & 1u << 2))
-        ;
-    CLEAR(SYS_CTRL) = 1; /* off the PLL while it is set */
-    while (!(REGISTER(SYS_SELECTED) & 1))
-        ;
-    const uint32_t pll = 1u << 12;
-    SET(RESETS) = pll;
-    CLEAR(RESETS) = pll;
-    while (!(REGISTER(RESETS_DONE) & pll))
-        ;
-    REGISTER(PLL_SYS) = 1;          /* the crystal's 12 MHz undivided */
-    REGISTER(PLL_SYS + 8) = 125;    /* times 125: 1500 MHz */
-    CLEAR(PLL_SYS + 4) = 1 | 1 << 5; /* power to it and to its oscillator */
-    while (!(REGISTER(PLL_SYS) & 1u << 31))
-        ;
-    REGISTER(PLL_SYS + 0x0C) = 6u << 16 | 2u << 12; /* by 6 and by 2: 125 MHz */
-    CLEAR(PLL_SYS + 4) = 1 << 3;
-    REGISTER(SYS_CTRL) = 0; /* auxiliary source: the PLL */
-    SET(SYS_CTRL) = 1;
-    while (!(REGISTER(SYS_SELECTED) & 2))
-        ;
-    REGISTER(PERI_CTRL) = 1u << 11; /* from clk_sys */
-    REGISTER(WATCHDOG_TICK) = 1u << 9 | 12; /* the timer's microsecond */
-}
+#include "cortex/raspberry.h"
 
 static void open_line(void)
 {
-    const uint32_t parts = 1u << 22 | 1u << 21 | 1u << 8 | 1u << 5; /* UART 0, timer, pads, IO */
-    CLEAR(RESETS) = parts;
-    while ((REGISTER(RESETS_DONE) & parts) != parts)
-        ;
-    REGISTER(UART0 + 0x24) = 67; /* 115,200 baud: 125 MHz / 16 / (67 + 52 / 64) */
-    REGISTER(UART0 + 0x28) = 52;
-    REGISTER(UART0 + 0x2C) = 3u << 5 | 1u << 4; /* 8 bits, FIFOs */
-    REGISTER(UART0 + 0x30) = 1u << 9 | 1u << 8 | 1;
-    REGISTER(UART0 + 0x34) = 0;                 /* interrupt at an eighth of the FIFO */
-    REGISTER(UART0 + 0x38) = 1u << 6 | 1u << 4; /* or when it has been quiet */
+    out_of_reset(1u << 22 | 1u << 21 | 1u << 8 | 1u << 5); /* UART 0, timer, pads, IO */
+    open_uart(67, 52);             /* 115,200 baud: 125 MHz / 16 / (67 + 52 / 64) */
     REGISTER(IO_BANK0 + 0x04) = 2; /* GPIO 0: transmit, GPIO 1: receive */
     REGISTER(IO_BANK0 + 0x0C) = 2;
-    IRQ_ENABLE = UART0_IRQ; /* wakes the processor; is never entered */
-}
-
-uint8_t port_read(void)
-{
-    for (;;) {
-        IRQ_FORGET = UART0_IRQ; /* comes again while the FIFO holds something */
-        if (!(REGISTER(UART0 + 0x18) & 1u << 4))
-            return (uint8_t)REGISTER(UART0);
-        __asm volatile("wfi");
-    }
-}
-
-void port_write(const uint8_t *bytes, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        while (REGISTER(UART0 + 0x18) & 1u << 5)
-            ;
-        REGISTER(UART0) = bytes[i];
-    }
-}
-
-uint64_t port_ticks(void)
-{
-    uint32_t high, low;
-    do {
-        high = REGISTER(TIMER + 0x24);
-        low = REGISTER(TIMER + 0x28);
-    } while (high != REGISTER(TIMER + 0x24));
-    return (uint64_t)high << 32 | low;
 }
 
 /* ---- flash ---- */
@@ -246,14 +161,10 @@ static IN_RAM void open_flash(void)
 void port_open(void)
 {
     __asm volatile("cpsid i");
-    open_clocks();
+    start_clocks(1u << 12, 6, 2);           /* 125 MHz */
+    REGISTER(WATCHDOG_TICK) = 1u << 9 | 12; /* the timer's microsecond */
     open_line();
     open_flash();
-}
-
-const uint8_t *port_flash(void)
-{
-    return (const uint8_t *)(uintptr_t)QF_FLASH_AT;
 }
 
 void port_erase(uint32_t offset)
@@ -282,8 +193,7 @@ int port_emulated(void)
 
 void port_reset(void)
 {
-    while (REGISTER(UART0 + 0x18) & 1u << 3) /* the last answer has to leave first */
-        ;
+    drain_uart();
     REGISTER(PSM_WDSEL) = 0x1FFFC; /* all but the oscillators */
     SET(WATCHDOG) = 1u << 31;
     for (;;)

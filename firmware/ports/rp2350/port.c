@@ -3,25 +3,9 @@
  * emulator of this chip is known, so it was never run.
  * Source: RP2350 datasheet (5.9 image definitions, 7.5 resets, 8.1 clocks, 8.5 ticks, 8.6 PLL,
  * 9.11 pads, 12.1 UART, 12.8 timer, 12.9 watchdog, 12.14 QMI, 13 OTP). */
-#include "port.h"
-
-#define REGISTER(address) (*(volatile uint32_t *)(uintptr_t)(address))
-#define SET(address) REGISTER((address) + 0x2000u) /* writing sets the bits that are 1 */
-#define CLEAR(address) REGISTER((address) + 0x3000u)
-#define IN_RAM __attribute__((section(".ramfunc"), noinline, long_call))
-
-/* What the boot ROM looks for in the first 4 KiB: an executable for Arm, secure. */
-__attribute__((section(".vectors.definition"), used)) static const uint32_t definition[5] = {
-    0xFFFFDED3, 0x10210142, 0x000001FF, 0, 0xAB123579};
 
 #define RESETS 0x40020000u
-#define RESETS_DONE (RESETS + 8)
 #define CLOCKS 0x40010000u
-#define REF_CTRL (CLOCKS + 0x30)
-#define REF_SELECTED (CLOCKS + 0x38)
-#define SYS_CTRL (CLOCKS + 0x3C)
-#define SYS_SELECTED (CLOCKS + 0x44)
-#define PERI_CTRL (CLOCKS + 0x48)
 #define IO_BANK0 0x40028000u
 #define PADS_BANK0 0x40038000u
 #define XOSC 0x40048000u
@@ -36,93 +20,22 @@ __attribute__((section(".vectors.definition"), used)) static const uint32_t defi
 #define XIP_MAINTAIN 0x18000000u
 
 enum { UART0_IRQ = 33 };
-#define IRQ_ENABLE REGISTER(0xE000E100u + UART0_IRQ / 32 * 4)
-#define IRQ_FORGET REGISTER(0xE000E280u + UART0_IRQ / 32 * 4)
-static const uint32_t UART0_BIT = 1u << UART0_IRQ % 32;
 
-/* ---- clocks and line ---- */
+#include "cortex/raspberry.h"
 
-static void out_of_reset(uint32_t parts)
-{
-    CLEAR(RESETS) = parts;
-    while ((REGISTER(RESETS_DONE) & parts) != parts)
-        ;
-}
-
-static void open_clocks(void)
-{
-    REGISTER(XOSC + 0x0C) = 47;            /* start-up: 1 ms at 12 MHz */
-    REGISTER(XOSC) = 0xFABu << 12 | 0xAA0; /* enable, 1 to 15 MHz */
-    while (!(REGISTER(XOSC + 4) & 1u << 31))
-        ;
-    REGISTER(REF_CTRL) = 2; /* the reference is the crystal */
-    while (!(REGISTER(REF_SELECTED) & 1u << 2))
-        ;
-    CLEAR(SYS_CTRL) = 1; /* off the PLL while it is set */
-    while (!(REGISTER(SYS_SELECTED) & 1))
-        ;
-    SET(RESETS) = 1u << 14;
-    out_of_reset(1u << 14);
-    REGISTER(PLL_SYS) = 1;           /* the crystal's 12 MHz undivided */
-    REGISTER(PLL_SYS + 8) = 125;     /* times 125: 1500 MHz */
-    CLEAR(PLL_SYS + 4) = 1 | 1 << 5; /* power to it and to its oscillator */
-    while (!(REGISTER(PLL_SYS) & 1u << 31))
-        ;
-    REGISTER(PLL_SYS + 0x0C) = 5u << 16 | 2u << 12; /* by 5 and by 2: 150 MHz */
-    CLEAR(PLL_SYS + 4) = 1 << 3;
-    REGISTER(SYS_CTRL) = 0; /* auxiliary source: the PLL */
-    SET(SYS_CTRL) = 1;
-    while (!(REGISTER(SYS_SELECTED) & 2))
-        ;
-    REGISTER(PERI_CTRL) = 1u << 11;   /* from clk_sys */
-    REGISTER(TICKS_TIMER0 + 4) = 12; /* the timer's microsecond */
-    REGISTER(TICKS_TIMER0) = 1;
-}
+/* What the boot ROM looks for in the first 4 KiB: an executable for Arm, secure. */
+__attribute__((section(".vectors.definition"), used)) static const uint32_t definition[5] = {
+    0xFFFFDED3, 0x10210142, 0x000001FF, 0, 0xAB123579};
 
 static void open_line(void)
 {
     out_of_reset(1u << 26 | 1u << 23 | 1u << 9 | 1u << 6); /* UART 0, timer 0, pads, IO */
-    REGISTER(UART0 + 0x24) = 81; /* 115,200 baud: 150 MHz / 16 / (81 + 24 / 64) */
-    REGISTER(UART0 + 0x28) = 24;
-    REGISTER(UART0 + 0x2C) = 3u << 5 | 1u << 4; /* 8 bits, FIFOs */
-    REGISTER(UART0 + 0x30) = 1u << 9 | 1u << 8 | 1;
-    REGISTER(UART0 + 0x34) = 0;                 /* interrupt at an eighth of the FIFO */
-    REGISTER(UART0 + 0x38) = 1u << 6 | 1u << 4; /* or when it has been quiet */
+    open_uart(81, 24); /* 115,200 baud: 150 MHz / 16 / (81 + 24 / 64) */
     for (uint32_t pin = 0; pin < 2; pin++) { /* transmit, receive */
         REGISTER(IO_BANK0 + 8 * pin + 4) = 2;
         SET(PADS_BANK0 + 4 + 4 * pin) = 1u << 6;   /* input enabled */
         CLEAR(PADS_BANK0 + 4 + 4 * pin) = 1u << 8; /* no longer isolated */
     }
-    IRQ_ENABLE = UART0_BIT; /* wakes the processor; is never entered */
-}
-
-uint8_t port_read(void)
-{
-    for (;;) {
-        IRQ_FORGET = UART0_BIT; /* comes again while the FIFO holds something */
-        if (!(REGISTER(UART0 + 0x18) & 1u << 4))
-            return (uint8_t)REGISTER(UART0);
-        __asm volatile("wfi");
-    }
-}
-
-void port_write(const uint8_t *bytes, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        while (REGISTER(UART0 + 0x18) & 1u << 5)
-            ;
-        REGISTER(UART0) = bytes[i];
-    }
-}
-
-uint64_t port_ticks(void)
-{
-    uint32_t high, low;
-    do {
-        high = REGISTER(TIMER0 + 0x24);
-        low = REGISTER(TIMER0 + 0x28);
-    } while (high != REGISTER(TIMER0 + 0x24));
-    return (uint64_t)high << 32 | low;
 }
 
 /* ---- flash ---- */
@@ -183,13 +96,10 @@ static void change_at(uint8_t what, uint32_t offset, const uint8_t *data, uint32
 void port_open(void)
 {
     __asm volatile("cpsid i");
-    open_clocks();
+    start_clocks(1u << 14, 5, 2);    /* 150 MHz */
+    REGISTER(TICKS_TIMER0 + 4) = 12; /* the timer's microsecond */
+    REGISTER(TICKS_TIMER0) = 1;
     open_line();
-}
-
-const uint8_t *port_flash(void)
-{
-    return (const uint8_t *)(uintptr_t)QF_FLASH_AT;
 }
 
 void port_erase(uint32_t offset)
@@ -218,8 +128,7 @@ int port_emulated(void)
 
 void port_reset(void)
 {
-    while (REGISTER(UART0 + 0x18) & 1u << 3) /* the last answer has to leave first */
-        ;
+    drain_uart();
     REGISTER(PSM_WDSEL) = 0x01FFFFE3; /* all but the oscillators */
     SET(WATCHDOG) = 1u << 31;
     for (;;)

@@ -1,6 +1,6 @@
-/* float_m0.c - float arithmetic for the Cortex-M0+ and M3 in place of the compiler's: as exact
+/* soft_calls.c - float arithmetic for the Cortex-M0+ and M3 in place of the compiler's: as exact
  * (IEEE 754, to nearest, ties to even), which zig's division is not, and on an M0+ half as long
- * as gcc's. The linker sends calls here (--wrap); what is not a normal number goes on to the
+ * as gcc's. The linker sends calls here (--wrap, by the board file); what is not a normal number goes on to the
  * compiler's. */
 #if defined(__thumb__) && !defined(__ARM_FP) && !defined(__linux__)
 float __real___aeabi_fmul(float a, float b);
@@ -36,5 +36,5 @@ float __wrap___aeabi_fdiv(float a, float b)
     return qe_float(soft_div(qe_bits(a), qe_bits(b)));
 }
 #else
-typedef int qe_no_float_m0;
+typedef int qe_no_soft_calls;
 #endif

@@ -1,0 +1,44 @@
+/* fours_float.h - what the sets of fours.h have in common whose processors have a float unit (or
+ * a compiler that takes its place): activations are read as they lie, floats are plain C.
+ * Include it before fours.h. */
+#include "kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define FOURS_AT_ONCE 1
+
+typedef const int8_t *columns;
+
+INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
+{
+    (void)n;
+    *c = x;
+}
+
+INLINE void prepare_q4(const int8_t *x, columns *c)
+{
+    *c = x;
+}
+
+INLINE float half_at(const uint8_t *p)
+{
+#if defined(__ARM_FP) && __ARM_ARCH_PROFILE == 'M' /* FPv4 converts halves, subnormal ones too */
+    float value;
+    __asm__("vmov %0, %1\n\tvcvtb.f32.f16 %0, %0"
+            : "=t"(value)
+            : "r"((uint32_t)*(const uint16_t *)__builtin_assume_aligned(p, 2)));
+    return value;
+#else
+    return qe_half_to_float(qe_load16(p));
+#endif
+}
+
+INLINE void add_block(float acc[4], const uint8_t *scales, float d, const int32_t isum[4])
+{
+    for (int r = 0; r < 4; r++)
+        acc[r] = acc[r] + (half_at(scales + 2 * r) * d) * (float)isum[r];
+}
+
+INLINE float add_scaled(float to, float d, int32_t isum)
+{
+    return to + d * (float)isum;
+}
