@@ -4,6 +4,7 @@ fetched once a session and built once a type."""
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,12 @@ from unit.tiny_models import TinyConfig, make_weights, write_gguf
 from qedge.toolkit.board import load
 from qedge.toolkit.build import build
 from qedge.toolkit.pull import Pulled, pull
+
+
+# A background job of a shell starts with interrupts ignored, and the processes that the tests
+# interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
