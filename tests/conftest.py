@@ -17,7 +17,6 @@ from qedge.toolkit.board import load
 from qedge.toolkit.build import build
 from qedge.toolkit.pull import Pulled, pull
 
-
 # A background job of a shell starts with interrupts ignored, and the processes that the tests
 # interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
