@@ -53,6 +53,23 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Linux:
+    """A board with Linux and Python, reached by ssh. Speeds are bytes a second as measured by
+    others: each file says where; 0: not known."""
+
+    models: list[str]  # how the device tree's model begins; none: any machine of the ISA
+    machines: list[str]  # as `uname -m` says, fastest first
+    wheel: str  # the architecture of the runtime's wheel
+    features: list[str]  # of the processor
+    cores: int
+    clock_hz: int
+    read_bytes_per_second: int  # of weights in decode, all cores
+    storage_bytes_per_second: int  # sequential reads
+    emulator: str = ""  # QEMU's machine and processor
+    min_python: str = "3.10"
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """What the toolkit knows of a board. Sizes are bytes; 0 RAM means: ask the machine."""
 
@@ -68,10 +85,14 @@ class Board:
     layout_group: int
     ram_bytes: int = 0
     device: Device | None = field(default=None)
+    linux: Linux | None = field(default=None)
 
     @property
     def layout(self) -> Layout:
         return Layout(self.layout_rows, self.layout_group)
+
+
+_TABLES: dict[str, Any] = {"device": Device, "linux": Linux}
 
 
 def names() -> list[str]:
@@ -88,7 +109,7 @@ def _checked(name: str, found: dict[str, Any], known: dict[str, Field[Any]]) -> 
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
             raise UsageError(f"board {name}: unknown key {key}{hint}")
         wanted = str(known[key].type).split("[")[0].split(" ")[0]
-        if key != "device" and type(value).__name__ != wanted:
+        if type(value).__name__ != wanted:
             raise UsageError(f"board {name}: {key} must be {wanted}, not {value!r}")
     missing = [k for k, f in known.items() if k not in found and f.default is MISSING]
     if missing:
@@ -102,16 +123,18 @@ def parse(name: str, text: str) -> Board:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"board {name}: {error}") from error
-    device = found.pop("device", None)
-    _checked(
-        name, found, {f.name: f for f in fields(Board) if f.name not in ("name", "device")}
-    )
-    if device is None:
-        return Board(name=name, **found)
-    if not isinstance(device, dict):
-        raise UsageError(f"board {name}: device must be a table, not {device!r}")
-    _checked(f"{name}, [device]", device, {f.name: f for f in fields(Device)})
-    return Board(name=name, device=Device(**device), **found)
+    tables: dict[str, Any] = {}
+    for key, kind in _TABLES.items():
+        table = found.pop(key, None)
+        if table is None:
+            continue
+        if not isinstance(table, dict):
+            raise UsageError(f"board {name}: {key} must be a table, not {table!r}")
+        _checked(f"{name}, [{key}]", table, {f.name: f for f in fields(kind)})
+        tables[key] = kind(**table)
+    plain = {f.name: f for f in fields(Board) if f.name not in ("name", *_TABLES)}
+    _checked(name, found, plain)
+    return Board(name=name, **tables, **found)
 
 
 def host_name() -> str:
@@ -145,3 +168,13 @@ def device_of(board: Board) -> Device:
             f"those are {', '.join(n for n in names() if load(n).device)}"
         )
     return board.device
+
+
+def linux_of(board: Board) -> Linux:
+    """What is known of a board with Linux; NoBoardError for another."""
+    if board.linux is None:
+        raise NoBoardError(
+            f"{board.name} is not a board with Linux; those are "
+            f"{', '.join(n for n in names() if load(n).linux)}"
+        )
+    return board.linux
