@@ -32,6 +32,8 @@ WALK = [
     "firmware",
     "link",
     "emulator",
+    "rootfs",
+    "emulated_linux",
     "signature",
     "flash",
     "uf2",

@@ -1,0 +1,330 @@
+"""A small arm64 Debian for emulated Linux boards: kernel, initial RAM disk and root file system,
+made in seconds of Debian's own packages by a private apt. Nothing of this machine is changed, no
+package's script is run.
+
+Debian's /sbin/init is not used: busybox starts an ssh server (dropbear) and says READY on the
+console. Python is Debian's; nothing else is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qedge.runtime.errors import NoBoardError
+from qedge.toolkit.image import new_file
+from qedge.toolkit.pull import cache_folder
+
+READY = b"QEDGE-READY"
+DISK_BYTES = 1 << 30  # sparse; a power of two, as SD cards want
+PACKAGES = ("busybox-static", "python3", "dropbear-bin", "base-passwd", "libgcc-s1")
+KERNELS = {"virt": "linux-image-cloud-arm64", "raspi3b": "linux-image-arm64"}
+MODULES = {
+    "virt": ("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"),
+    "raspi3b": (
+        *("bcm2835-rng", "sdhci-iproc", "bcm2835", "mmc_block", "dwc2", "phy-generic"),
+        *("usbnet", "cdc_ether", "rndis_host", "crc32c_generic", "ext4"),
+    ),
+}
+NEEDED = ("apt-get", "dpkg-deb", "mke2fs")
+_DROPPED = ("doc", "man", "locale", "info", "lintian", "perl", "i18n")
+
+_INITRD = """#!/bin/sh
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+while read m; do insmod /m/$m; done < /order
+R=$(sed 's/.*qroot=\\([^ ]*\\).*/\\1/' /proc/cmdline)
+i=0; while [ ! -b $R ] && [ $i -lt 200 ]; do sleep 0.05; i=$((i+1)); done
+mount -t ext4 $R /mnt || exec sh
+mount --move /dev /mnt/dev; exec switch_root /mnt /init
+"""
+_INIT = """#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+mount -t proc proc /proc; mount -t sysfs sys /sys; mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts; mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
+hostname qedge; ip link set lo up; chown -R 0:0 /root /etc/dropbear
+i=0
+while [ $i -lt 400 ]; do
+    for n in /sys/class/net/[euw]*; do [ -e $n ] && break 2; done; sleep 0.05; i=$((i+1))
+done
+IF=${n##*/}; ip link set $IF up; ip addr add 10.0.2.15/24 dev $IF
+dropbear -p 22
+echo QEDGE-READY
+while :; do setsid sh -c "exec sh </dev/console >/dev/console 2>&1"; sleep 1; done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What QEMU boots. `disk` is the root file system as new; boards run on copies."""
+
+    kernel: Path
+    initrd: Path
+    disk: Path
+    device_tree: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Keys of emulated boards, this user's own: who may log in, and what the boards answer
+    with."""
+
+    private: Path
+    known_hosts: Path  # a public key only: the port is not known beforehand
+    host_key: bytes  # as dropbear stores it
+
+
+def identity() -> Identity:
+    """The keys, made the first time."""
+    folder = cache_folder() / "emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    _key(folder / "id_ed25519")
+    host = _key(folder / "host_ed25519")
+    raw = serialization.Encoding.Raw
+    seed = host.private_bytes(
+        raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+    )
+    public = host.public_key().public_bytes(raw, serialization.PublicFormat.Raw)
+    name = b"ssh-ed25519"
+    stored = len(name).to_bytes(4, "big") + name + (64).to_bytes(4, "big") + seed + public
+    return Identity(folder / "id_ed25519", folder / "host_ed25519.pub", stored)
+
+
+def _key(path: Path) -> Ed25519PrivateKey:
+    if not path.exists():
+        key = Ed25519PrivateKey.generate()
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        with new_file(path.with_name(path.name + ".pub")) as file:
+            file.write(public + b"\n")
+        old = os.umask(0o077)
+        try:
+            with new_file(path) as file:
+                file.write(private)
+        finally:
+            os.umask(old)
+    found = serialization.load_ssh_private_key(path.read_bytes(), None)
+    assert isinstance(found, Ed25519PrivateKey)
+    return found
+
+
+def lacking() -> list[str]:
+    """Programs that making a system needs and that are not here."""
+    path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin:/sbin"
+    return [name for name in NEEDED if shutil.which(name, path=path) is None]
+
+
+def system(machine: str) -> System:
+    """The system for a machine of QEMU, made the first time (packages: about 40 MB for virt,
+    120 for raspi3b). NoBoardError."""
+    if absent := lacking():
+        raise NoBoardError(
+            f"making an emulated board's Debian needs {', '.join(absent)}: a Debian system has "
+            "them (apt, dpkg, e2fsprogs)"
+        )
+    mark = repr((_INIT, _INITRD, PACKAGES, MODULES, DISK_BYTES, identity().host_key))
+    stamp = hashlib.sha256(mark.encode()).hexdigest()[:12]
+    folder = cache_folder() / f"debian-arm64-{machine}-{stamp}"
+    with _only_one(folder.with_suffix(".lock")):
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _make(machine, folder)
+            (folder / "made").touch()
+    tree = folder / "board.dtb"
+    return System(
+        folder / "vmlinuz",
+        folder / "initrd.gz",
+        folder / "disk.ext4",
+        tree if tree.exists() else None,
+    )
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _call(command: list[str], **options: object) -> str:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    if ended.returncode:
+        raise NoBoardError(
+            f"making an emulated board's Debian: {command[0]} ended with "
+            f"{ended.returncode}: {(ended.stderr or ended.stdout).strip()[-600:]}"
+        )
+    return str(ended.stdout)
+
+
+class _Apt:
+    """An apt of another architecture, with a state of its own and this machine's sources."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("state/lists/partial", "cache/archives/partial"):
+            (folder / name).mkdir(parents=True)
+        (folder / "state/status").touch()
+        config = folder / "apt.conf"
+        config.write_text(
+            'APT::Architecture "arm64"; APT::Architectures "arm64";\n'
+            f'Dir::State "{folder}/state"; Dir::State::status "{folder}/state/status";\n'
+            f'Dir::Cache "{folder}/cache";\n'
+            'APT::Install-Recommends "false"; APT::Sandbox::User "";\n'
+            'Acquire::Languages "none"; Dpkg::Use-Pty "0";\n'
+        )
+        self._env = {**os.environ, "APT_CONFIG": str(config)}
+        self.archives = folder / "cache/archives"
+        self._call("apt-get", "update", "-qq")
+
+    def _call(self, *command: str, cwd: Path | None = None) -> str:
+        return _call([*command], env=self._env, cwd=cwd)
+
+    def install(self, *names: str) -> None:
+        """Fetches packages and all they need into `archives`."""
+        self._call("apt-get", "install", "-qq", "-y", "--download-only", *names)
+
+    def kernel(self, name: str) -> Path:
+        """Fetches the kernel that a name like linux-image-arm64 stands for, alone."""
+        told = self._call("apt-cache", "depends", name)
+        real = re.search(r"Depends: (linux-image-\S+)", told)
+        self._call("apt-get", "download", "-qq", real[1] if real else name, cwd=self.archives)
+        return next(self.archives.glob(f"{real[1] if real else name}_*.deb"))
+
+
+def _make(machine: str, folder: Path) -> None:
+    work = folder / "work"
+    apt = _Apt(work / "apt")
+    kernel = apt.kernel(KERNELS[machine])
+    boot = work / "kernel"
+    _call(["dpkg-deb", "-x", str(kernel), str(boot)])
+    kernel.unlink()
+    apt.install(*PACKAGES)
+    root = work / "root"
+    for name in ("bin", "sbin", "lib"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for package in sorted(apt.archives.glob("*.deb")):
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE
+        ) as tar:
+            _call(["tar", "-x", "-C", str(root), "--keep-directory-symlink"], stdin=tar.stdout)
+    _finish(root)
+    disk = folder / "disk.ext4"
+    with open(disk, "wb") as file:
+        file.truncate(DISK_BYTES)
+    path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin:/sbin"
+    command = ["mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(root)]
+    _call([*command, str(disk)], env={**os.environ, "PATH": path})
+    shutil.copyfile(next(boot.glob("boot/vmlinuz-*")), folder / "vmlinuz")
+    if machine == "raspi3b":
+        tree = next(boot.glob("usr/lib/linux-image-*/broadcom/bcm2837-rpi-3-b.dtb"))
+        shutil.copyfile(tree, folder / "board.dtb")
+    _initrd(boot, root / "usr/bin/busybox", MODULES[machine], folder / "initrd.gz")
+    shutil.rmtree(work)
+
+
+def _finish(root: Path) -> None:
+    """What packages' scripts would have done, as far as it is needed."""
+    for name in _DROPPED:
+        shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
+    for name in ("proc", "sys", "dev", "tmp", "root/.ssh", "run", "mnt", "var/log"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    busybox = root / "usr/bin/busybox"
+    if not busybox.exists():
+        shutil.copy2(root / "bin/busybox", busybox)
+    for name in _applets(busybox):
+        if not any((root / f"usr/{bin}" / name).is_symlink() for bin in ("bin", "sbin")) and (
+            not any((root / f"usr/{bin}" / name).exists() for bin in ("bin", "sbin"))
+        ):
+            (root / "usr/bin" / name).symlink_to("busybox")
+    if not (root / "usr/bin/python3").exists():
+        python = next((root / "usr/bin").glob("python3.*"))
+        (root / "usr/bin/python3").symlink_to(python.name)
+    master = (root / "usr/share/base-passwd/passwd.master").read_text()
+    master = master.replace("root:*:", "root::").replace("/bin/bash", "/bin/sh")
+    (root / "etc/passwd").write_text(master)
+    shutil.copyfile(root / "usr/share/base-passwd/group.master", root / "etc/group")
+    (root / "etc/shells").write_text("/bin/sh\n")
+    keys = identity()
+    (root / "etc/dropbear").mkdir(exist_ok=True)
+    (root / "etc/dropbear/dropbear_ed25519_host_key").write_bytes(keys.host_key)
+    (root / "etc/dropbear/dropbear_ed25519_host_key").chmod(0o600)
+    allowed = root / "root/.ssh/authorized_keys"
+    allowed.write_bytes(keys.private.with_suffix(".pub").read_bytes())
+    (root / "root").chmod(0o700)
+    (root / "root/.ssh").chmod(0o700)
+    allowed.chmod(0o600)
+    (root / "init").write_text(_INIT)
+    (root / "init").chmod(0o755)
+
+
+def _applets(busybox: Path) -> list[str]:
+    """The commands that a busybox holds: its table of names, in order, between the first two
+    and the last."""
+    table = max(re.findall(rb"\[\0\[\[\0(?:[a-z0-9_.-]+\0)+", busybox.read_bytes()), key=len)
+    return [name.decode() for name in table.split(b"\0") if name]
+
+
+def _initrd(boot: Path, busybox: Path, names: tuple[str, ...], output: Path) -> None:
+    modules = {
+        path.name.split(".ko")[0].replace("_", "-"): path
+        for path in boot.glob("lib/modules/**/*.ko*")
+    }
+    order: list[Path] = []
+
+    def need(name: str) -> None:
+        path = modules.get(name.replace("_", "-"))
+        if path is None or path in order:
+            return  # built in
+        said = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+        for one in said[1].decode().split(",") if said and said[1] else ():
+            need(one)
+        order.append(path)
+
+    for name in names:
+        need(name)
+    files: list[tuple[str, int, bytes]] = [
+        (name, 0o040755, b"") for name in ("bin", "dev", "proc", "sys", "mnt", "m")
+    ]
+    files += [
+        ("bin/busybox", 0o100755, busybox.read_bytes()),
+        ("init", 0o100755, _INITRD.encode()),
+    ]
+    for name in ("sh", "mount", "insmod", "switch_root", "sleep", "sed"):
+        files.append((f"bin/{name}", 0o120777, b"busybox"))
+    for path in order:
+        files.append((f"m/{path.name}", 0o100644, path.read_bytes()))
+    files.append(("order", 0o100644, "".join(f"{p.name}\n" for p in order).encode()))
+    with new_file(output) as file:
+        file.write(gzip.compress(archive(files), 1, mtime=0))
+
+
+def archive(files: list[tuple[str, int, bytes]]) -> bytes:
+    """A cpio archive in the "newc" format (Linux, initramfs buffer format) of
+    (name, mode, content)."""
+    found = bytearray()
+    for number, (name, mode, data) in enumerate([*files, ("TRAILER!!!", 0, b"")], 1):
+        head = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        found += b"070701" + "".join(f"{value:08X}" for value in head).encode()
+        found += name.encode() + b"\0"
+        found += bytes(-len(found) % 4) + data
+        found += bytes(-len(found) % 4)
+    return bytes(found)
