@@ -16,14 +16,15 @@ from pathlib import Path
 from qedge.runtime._engine import Image
 from qedge.runtime.errors import BudgetError, NoBoardError, VerifyError, WrongBoardError
 from qedge.runtime.image import open_image, verify_image
+from qedge.runtime.session import PRIVATE_BYTES
+from qedge.runtime.sizes import show_size
 from qedge.toolkit import signature
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import DIGEST_BYTES
-from qedge.toolkit.link.frame import encode
+from qedge.runtime.frame import encode
 
 Progress = Callable[[str, int, int], None]  # step, done, of
-WRITE_BYTES = 1024  # in one message, a multiple of every board's page
 WRITE_HEAD_BYTES = 55  # of its packet beside them: SMP's 8, and the keys and numbers
 DIGESTS_AT_ONCE = 64
 
@@ -50,11 +51,19 @@ class Plan:
         block = self.hello.block
         return sum(min(block, self.image_bytes - n * block) for n in self.sent)
 
+    @property
+    def write_bytes(self) -> int:
+        """In one message: as many pages as fit, a power of two of them."""
+        count = self.hello.page
+        while 2 * count + WRITE_HEAD_BYTES <= self.hello.packet and count < self.hello.block:
+            count *= 2
+        return count
+
     def seconds(self, baud: int) -> float:
         """What sending takes on a line of this speed, 10 bits a byte; other work not
         counted."""
-        message = len(encode(bytes(WRITE_BYTES + WRITE_HEAD_BYTES)))
-        return len(self.sent) * (self.hello.block // WRITE_BYTES) * message * 10 / baud
+        message = len(encode(bytes(self.write_bytes + WRITE_HEAD_BYTES)))
+        return len(self.sent) * (self.hello.block // self.write_bytes) * message * 10 / baud
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,14 @@ def check_image(
             f"{path}: {size:,} bytes, a slot of {board.name} holds {capacity:,}; "
             "take a smaller quantization or model"
         )
-    if image.plan["arena_bytes"] > arena:
+    if board.linux is not None:  # `arena` is all its RAM
+        need = image.bytes + image.plan["arena_bytes"] + PRIVATE_BYTES
+        if need > arena:
+            raise BudgetError(
+                f"{path}: needs {show_size(need)} of RAM (image, arena, runtime), the board has "
+                f"{show_size(arena)}; take a smaller quantization, model or --context"
+            )
+    elif image.plan["arena_bytes"] > arena:
         raise BudgetError(
             f"{path}: its arena takes {image.plan['arena_bytes']:,} bytes, the board has "
             f"{arena:,}; build it with a shorter --context"
@@ -169,7 +185,7 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
     """Does what the plan says, on the very board that it was made with."""
     began = time.monotonic()
     tell = progress or (lambda step, done, of: None)
-    hello, block = plan.hello, plan.hello.block
+    hello, block, step = plan.hello, plan.hello.block, plan.write_bytes
     if not plan.active:
         now = device.hello()  # ports may have been swapped since
         if (now.board, now.board_id, now.slots) != (hello.board, hello.board_id, hello.slots):
@@ -184,11 +200,11 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
             device.copy(hello.board_id, plan.slot, at, at, hello.active)
             tell("copy", done + 1, len(plan.copied))
         for done, number in enumerate(plan.sent):
-            for at in range(number * block, (number + 1) * block, WRITE_BYTES):
-                device.write(hello.board_id, plan.slot, at, plan.data[at : at + WRITE_BYTES])
+            for at in range(number * block, (number + 1) * block, step):
+                device.write(hello.board_id, plan.slot, at, plan.data[at : at + step])
             tell("send", done + 1, len(plan.sent))
-        for step in device.job("activate", slot=plan.slot):
-            tell("verify and test", step.get("at", 0), step.get("of", 1))
+        for found in device.job("activate", slot=plan.slot):
+            tell("verify and test", found.get("at", 0), found.get("of", 1))
         after = device.hello()
         if after.image_id != plan.image_id:
             raise VerifyError(

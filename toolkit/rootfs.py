@@ -59,7 +59,7 @@ while [ $i -lt 400 ]; do
     for n in /sys/class/net/[euw]*; do [ -e $n ] && break 2; done; sleep 0.05; i=$((i+1))
 done
 IF=${n##*/}; ip link set $IF up; ip addr add 10.0.2.15/24 dev $IF
-dropbear -p 22
+dropbear -r /etc/dropbear/dropbear_ed25519_host_key -W 2097152 -p 22
 echo QEDGE-READY
 while :; do setsid sh -c "exec sh </dev/console >/dev/console 2>&1"; sleep 1; done
 """

@@ -23,7 +23,7 @@ from qedge.toolkit.board import Board, load
 from qedge.toolkit.emulator import Emulator
 from qedge.toolkit.link import Device, Link, open_line
 from qedge.toolkit.link.find import find
-from qedge.toolkit.link.frame import Decoder, encode
+from qedge.runtime.frame import Decoder, encode
 
 Qedge = Callable[..., "CompletedProcess[str]"]
 

@@ -16,7 +16,7 @@ from device.conftest import MakeImage, compile_port, make_image, put, sim  # noq
 
 from qedge.toolkit.board import Board, device_of
 from qedge.toolkit.emulator import Emulator
-from qedge.toolkit.link.frame import encode
+from qedge.runtime.frame import encode
 
 SECONDS = float(os.environ.get("QEDGE_FUZZ_SECONDS", "10"))
 SANITIZE = "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"

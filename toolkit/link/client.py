@@ -11,7 +11,7 @@ import cbor2
 import serial
 
 from qedge.runtime.errors import NoBoardError, WriteError
-from qedge.toolkit.link.frame import Decoder, encode
+from qedge.runtime.frame import LINE_DIGITS, LINE_LIMIT_BYTES, Decoder, encode
 
 READ, WRITE = 0, 2
 OS, QEDGE = 0, 64
@@ -33,10 +33,11 @@ class Line(Protocol):
 class Refused(Exception):
     """The other end's answer is an error: `code` is its number (firmware/link.h)."""
 
-    def __init__(self, group: int, code: int) -> None:
+    def __init__(self, group: int, code: int, text: str = "") -> None:
         super().__init__(f"group {group}, error {code}")
         self.group = group
         self.code = code
+        self.text = text  # what the other end says about it; a microcontroller says nothing
 
 
 def open_line(port: str, baud: int) -> Line:
@@ -59,14 +60,22 @@ class Link:
     answers a repeated one without doing it again, so each is done at most once."""
 
     def __init__(
-        self, line: Line, name: str, *, patience: float = 3.0, pause: float = 0.5
+        self,
+        line: Line,
+        name: str,
+        *,
+        patience: float = 3.0,
+        pause: float = 0.5,
+        line_digits: int = LINE_DIGITS,
     ) -> None:
         """name: of the port, for errors. patience, pause: seconds without an answer before an
-        error, and before a request is sent again, unless the request has its own."""
+        error, and before a request is sent again, unless the request has its own. line_digits:
+        how long a line may be."""
         self._line = line
         self._name = name
         self._patience, self._pause = patience, pause
-        self._decoder = Decoder()
+        self._line_digits = line_digits
+        self._decoder = Decoder(max(LINE_LIMIT_BYTES, line_digits))
         self._sequence = secrets.randbelow(256)
         self._heard = 0  # bytes
         self.repeats = 0  # requests that had to be sent again
@@ -90,7 +99,7 @@ class Link:
         body = cbor2.dumps(values or {})
         op = (WRITE if write else READ) | _VERSION_2
         packet = _HEAD.pack(op, 0, len(body), group, self._sequence, command) + body
-        lines = encode(packet)
+        lines = encode(packet, self._line_digits)
         ends = time.monotonic() + (self._patience if patience is None else patience)
         pause = self._pause if pause is None else pause
         first = True
@@ -106,7 +115,10 @@ class Link:
                 raise self._silence()
             pause *= 2
         if "err" in answer and isinstance(answer["err"], dict):
-            raise Refused(answer["err"].get("group", group), answer["err"].get("rc", 0))
+            wrong = answer["err"]
+            raise Refused(
+                wrong.get("group", group), wrong.get("rc", 0), str(wrong.get("text", ""))
+            )
         if answer.get("rc"):
             raise Refused(group, answer["rc"])
         return answer

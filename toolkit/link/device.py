@@ -41,6 +41,9 @@ _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
     9: (ImageError, "the board wants a signature by its key; sign the image (`qedge sign`)"),
     10: (ImageError, "the image's security counter is below one that the board has accepted"),
     11: (WrongBoardError, "another board answers than the one that was asked before"),
+    12: (WriteError, "another flash is at work on the board; wait until it has ended"),
+    13: (WriteError, "the board's disk is full; make room there and run this again"),
+    14: (WriteError, "the board's disk cannot be written"),
     _ENGINE + 1: (VerifyError, "the image on the board is broken; flash it again"),
     _ENGINE + 2: (ImageError, "the image is of a version that the firmware does not know"),
     _ENGINE + 3: (VerifyError, "a hash on the board does not match; flash it again"),
@@ -83,6 +86,9 @@ class Hello:
     slots: tuple[Slot, ...]
     key: bytes | None = None  # the public key whose signatures it wants
     floor: int = 0  # the least security counter that it takes
+    ram: int = 0  # of a board with Linux, where image and arena share it
+    peak_rss: int = 0
+    threads: int = 1
 
     @property
     def image_id(self) -> str | None:
@@ -114,7 +120,8 @@ class Device:
         kind, text = _ERRORS.get(
             refused.code, (NoBoardError, f"the board answers with error {refused.code}")
         )
-        raise kind(f"{self.name}: {text}") from refused
+        said = f" ({refused.text})" if refused.text else ""
+        raise kind(f"{self.name}: {text}{said}") from refused
 
     def hello(self, *, patience: float | None = None) -> Hello:
         found = self._ask(HELLO, {}, patience=patience)
@@ -139,6 +146,9 @@ class Device:
                 slots=slots,
                 key=found.get("key"),
                 floor=found.get("floor", 0),
+                ram=found.get("ram", 0),
+                peak_rss=found.get("peak_rss", 0),
+                threads=found.get("threads", 1),
                 **{name: found[name] for name in same},
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:

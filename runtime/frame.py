@@ -5,22 +5,25 @@ from __future__ import annotations
 
 import binascii
 import struct
-from collections.abc import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FIRST, MORE, END = b"\x06\x09", b"\x04\x14", b"\n"
 LINE_DIGITS = 124  # base64 digits of a line; 127 bytes with its ends, as SMP says
 LINE_LIMIT_BYTES = 4096  # a longer line is noise
 
 
-def encode(packet: bytes) -> bytes:
-    """The lines of a packet."""
+def encode(packet: bytes, line_digits: int = LINE_DIGITS) -> bytes:
+    """The lines of a packet; over ssh one line may hold all of it."""
     crc = struct.pack(">H", binascii.crc_hqx(packet, 0))
     digits = binascii.b2a_base64(
         struct.pack(">H", len(packet) + 2) + packet + crc, newline=False
     )
     lines = []
-    for at in range(0, len(digits), LINE_DIGITS):
-        lines.append((MORE if at else FIRST) + digits[at : at + LINE_DIGITS] + END)
+    for at in range(0, len(digits), line_digits):
+        lines.append((MORE if at else FIRST) + digits[at : at + line_digits] + END)
     return b"".join(lines)
 
 
@@ -29,23 +32,28 @@ class Decoder:
 
     `noise` counts the bytes that were no part of a packet with a right CRC."""
 
-    def __init__(self) -> None:
+    def __init__(self, line_limit: int = LINE_LIMIT_BYTES) -> None:
         self._line = bytearray()
+        self._looked = 0  # bytes of it without an end
+        self._limit = line_limit
         self._packet: bytearray | None = None  # with its length, as far as it has come
         self.noise = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The packets that these bytes complete."""
         self._line += data
-        while (end := self._line.find(END)) >= 0:
+        while (end := self._line.find(END, self._looked)) >= 0:
             line = bytes(self._line[:end])
             del self._line[: end + 1]
+            self._looked = 0
             packet = self._take(line)
             if packet is not None:
                 yield packet
-        if len(self._line) > LINE_LIMIT_BYTES:
+        self._looked = len(self._line)
+        if len(self._line) > self._limit:
             self.noise += len(self._line)
             self._line.clear()
+            self._looked = 0
 
     def _take(self, line: bytes) -> bytes | None:
         start = line.rfind(FIRST)

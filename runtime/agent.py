@@ -1,0 +1,260 @@
+"""The agent on a board with Linux: answers the link on its standard streams, or on a serial line.
+
+    python -m qedge.runtime.agent --root ~/.local/share/qedge --board pi5
+
+It speaks what the firmware speaks (docs/link.md). Needs nothing but Python. It ends when its
+input does, so a connection that is lost leaves nothing behind; who holds the lock and is silent
+for LOCK_SECONDS is taken for dead.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import select
+import struct
+import sys
+
+from qedge.runtime import cbor
+from qedge.runtime._engine import EngineError
+from qedge.runtime.errors import BudgetError, QedgeError
+from qedge.runtime.frame import LINE_DIGITS, Decoder, encode
+from qedge.runtime.jobs import ENGINE, MESSAGE, TICK_HZ, Jobs
+from qedge.runtime.machine import cpus, peak_rss_bytes, total_bytes
+from qedge.runtime.slots import SlotError, Slots
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = "0.1.0"  # of the package: a test holds them equal
+BLOCK_BYTES = 65536
+PACKET_BYTES = 40960  # a message at most, so that half a block fits
+PAGE_BYTES = 4096
+LOCK_SECONDS = 60.0
+OS, QEDGE = 0, 64
+OS_ECHO, OS_RESET = 0, 5
+HELLO, DIGEST, WRITE, COPY, JOB, STEP, CONDITION = range(7)
+OTHER_BOARD, NO_SPACE, CANNOT_WRITE = 11, 13, 14
+_SMP_UNSUPPORTED, _SMP_INVALID = 8, 3
+_HEAD = struct.Struct(">BBHHBB")
+_LONG_LINE = 1 << 17
+_READ_BYTES = 1 << 18
+
+
+class Agent:
+    """Answers packets, one at a time."""
+
+    def __init__(self, root: str, board: str, emulated: bool = False) -> None:
+        self._slots = Slots(root)
+        self._jobs = Jobs(self._slots, board)
+        self._board, self._emulated = board, emulated
+        self._id = self._slots.board_id()
+        self._last: tuple[bytes, bytes] | None = None
+        self.ends = False  # a reset was asked for
+
+    @property
+    def locked(self) -> bool:
+        return self._slots.locked
+
+    def close(self) -> None:
+        self._jobs.close()
+        self._slots.close()
+
+    def answer(self, packet: bytes) -> bytes | None:
+        """The answer to a packet; the same one to the same packet again, without doing
+        anything. None to what is no request."""
+        if len(packet) < _HEAD.size:
+            return None
+        if self._last is not None and self._last[0] == packet:
+            return self._last[1]
+        op, _, count, group, sequence, command = _HEAD.unpack_from(packet)
+        if op & 7 not in (0, 2) or count != len(packet) - _HEAD.size:
+            return None
+        try:
+            values = cbor.loads(packet[_HEAD.size :])
+            if not isinstance(values, dict):
+                raise ValueError("no map")
+            found = self._do(group, command, values)
+        except SlotError as error:
+            found = _error(group, error.code, str(error))
+        except EngineError as error:
+            found = _error(QEDGE, ENGINE - error.code)
+        except BudgetError as error:
+            found = _error(QEDGE, ENGINE + 7, str(error))
+        except QedgeError as error:
+            found = _error(QEDGE, MESSAGE, str(error))
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            found = _error(QEDGE, NO_SPACE if full else CANNOT_WRITE, error.strerror or "")
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            found = _error(group, MESSAGE if group == QEDGE else _SMP_INVALID, str(error))
+        body = cbor.dumps(found)
+        answer = _HEAD.pack((op & 7) + 1 | op & 0x18, 0, len(body), group, sequence, command)
+        self._last = packet, answer + body
+        return answer + body
+
+    def _do(self, group: int, command: int, values: dict[str, Any]) -> dict[str, Any]:
+        if (group, command) == (OS, OS_ECHO):
+            return {"r": values.get("d", "")}
+        if (group, command) == (OS, OS_RESET):
+            self.ends = True
+            return {}
+        if group != QEDGE:
+            raise SlotError(_SMP_UNSUPPORTED)
+        if command == HELLO:
+            return self._hello()
+        if command == DIGEST:
+            return self._digest(values["slot"], values["first"], values["count"])
+        if command == WRITE:
+            self._check_id(values)
+            self._slots.write(values["slot"], _offset(values["offset"]), values["data"])
+            return {}
+        if command == COPY:
+            self._check_id(values)
+            data = self._slots.read(values["from"], _offset(values["source"]), BLOCK_BYTES)
+            self._slots.write(values["slot"], _offset(values["offset"]), data)
+            return {}
+        if command == JOB:
+            self._jobs.begin(values)
+            return {}
+        if command == STEP:
+            return self._jobs.step()
+        raise SlotError(_SMP_UNSUPPORTED)
+
+    def _check_id(self, values: dict[str, Any]) -> None:
+        if values["id"] != self._id:
+            raise SlotError(OTHER_BOARD)
+
+    def _hello(self) -> dict[str, Any]:
+        from qedge.runtime.machine import kernel_sets
+
+        slots = []
+        for slot in (0, 1):
+            record = self._slots.record(slot)
+            if not record:
+                slots.append({"sequence": 0})
+                continue
+            slots.append(
+                {
+                    "sequence": record["sequence"],
+                    "bytes": record["bytes"],
+                    "counter": record.get("counter", 0),
+                    "id": bytes.fromhex(record["id"]),
+                }
+            )
+        found: dict[str, Any] = {
+            "board": self._board,
+            "board_id": self._id,
+            "firmware": f"qedge-runtime {VERSION}",
+            "kernels": next(name for name, usable in kernel_sets() if usable),
+            "arena": total_bytes() or 0,
+            "capacity": min(self._slots.capacity(), (1 << 63) - 1),
+            "block": BLOCK_BYTES,
+            "page": PAGE_BYTES,
+            "packet": PACKET_BYTES,
+            "tick_hz": TICK_HZ,
+            "emulated": self._emulated,
+            "stack": 0,
+            "stack_used": 0,
+            "slots": slots,
+            "ram": total_bytes() or 0,
+            "peak_rss": peak_rss_bytes(),
+            "threads": cpus(),
+        }
+        if (active := self._slots.active()) is not None:
+            found["active"] = active
+        return found
+
+    def _digest(self, slot: int, first: int, count: int) -> dict[str, Any]:
+        if not 0 < count <= 1024 or first < 0:
+            raise SlotError(MESSAGE)
+        found = bytearray()
+        for number in range(first, first + count):
+            data = self._slots.read(slot, number * BLOCK_BYTES, BLOCK_BYTES)
+            found += hashlib.sha256(data).digest()[:8] if data else bytes(8)
+        return {"digests": bytes(found)}
+
+
+def _offset(value: int) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 50 or value % PAGE_BYTES:
+        raise SlotError(1)
+    return value
+
+
+def _error(group: int, code: int, text: str = "") -> dict[str, Any]:
+    return {"err": {"group": group, "rc": code, "text": text[:500]}}
+
+
+def serve(agent: Agent, source: int, output: int, line_digits: int) -> None:
+    """Answers what comes from one descriptor on another, until it ends."""
+    decoder = Decoder(_LONG_LINE)
+    while not agent.ends:
+        if agent.locked:
+            ready, _, _ = select.select([source], [], [], LOCK_SECONDS)
+            if not ready:
+                return  # whoever held the lock is gone
+        try:
+            data = os.read(source, _READ_BYTES)
+        except OSError:
+            return
+        if not data:
+            return
+        for packet in decoder.feed(data):
+            answer = agent.answer(packet)
+            lines = encode(answer, line_digits) if answer is not None else b""
+            while lines:
+                try:
+                    lines = lines[os.write(output, lines) :]
+                except OSError:
+                    return
+
+
+def _serial(path: str, baud: int) -> int:
+    """A serial line, raw. termios takes the usual speeds only."""
+    import termios
+    import tty
+
+    number = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(number)
+    speed = getattr(termios, f"B{baud}", None)
+    if speed is None:
+        raise SystemExit(f"{path}: no speed of {baud} baud; take 115200")
+    settings = termios.tcgetattr(number)
+    settings[4] = settings[5] = speed
+    settings[2] |= termios.CLOCAL | termios.CREAD
+    termios.tcsetattr(number, termios.TCSANOW, settings)
+    return number
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="qedge.runtime.agent", description=__doc__)
+    parser.add_argument("--root", default=os.path.expanduser("~/.local/share/qedge"))
+    parser.add_argument("--board", required=True)
+    parser.add_argument("--emulated", action="store_true")
+    parser.add_argument("--serial", metavar="DEVICE")
+    parser.add_argument("--baud", type=int, default=115200)
+    options = parser.parse_args()
+    agent = Agent(os.path.expanduser(options.root), options.board, options.emulated)
+    try:
+        if options.serial:
+            while True:
+                line = _serial(options.serial, options.baud)
+                serve(agent, line, line, LINE_DIGITS)
+                os.close(line)
+                agent.close()
+                agent.ends = False
+        output = os.dup(1)
+        os.dup2(2, 1)  # nothing that prints may talk into the link
+        serve(agent, 0, output, _LONG_LINE)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        agent.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

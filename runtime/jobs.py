@@ -1,0 +1,280 @@
+"""What takes long on a board with Linux, in steps: verify, activate, test, run, bench. The same
+jobs, values and answers as the firmware's (docs/link.md); times are in nanoseconds.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+
+from qedge.runtime._engine import EngineError, Image
+from qedge.runtime.errors import BudgetError, QedgeError
+from qedge.runtime.model import Model
+from qedge.runtime.slots import RANGE, SlotError, Slots
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+TICK_HZ = 1_000_000_000
+LEAVES_A_STEP = 64
+MESSAGE, NO_IMAGE, NO_JOB, WRONG_BOARD, TEST, ENGINE = 4, 5, 6, 7, 8, 100
+_BUDGET, _IMAGE, _NUMERIC = ENGINE + 4, ENGINE + 1, ENGINE + 8
+_KINDS = ("verify", "activate", "test", "run", "bench")
+
+
+class Jobs:
+    """The one job that is at work, and the model it works with."""
+
+    def __init__(self, slots: Slots, board: str) -> None:
+        self._slots = slots
+        self._board = board
+        self._model: Model | None = None
+        self._model_id: str | None = None
+        self._steps: Iterator[dict[str, Any]] | None = None
+
+    def close(self) -> None:
+        self._steps = None
+        if self._model is not None:
+            self._model.close()
+        self._model = self._model_id = None
+
+    def begin(self, values: dict[str, Any]) -> None:
+        """Begins a job. SlotError with the link's number."""
+        self._steps = None
+        kind = values.get("job")
+        if kind not in _KINDS:
+            raise SlotError(MESSAGE)
+        steps = getattr(self, f"_{kind}")(values)
+        next(steps)  # as far as its first step: what is wrong with the values is said now
+        self._steps = steps
+
+    def step(self) -> dict[str, Any]:
+        """What the next step finds."""
+        if self._steps is None:
+            raise SlotError(NO_JOB)
+        try:
+            found = next(self._steps)
+        except EngineError as error:
+            self._steps = None
+            raise SlotError(ENGINE - error.code) from None
+        except BaseException:
+            self._steps = None
+            raise
+        if found.get("done"):
+            self._steps = None
+        return found
+
+    # ---- verify, activate, test ----
+
+    def _verify(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield {}
+        yield from self._leaves(_slot(values), last=True)
+
+    def _leaves(self, slot: int, last: bool) -> Iterator[dict[str, Any]]:
+        self._slots.settle(slot)
+        image = self._image(slot)
+        if image.plan["board"] != self._board:
+            raise SlotError(WRONG_BOARD)
+        first, of = 0, max(1, image.bytes // 65536)
+        while True:
+            count = image.verify(first, LEAVES_A_STEP)
+            first += count
+            ended = count < LEAVES_A_STEP
+            yield {"done": ended and last, "at": first, "of": max(of, first)}
+            if ended:
+                return
+
+    def _image(self, slot: int) -> Image:
+        try:
+            return Image(self._slots.path(slot).encode())
+        except FileNotFoundError:
+            raise SlotError(NO_IMAGE) from None
+        except EngineError as error:
+            raise SlotError(ENGINE - error.code) from None
+        except OSError:
+            raise SlotError(NO_IMAGE) from None
+
+    def _activate(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        slot = _slot(values)
+        self._slots.lock()
+        self.close()
+        yield {}
+        yield from self._leaves(slot, last=False)
+        with _opened(self._slots.path(slot)) as model:
+            for found in self._golden(model):
+                if found["done"]:
+                    image_id, size = model.image_id, model.image.bytes
+                    self._slots.activate(slot, image_id, size, values.get("counter", 0))
+                yield found
+
+    def _test(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        model = self._active()
+        yield {}
+        yield from self._golden(model)
+
+    def _golden(self, model: Model) -> Iterator[dict[str, Any]]:
+        golden = model.golden()
+        if golden is None:
+            raise SlotError(TEST)
+        prompt, expected, digest = golden
+        engine = model.engine
+        engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+        for found in self._tokens(model, prompt, len(expected), hashing=True):
+            drawn = found.pop("at") if "token" in found else 0
+            wrong = drawn and found.pop("token") != expected[drawn - 1]
+            done = drawn == len(expected)
+            if wrong or (done and found["hash"].hex() != digest):
+                raise SlotError(TEST)
+            if not done:
+                found.pop("hash", None)
+            yield {**found, "at": drawn, "of": len(expected), "done": done}
+
+    # ---- run, bench ----
+
+    def _active(self) -> Model:
+        slot = self._slots.active()
+        if slot is None:
+            raise SlotError(NO_IMAGE)
+        image_id = self._slots.record(slot).get("id")
+        if self._model is None or self._model_id != image_id:
+            self.close()
+            self._model, self._model_id = _opened(self._slots.path(slot)), image_id
+        return self._model
+
+    def _tokens(
+        self, model: Model, prompt: list[int], limit: int, hashing: bool
+    ) -> Iterator[dict[str, Any]]:
+        """Evaluates a prompt in batches, then draws tokens; a step each."""
+        engine, clock = model.engine, time.perf_counter_ns
+        batch = model.plan["batch"]
+        engine.rewind(0)
+        engine.hash_reset()
+        prefill = decode = first = drawn = at = 0
+        while at < len(prompt):
+            began = clock()
+            model.evaluate(prompt[at : at + batch])
+            at = min(at + batch, len(prompt))
+            prefill += clock() - began
+            yield {"done": False, "at": at, "of": len(prompt)}
+        token = -1
+        while drawn < limit:
+            began = clock()
+            if drawn:
+                engine.eval((token,))
+            if hashing:
+                engine.hash_logits()
+            token = engine.sample()
+            took = clock() - began
+            drawn += 1
+            first, decode = (prefill + took, 0) if drawn == 1 else (first, decode + took)
+            found = {
+                "done": False,
+                "token": token,
+                "at": drawn,
+                "of": limit,
+                "prompt": len(prompt),
+                "prefill_ticks": prefill,
+                "first_ticks": first,
+                "decode_ticks": decode,
+            }
+            if hashing:
+                found["hash"] = engine.hash_digest()
+            yield found
+
+    def _run(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        model = self._active()
+        text, most = values.get("prompt"), values.get("max", 256)
+        if not isinstance(text, bytes) or not isinstance(most, int) or most < 1:
+            raise SlotError(MESSAGE)
+        prompt = model.prompt_tokens(text, special=bool(values.get("special")))
+        if not prompt:
+            raise SlotError(MESSAGE)
+        if len(prompt) > model.context:
+            raise SlotError(ENGINE + 7)
+        seed = int.from_bytes(values.get("seed", b""), "little")
+        _set_sampler(model, values, seed)
+        yield {}
+        hashing = bool(values.get("hash"))
+        for found in self._tokens(model, prompt, most, hashing):
+            if "token" in found:
+                if model.image.is_stop(found["token"]):
+                    found["reason"] = "stop"
+                else:
+                    found["text"] = model.image.decode(found["token"])
+                    if found["at"] == most:
+                        found["reason"] = "length"
+                    elif model.engine.position >= model.context:
+                        found["reason"] = "context"
+                found["done"] = "reason" in found
+            yield found
+
+    def _bench(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        model = self._active()
+        count, depth = values.get("prompt", 16), values.get("depth", 1)
+        limit, context = values.get("decode", 16), model.context
+        if not (0 < count <= context and depth > 0 and 0 < limit <= context - depth):
+            raise SlotError(MESSAGE)
+        yield {}
+        engine, clock = model.engine, time.perf_counter_ns
+        times = {"prompt": count, "prefill_ticks": 0, "first_ticks": 0, "decode_ticks": 0}
+        engine.rewind(0)
+        batch, vocab = model.plan["batch"], model.config["vocab_size"]
+        prompt, behind = _spread(vocab, count, 1), _spread(vocab, depth, 2)
+        for tokens, key in ((prompt, "prefill_ticks"), (behind, "")):
+            for at in range(0, len(tokens), batch):
+                began = clock()
+                model.evaluate(tokens[at : at + batch])
+                if key:
+                    times[key] += clock() - began
+                yield {"done": False, "at": at, "of": len(tokens)}
+            if key:
+                engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+                began = clock()
+                engine.sample()
+                times["first_ticks"] = times[key] + clock() - began
+                engine.rewind(0)
+        for drawn, token in enumerate(_spread(vocab, limit, 3), 1):
+            began = clock()
+            engine.eval((token,))
+            times["decode_ticks"] += clock() - began
+            done = drawn == limit
+            yield {"done": done, "at": drawn, "of": limit, **(times if done else {})}
+
+
+def _opened(path: str) -> Model:
+    try:
+        return Model.open(path)
+    except BudgetError as error:
+        raise SlotError(_BUDGET, str(error)) from None
+    except QedgeError as error:
+        raise SlotError(_IMAGE, str(error)) from None
+
+
+def _slot(values: dict[str, Any]) -> int:
+    slot = values.get("slot")
+    if slot not in (0, 1):
+        raise SlotError(RANGE)
+    return int(slot)
+
+
+def _spread(vocab_size: int, count: int, seed: int) -> list[int]:
+    """Tokens spread over the vocabulary, the same every time."""
+    return [(seed + n * 2654435761) % 2**32 * vocab_size >> 32 for n in range(count)]
+
+
+def _set_sampler(model: Model, values: dict[str, Any], seed: int) -> None:
+    def number(name: str, default: float) -> float:
+        if name not in values:
+            return default
+        return float(struct.unpack("<f", struct.pack("<I", values[name]))[0])
+
+    model.engine.set_sampler(
+        number("temperature", 0.0),
+        values.get("top_k", 0),
+        number("top_p", 1.0),
+        number("min_p", 0.0),
+        number("repeat_penalty", 1.0),
+        seed,
+    )
