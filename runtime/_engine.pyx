@@ -2,12 +2,20 @@
 """Binds the C engine and its host half, one to one: no policy, no defaults; the GIL is released
 around everything that takes time.  What the functions mean is said in qedge.h and host.h."""
 
-from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport SIZE_MAX, int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+
+cdef extern from *:
+    """
+    /* The writable buffer functions that the limited API of 3.10 has; headers of 3.13 leave them
+     * out, the stable ABI keeps them. */
+    PyAPI_FUNC(int) PyObject_AsWriteBuffer(PyObject *, void **, Py_ssize_t *);
+    """
+    int PyObject_AsWriteBuffer(object, void **, Py_ssize_t *) except -1
+    object PyMemoryView_FromObject(object)
 
 cdef extern from "host/host.h" nogil:
     ctypedef struct qe_config:
@@ -63,6 +71,7 @@ cdef extern from "host/host.h" nogil:
     const void *qe_kernels_find(const char *, uint32_t)
     const char *qe_kernels_name(const void *)
     const char *qe_kernels_list(uint32_t, uint32_t, int *)
+    int qe_kernels_check(const void *)
     const char *qe_error_text(int)
     void qe_sha256_init(qe_sha256 *)
     void qe_sha256_update(qe_sha256 *, const void *, size_t)
@@ -92,7 +101,7 @@ cdef extern from "host/host.h" nogil:
     void qe_pool_close(qe_pool *)
     const qe_workers *qe_pool_workers(qe_pool *)
 
-from qedge.runtime.errors import UsageError
+from qedge.runtime.errors import BoardTestError, UsageError
 
 cdef uint32_t NONE = 0xFFFFFFFF
 
@@ -428,7 +437,8 @@ cdef class Session:
         cdef uint32_t n = len(tokens), i = 0
         cdef uint32_t *room = qe_session_tokens(&self.session)
         cdef float *rows = NULL
-        cdef Py_buffer view
+        cdef void *room_of_rows = NULL
+        cdef Py_ssize_t bytes_of_rows = 0
         cdef int error
         cdef uint64_t saved, need
         if n > self.context_size - self.session.position:
@@ -440,18 +450,16 @@ cdef class Session:
             i += 1
         n = i
         if out is not None:
-            PyObject_GetBuffer(out, &view, PyBUF_CONTIG)
+            view = PyMemoryView_FromObject(out)  # holds the memory still until the end
+            PyObject_AsWriteBuffer(view, &room_of_rows, &bytes_of_rows)
             need = <uint64_t>n * ((self.image.image.config.vocab_size + 31) // 32 * 32) * 4
-            if <uint64_t>view.len < need:
-                PyBuffer_Release(&view)
+            if <uint64_t>bytes_of_rows < need:
                 raise EngineError(QE_ERR_SPACE)
-            rows = <float *>view.buf
+            rows = <float *>room_of_rows
         with nogil:
             saved = qe_host_float_enter()
             error = qe_session_eval(&self.session, room, n, rows)
             qe_host_float_leave(saved)
-        if out is not None:
-            PyBuffer_Release(&view)
         checked(error)
 
     def set_sampler(self, float temperature, uint32_t top_k, float top_p, float min_p,
@@ -496,3 +504,25 @@ cdef class Session:
         cdef uint8_t digest[32]
         qe_sha256_digest(&self.sha, digest)
         return PyBytes_FromStringAndSize(<char *>digest, 32)
+
+
+cdef check_kernels():
+    """Every set that this machine can run, against plain C: a wrong one may not write text."""
+    cdef int usable = 0, error
+    cdef uint32_t i = 0, features = qe_host_features()
+    cdef uint64_t saved = qe_host_float_enter()
+    cdef const char *name = qe_kernels_list(0, features, &usable)
+    wrong = []
+    while name != NULL:
+        if usable and qe_kernels_check(qe_kernels_find(name, features)) != 0:
+            wrong.append((<bytes>name).decode())
+        i += 1
+        name = qe_kernels_list(i, features, &usable)
+    qe_host_float_leave(saved)
+    if wrong:
+        raise BoardTestError(
+            f"qedge.runtime: its kernels {', '.join(wrong)} compute something else than plain C "
+            "on this processor; install a wheel that was built for it (qedge wheel -b BOARD)"
+        )
+
+check_kernels()

@@ -5,6 +5,15 @@
 
 #include "kernels.h"
 
+/* What clang 18 to 21 call registers of 512 bits, where the command line has taken them away, as
+ * zig's does. */
+#if defined(__clang__) && !defined(__apple_build_version__) && __clang_major__ >= 18 &&          \
+    __clang_major__ <= 21
+#define QE_EVEX512 ",evex512"
+#else
+#define QE_EVEX512 ""
+#endif
+
 enum { QE_AMX_TOKENS = 16 };
 
 void qe_amx_products(const qe_matmul *m, uint32_t first, uint32_t count);

@@ -1,12 +1,15 @@
 /* armv7.c - the kernels of 32-bit Arm with NEON (Pi 2; Pi 3 and 4 under a 32-bit system). NEON
  * there flushes subnormals, so only integers go through it: sums of products as in neon.c.
  * Floats are scalar.h's. Equal to portable.c. */
-#if defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) && !defined(__clang__)
+#if defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) && \
+    (!defined(__clang__) || defined(QE_WITH_ARMV7))
 #include "kernels.h"
 #include "scalar.h"
 
+#if !defined(__clang__) /* clang gets the flags of the file: -mcpu=generic+v7a+neon+vfp4 */
 #pragma GCC push_options
 #pragma GCC target("arch=armv7-a+neon-vfpv4")
+#endif
 #include <arm_neon.h>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -201,7 +204,9 @@ const qe_kernels qe_armv7 = {
     .first_largest = first_largest,
 };
 
+#if !defined(__clang__)
 #pragma GCC pop_options
+#endif
 #else
 typedef int qe_no_armv7;
 #endif

@@ -6,7 +6,8 @@
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                  \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c"))),        \
+    __attribute__((                                                                             \
+        target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c" QE_EVEX512))),        \
     apply_to = function)
 #else
 #pragma GCC push_options

@@ -24,6 +24,24 @@
 #endif
 
 #if defined(__x86_64__)
+/* QE_HAS_AVX2 and QE_HAS_AVX512: what the CPU has and the system saves (Intel's manual, volume
+ * 1, 14.3 and 15.2). Compilers ask the same for __builtin_cpu_supports, out of a variable that
+ * zig's run-time library lacks. */
+static uint32_t vectors(void)
+{
+    const unsigned xsave_avx_f16c = 7u << 27, avx2 = 1u << 5, vnni = 1u << 11;
+    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    unsigned a, b, c, d, saved, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & xsave_avx_f16c) != xsave_avx_f16c)
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if ((saved & 0x06) != 0x06 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & avx2))
+        return 0;
+    if ((saved & 0xE6) != 0xE6 || (b & avx512) != avx512 || !(c & vnni))
+        return QE_HAS_AVX2;
+    return QE_HAS_AVX2 | QE_HAS_AVX512;
+}
+
 /* Whether the CPU has AMX's int8 tiles, and Linux lets this process use them: their state is
  * large, so it must be asked for once a process (arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA).
  */
@@ -45,13 +63,7 @@ uint32_t qe_host_features(void)
 {
     uint32_t features = 0;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
-        features |= QE_HAS_AVX2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni"))
-        features |= QE_HAS_AVX512;
+    features |= vectors();
     if (amx_granted())
         features |= QE_HAS_AMX;
 #elif defined(__aarch64__)

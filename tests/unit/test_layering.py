@@ -30,6 +30,7 @@ WALK = [
     "pull",
     "elf",
     "firmware",
+    "wheel",
     "link",
     "emulator",
     "rootfs",

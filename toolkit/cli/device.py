@@ -167,6 +167,29 @@ def firmware_build(
         show.table("firmware", fields, answer=True)
 
 
+@click.command()
+@click.option(
+    "-b", "--board", "name", required=True, help="A board with Linux, or an architecture."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="The folder to write to; default: here.",
+)
+@json_option
+def wheel(name: str, output: Path, as_json: bool) -> None:
+    """Build the runtime's wheel for a board, which then needs no compiler."""
+    from qedge.toolkit import show
+    from qedge.toolkit.wheel import build_wheel
+
+    fields = asdict(build_wheel(name, output))
+    emit(as_json, fields)
+    if not as_json:
+        show.table("wheel", fields, answer=True)
+
+
 @click.group()
 def keys() -> None:
     """Keys that images are signed with."""
@@ -206,4 +229,4 @@ def sign(image: Path, key: Path, counter: int, as_json: bool) -> None:
         print(f"{image}: signed, security counter {counter}")
 
 
-VERBS = (flash, reset, emulate, firmware, keys, sign)
+VERBS = (flash, reset, emulate, firmware, wheel, keys, sign)

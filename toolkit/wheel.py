@@ -1,0 +1,252 @@
+"""Builds the runtime's wheel for another machine: the engine compiled by ziglang from PyPI, for
+CPython's limited API, so that one wheel an architecture serves Python 3.10 and later.
+
+The sources are package data, so it works from an installed package.  The same sources and tools
+give the same bytes; what was built is kept in the cache under a name made of all of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.toolkit.board import linux_of, load
+from qedge.toolkit.pull import cache_folder
+
+NAME = "qedge_runtime"  # not qedge: pip must not take one for another version of the other
+MODULE = "_engine.abi3.so"  # the ending that every CPython 3 on Linux looks for
+LIMITED_API = "0x030A0000"  # 3.10
+# As setup.py has them; a Python has no position to speak of, so everything is movable.
+FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden")
+FLAGS += ("-fPIC", f"-DPy_LIMITED_API={LIMITED_API}", "-Wno-deprecated-declarations")
+# Kernels of 64-bit Arm have pages of 4, 16 (Pi 5) or 64 KiB; a segment that begins on a multiple
+# of 64 KiB can be mapped under each.
+LINK = ("-shared", "-pthread", "-Wl,-z,max-page-size=65536", "-Wl,-s")
+WHEN = (1980, 1, 1, 0, 0, 0)  # of every file: the first moment that a zip file knows
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An architecture as `uname -m` says it. more: files that need other flags, and those."""
+
+    tag: str
+    flags: tuple[str, ...]
+    more: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+# glibc 2.17 is manylinux2014's. There is no manylinux for ARMv6, and piwheels, which is where a
+# Pi with a 32-bit system looks, has linux_armv6l and linux_armv7l.
+TARGETS = {
+    "armv6l": Target(
+        "linux_armv6l", ("-target", "arm-linux-gnueabihf.2.17", "-mcpu=arm1176jzf_s")
+    ),
+    "armv7l": Target(
+        "linux_armv7l",
+        (
+            *("-target", "arm-linux-gnueabihf.2.17", "-DQE_WITH_ARMV7"),
+            "-mcpu=generic+v7a+vfp3d16-neon",  # NEON is an option there; hwcap says
+        ),
+        (("armv7.c", ("-mcpu=generic+v7a+neon+vfp4",)),),
+    ),
+    "aarch64": Target("manylinux2014_aarch64", ("-target", "aarch64-linux-gnu.2.17")),
+    "x86_64": Target("manylinux2014_x86_64", ("-target", "x86_64-linux-gnu.2.17")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A wheel. seconds: what building took, next to nothing when it was there."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    seconds: float
+
+
+def architecture(board_or_arch: str) -> str:
+    """A key of TARGETS: itself, or the one of a board with Linux. NoBoardError for others."""
+    if board_or_arch in TARGETS:
+        return board_or_arch
+    return linux_of(load(board_or_arch)).wheel
+
+
+def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
+    """The runtime's wheel for a board with Linux or an architecture of TARGETS; built unless
+    the same was built before.
+
+    output_folder: where it is written; default: it stays in the cache.
+
+    NoBoardError for a board that has no Linux and where a tool is missing (ziglang, Python's
+    headers), WriteError when it cannot be built or written."""
+    begin = time.monotonic()
+    arch = architecture(board_or_arch)
+    sources = _sources()
+    tools = _tools()
+    version = importlib.metadata.version("qedge")
+    name = f"{NAME}-{version}-cp310-abi3-{TARGETS[arch].tag}.whl"
+    kept = cache_folder() / "wheels" / _key(sources, [arch, version, *tools]) / name
+    try:
+        if not kept.exists():
+            with tempfile.TemporaryDirectory() as work:
+                library = _library(arch, sources, Path(work))
+                members = dict(_members(sources, library, version, arch))
+                _put(kept, _zip(members, version))
+        data = kept.read_bytes()
+        path = kept if output_folder is None else Path(output_folder) / name
+        if path != kept:
+            _put(path, data)
+    except OSError as error:
+        raise WriteError(f"{name}: cannot be written: {error}; free some space") from error
+    digest = hashlib.sha256(data).hexdigest()
+    return Built(path, digest, len(data), time.monotonic() - begin)
+
+
+def _sources() -> dict[str, bytes]:
+    """Everything a wheel is made of, by its name below qedge/runtime; sorted."""
+    root = Path(str(resources.files("qedge.runtime")))
+    found = [*root.glob("*.py"), root / "_engine.pyx"]
+    for folder in ("engine", "host"):
+        found += (root / folder).glob("*.[ch]")
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(found)}
+
+
+def _tools() -> list[str]:
+    """The versions of what takes part. NoBoardError when something is missing."""
+    if not find_spec("ziglang"):
+        raise NoBoardError("a wheel needs ziglang's compiler; pip install ziglang")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        raise NoBoardError(
+            f"a wheel needs Python's headers, {sysconfig.get_path('include')} has none; "
+            "install them (Debian: python3-dev)"
+        )
+    found = [f"{tool} {importlib.metadata.version(tool)}" for tool in ("ziglang", "cython")]
+    return [*found, f"python {sys.version}", f"zlib {zlib.ZLIB_RUNTIME_VERSION}"]
+
+
+def _pyconfig() -> bytes:
+    return (resources.files("qedge.toolkit") / "wheel_pyconfig.h").read_bytes()
+
+
+def _key(sources: dict[str, bytes], words: list[str]) -> str:
+    digest = hashlib.sha256("\0".join([*words, repr((TARGETS, FLAGS, LINK))]).encode())
+    digest.update(_pyconfig() + _license().encode() + Path(__file__).read_bytes())
+    for name, data in sources.items():
+        digest.update(f"\0{name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()[:16]
+
+
+def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
+    """The extension module. Everything lies in `work` and is named from there, so that no path
+    of this machine gets into it."""
+    for name, data in sources.items():
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_bytes(data)
+    headers = sysconfig.get_path("include")
+    shutil.copytree(headers, work / "python", ignore=shutil.ignore_patterns("internal"))
+    (work / "python" / "pyconfig.h").write_bytes(_pyconfig())
+    cython = [sys.executable, "-m", "cython", "-3", "--module-name", "qedge.runtime._engine"]
+    _run([*cython, "_engine.pyx", "-o", "_engine.c"], work, arch)
+    target = TARGETS[arch]
+    zig = [sys.executable, "-m", "ziglang", "cc", *target.flags]
+    more = dict(target.more)
+    codes = ["_engine.c", *(name for name in sources if name.endswith(".c"))]
+
+    def compile_one(code: str) -> str:
+        output = code.replace("/", "-").replace(".c", ".o")
+        flags = [*FLAGS, *more.get(code.split("/")[-1], ()), "-Ipython", "-I."]
+        _run([*zig, *flags, "-c", code, "-o", output], work, arch)
+        return output
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, codes))
+    _run([*zig, *LINK, *objects, "-o", MODULE], work, arch)
+    return (work / MODULE).read_bytes()
+
+
+def _run(command: list[str], work: Path, arch: str) -> None:
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WriteError(
+            f"{arch}: {' '.join(command[2:4])} could not build the wheel:\n{done.stderr}"
+        )
+
+
+def _license() -> str:
+    """The licence's text, which goes with every copy, as the installed package has it."""
+    return importlib.metadata.distribution("qedge").read_text("licenses/LICENSE") or ""
+
+
+def _members(
+    sources: dict[str, bytes], library: bytes, version: str, arch: str
+) -> Iterator[tuple[str, bytes]]:
+    """The wheel's files but RECORD (PyPA's binary distribution format)."""
+    for name, data in sources.items():
+        if name.endswith(".py"):
+            yield f"qedge/runtime/{name}", data
+    yield f"qedge/runtime/{MODULE}", library
+    info = f"{NAME}-{version}.dist-info"
+    metadata = f"""Metadata-Version: 2.1
+Name: {NAME.replace("_", "-")}
+Version: {version}
+Summary: qedge.runtime alone: runs flash images, needs nothing but Python.
+License: Apache-2.0
+Requires-Python: >=3.10
+"""
+    wheel = f"""Wheel-Version: 1.0
+Generator: qedge {version}
+Root-Is-Purelib: false
+Tag: cp310-abi3-{TARGETS[arch].tag}
+"""
+    yield f"{info}/METADATA", metadata.encode()
+    yield f"{info}/WHEEL", wheel.encode()
+    if text := _license():
+        yield f"{info}/LICENSE", text.encode()
+
+
+def _zip(members: dict[str, bytes], version: str) -> bytes:
+    """A zip file in which nothing depends on when and where it was made."""
+    import io
+
+    record = f"{NAME}-{version}.dist-info/RECORD"
+    lines = []
+    for name, data in sorted(members.items()):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+        lines.append(f"{name},sha256={digest},{len(data)}\n")
+    lines.append(f"{record},,\n")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in [*sorted(members.items()), (record, "".join(lines).encode())]:
+            info = zipfile.ZipInfo(name, WHEN)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix, whose modes follow
+            info.external_attr = (0o100755 if name.endswith(".so") else 0o100644) << 16
+            archive.writestr(info, data)
+    return out.getvalue()
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
