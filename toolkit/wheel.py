@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import io
 import os
 import shutil
 import subprocess
@@ -38,35 +39,40 @@ FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibilit
 FLAGS += ("-fPIC", f"-DPy_LIMITED_API={LIMITED_API}", "-Wno-deprecated-declarations")
 # Kernels of 64-bit Arm have pages of 4, 16 (Pi 5) or 64 KiB; a segment that begins on a multiple
 # of 64 KiB can be mapped under each.
-LINK = ("-shared", "-pthread", "-Wl,-z,max-page-size=65536", "-Wl,-s")
+LINK = ("-shared", "-pthread", "-Wl,-z,max-page-size=65536", "-Wl,-s", "-Wl,--gc-sections")
+# zig's run-time library comes along as a whole and with its own memcpy; these names stay visible
+# so that libc's, which are faster, go before them.
+EXPORTED = "{ global: PyInit__engine; memcpy; memmove; memset; memcmp; bcmp; local: *; };\n"
 WHEN = (1980, 1, 1, 0, 0, 0)  # of every file: the first moment that a zip file knows
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An architecture as `uname -m` says it. more: files that need other flags, and those."""
+    """An architecture as `uname -m` says it: the wheel's platform, zig's target and processor,
+    and the processor of files whose functions run only where the system says so."""
 
     tag: str
-    flags: tuple[str, ...]
-    more: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    triple: str
+    cpu: str
+    cpu_of: tuple[tuple[str, str], ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 # glibc 2.17 is manylinux2014's. There is no manylinux for ARMv6, and piwheels, which is where a
 # Pi with a 32-bit system looks, has linux_armv6l and linux_armv7l.
+# clang's NEON header wants NEON for the whole file. On ARMv7 it is an option, as are half of the
+# float registers: Debian's armhf promises neither.
 TARGETS = {
-    "armv6l": Target(
-        "linux_armv6l", ("-target", "arm-linux-gnueabihf.2.17", "-mcpu=arm1176jzf_s")
-    ),
+    "armv6l": Target("linux_armv6l", "arm-linux-gnueabihf.2.17", "arm1176jzf_s"),
     "armv7l": Target(
         "linux_armv7l",
-        (
-            *("-target", "arm-linux-gnueabihf.2.17", "-DQE_WITH_ARMV7"),
-            "-mcpu=generic+v7a+vfp3d16-neon",  # NEON is an option there; hwcap says
-        ),
-        (("armv7.c", ("-mcpu=generic+v7a+neon+vfp4",)),),
+        "arm-linux-gnueabihf.2.17",
+        "cortex_a8-neon-d32",
+        (("engine/armv7.c", "cortex_a5"),),
+        ("-DQE_WITH_ARMV7",),
     ),
-    "aarch64": Target("manylinux2014_aarch64", ("-target", "aarch64-linux-gnu.2.17")),
-    "x86_64": Target("manylinux2014_x86_64", ("-target", "x86_64-linux-gnu.2.17")),
+    "aarch64": Target("manylinux2014_aarch64", "aarch64-linux-gnu.2.17", "generic"),
+    "x86_64": Target("manylinux2014_x86_64", "x86_64-linux-gnu.2.17", "x86_64"),
 }
 
 
@@ -101,7 +107,7 @@ def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
     tools = _tools()
     version = importlib.metadata.version("qedge")
     name = f"{NAME}-{version}-cp310-abi3-{TARGETS[arch].tag}.whl"
-    kept = cache_folder() / "wheels" / _key(sources, [arch, version, *tools]) / name
+    kept = cache_folder() / "wheels" / _key(arch, sources, [version, *tools]) / name
     try:
         if not kept.exists():
             with tempfile.TemporaryDirectory() as work:
@@ -144,8 +150,10 @@ def _pyconfig() -> bytes:
     return (resources.files("qedge.toolkit") / "wheel_pyconfig.h").read_bytes()
 
 
-def _key(sources: dict[str, bytes], words: list[str]) -> str:
-    digest = hashlib.sha256("\0".join([*words, repr((TARGETS, FLAGS, LINK))]).encode())
+def _key(arch: str, sources: dict[str, bytes], words: list[str]) -> str:
+    digest = hashlib.sha256(
+        "\0".join([arch, *words, repr((TARGETS[arch], FLAGS, LINK, EXPORTED))]).encode()
+    )
     digest.update(_pyconfig() + _license().encode() + Path(__file__).read_bytes())
     for name, data in sources.items():
         digest.update(f"\0{name}\0{len(data)}\0".encode() + data)
@@ -164,19 +172,21 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
     cython = [sys.executable, "-m", "cython", "-3", "--module-name", "qedge.runtime._engine"]
     _run([*cython, "_engine.pyx", "-o", "_engine.c"], work, arch)
     target = TARGETS[arch]
-    zig = [sys.executable, "-m", "ziglang", "cc", *target.flags]
-    more = dict(target.more)
+    zig = [sys.executable, "-m", "ziglang", "cc", "-target", target.triple]
+    cpu_of = dict(target.cpu_of)
     codes = ["_engine.c", *(name for name in sources if name.endswith(".c"))]
 
     def compile_one(code: str) -> str:
         output = code.replace("/", "-").replace(".c", ".o")
-        flags = [*FLAGS, *more.get(code.split("/")[-1], ()), "-Ipython", "-I."]
-        _run([*zig, *flags, "-c", code, "-o", output], work, arch)
+        flags = [*FLAGS, *target.flags, f"-mcpu={cpu_of.get(code, target.cpu)}"]
+        _run([*zig, *flags, "-Ipython", "-I.", "-c", code, "-o", output], work, arch)
         return output
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, codes))
-    _run([*zig, *LINK, *objects, "-o", MODULE], work, arch)
+    (work / "exported").write_text(EXPORTED, "utf-8")
+    link = [*LINK, "-Wl,--version-script=exported", f"-mcpu={target.cpu}"]
+    _run([*zig, *link, *objects, "-o", MODULE], work, arch)
     return (work / MODULE).read_bytes()
 
 
@@ -222,8 +232,6 @@ Tag: cp310-abi3-{TARGETS[arch].tag}
 
 def _zip(members: dict[str, bytes], version: str) -> bytes:
     """A zip file in which nothing depends on when and where it was made."""
-    import io
-
     record = f"{NAME}-{version}.dist-info/RECORD"
     lines = []
     for name, data in sorted(members.items()):

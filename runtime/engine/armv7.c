@@ -6,7 +6,7 @@
 #include "kernels.h"
 #include "scalar.h"
 
-#if !defined(__clang__) /* clang gets the flags of the file: -mcpu=generic+v7a+neon+vfp4 */
+#if !defined(__clang__) /* which is told by the command line: -mcpu=cortex-a5 */
 #pragma GCC push_options
 #pragma GCC target("arch=armv7-a+neon-vfpv4")
 #endif
