@@ -37,12 +37,12 @@ LIMITED_API = "0x030A0000"  # 3.10
 # As setup.py has them; a Python has no position to speak of, so everything is movable.
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden")
 FLAGS += ("-fPIC", f"-DPy_LIMITED_API={LIMITED_API}", "-Wno-deprecated-declarations")
-# Kernels of 64-bit Arm have pages of 4, 16 (Pi 5) or 64 KiB; a segment that begins on a multiple
-# of 64 KiB can be mapped under each.
+# Linux on 64-bit Arm has pages of 4, 16 (Pi 5) or 64 KiB; segments that begin on a multiple of
+# 64 KiB can be mapped under each.
 LINK = ("-shared", "-pthread", "-Wl,-z,max-page-size=65536", "-Wl,-s", "-Wl,--gc-sections")
-# zig's run-time library comes along as a whole and with its own memcpy; these names stay visible
-# so that libc's, which are faster, go before them.
-EXPORTED = "{ global: PyInit__engine; memcpy; memmove; memset; memcmp; bcmp; local: *; };\n"
+# zig's run-time library may come along as a whole, and with its own memcpy and so on; those
+# names stay visible, so that libc's, which are faster, go before them.
+EXPORTED = "{ global: PyInit__engine; mem*; bcmp*; local: *; };\n"
 WHEN = (1980, 1, 1, 0, 0, 0)  # of every file: the first moment that a zip file knows
 
 
@@ -60,8 +60,8 @@ class Target:
 
 # glibc 2.17 is manylinux2014's. There is no manylinux for ARMv6, and piwheels, which is where a
 # Pi with a 32-bit system looks, has linux_armv6l and linux_armv7l.
-# clang's NEON header wants NEON for the whole file. On ARMv7 it is an option, as are half of the
-# float registers: Debian's armhf promises neither.
+# clang's NEON header wants NEON for the whole file. On ARMv7 it is an option, as is half of the
+# float registers; Debian's armhf promises neither.
 TARGETS = {
     "armv6l": Target("linux_armv6l", "arm-linux-gnueabihf.2.17", "arm1176jzf_s"),
     "armv7l": Target(
