@@ -1,4 +1,5 @@
-"""The agent on a board with Linux: answers the link on its standard streams, or on a serial line.
+"""The agent on a board with Linux: answers the link on its standard streams, or on a serial
+line.
 
     python -m qedge.runtime.agent --root ~/.local/share/qedge --board pi5
 
@@ -52,7 +53,6 @@ class Agent:
         self._board, self._emulated = board, emulated
         self._id = self._slots.board_id()
         self._last: tuple[bytes, bytes] | None = None
-        self.ends = False  # a reset was asked for
 
     @property
     def locked(self) -> bool:
@@ -99,7 +99,7 @@ class Agent:
         if (group, command) == (OS, OS_ECHO):
             return {"r": values.get("d", "")}
         if (group, command) == (OS, OS_RESET):
-            self.ends = True
+            self.close()  # as a restart would: what is active stays
             return {}
         if group != QEDGE:
             raise SlotError(_SMP_UNSUPPORTED)
@@ -190,7 +190,7 @@ def _error(group: int, code: int, text: str = "") -> dict[str, Any]:
 def serve(agent: Agent, source: int, output: int, line_digits: int) -> None:
     """Answers what comes from one descriptor on another, until it ends."""
     decoder = Decoder(_LONG_LINE)
-    while not agent.ends:
+    while True:
         if agent.locked:
             ready, _, _ = select.select([source], [], [], LOCK_SECONDS)
             if not ready:
@@ -246,7 +246,6 @@ def main() -> None:
                 serve(agent, line, line, LINE_DIGITS)
                 os.close(line)
                 agent.close()
-                agent.ends = False
         output = os.dup(1)
         os.dup2(2, 1)  # nothing that prints may talk into the link
         serve(agent, 0, output, _LONG_LINE)

@@ -1,6 +1,6 @@
-"""The part of CBOR (RFC 8949) that the link's messages use, since a board has nothing but Python:
-whole numbers, byte and text strings, arrays, maps, true, false and null; no tags, no floats (the
-link has them as bits), no indefinite lengths.
+"""The part of CBOR (RFC 8949) that the link's messages use, since a board has nothing but
+Python: whole numbers, byte and text strings, arrays, maps, true, false and null; no tags, no
+floats (the link has them as bits), no indefinite lengths.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qedge.runtime._engine import Image
 from qedge.runtime.errors import BudgetError, NoBoardError, VerifyError, WrongBoardError
+from qedge.runtime.frame import encode
 from qedge.runtime.image import open_image, verify_image
 from qedge.runtime.session import PRIVATE_BYTES
 from qedge.runtime.sizes import show_size
@@ -22,7 +23,6 @@ from qedge.toolkit import signature
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import DIGEST_BYTES
-from qedge.runtime.frame import encode
 
 Progress = Callable[[str, int, int], None]  # step, done, of
 WRITE_HEAD_BYTES = 55  # of its packet beside them: SMP's 8, and the keys and numbers
@@ -109,7 +109,7 @@ def check_image(
         need = image.bytes + image.plan["arena_bytes"] + PRIVATE_BYTES
         if need > arena:
             raise BudgetError(
-                f"{path}: needs {show_size(need)} of RAM (image, arena, runtime), the board has "
+                f"{path}: needs {show_size(need)} of RAM, the board has "
                 f"{show_size(arena)}; take a smaller quantization, model or --context"
             )
     elif image.plan["arena_bytes"] > arena:

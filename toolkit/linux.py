@@ -27,7 +27,7 @@ _PROBE = r"""
 say() { printf '%s=%s\n' "$1" "$2"; }
 text() { tr -d '\000' <"$1" 2>/dev/null; }
 say model "$(text /proc/device-tree/model)"
-say revision "$(text /proc/device-tree/system/linux,revision | od -An -tx1 2>/dev/null | tr -d ' ')"
+say revision "$(od -An -tx1 /proc/device-tree/system/linux,revision 2>/dev/null | tr -d ' ')"
 say serial "$(text /proc/device-tree/serial-number)"
 say machine "$(uname -m)"
 say kernel "$(uname -r)"

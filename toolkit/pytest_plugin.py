@@ -90,6 +90,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("qedge", "boards that run language models")
     group.addoption("--board", help=f"The board's name; default: {DEFAULT_BOARD} (emulated).")
     group.addoption("--port", help="The board's port; default: an emulated board is started.")
+    group.addoption("--identity", help="A private key, for a board that is reached by ssh.")
     group.addoption("--qedge-image", help="The image; default: commander, built for the board.")
 
 
@@ -114,35 +115,36 @@ def board(
 ) -> Iterator[BoardUnderTest]:
     """The board that was named, or an emulated one; a session long."""
     from qedge.runtime.errors import NoBoardError
-    from qedge.toolkit.board import device_of, load
-    from qedge.toolkit.emulator import Emulator, missing
-    from qedge.toolkit.flash import check_board
-    from qedge.toolkit.link import Device, Link, open_line
+    from qedge.toolkit import emulated_linux, emulator
+    from qedge.toolkit.board import load
+    from qedge.toolkit.reach import reach
 
     chosen = load(request.config.getoption("--board") or DEFAULT_BOARD)
     port = request.config.getoption("--port")
+    identity = request.config.getoption("--identity")
     if port is not None:
-        device = Device(Link(open_line(port, device_of(chosen).baud), port), port)
-        try:
-            hello = device.hello()
-            check_board(hello, chosen, port)
-            yield BoardUnderTest(chosen, port, device, hello)
-        finally:
-            device.close()
+        with reach(chosen, port, identity) as found:
+            yield BoardUnderTest(chosen, port, found.device, found.hello)
         return
-    if need := missing(chosen):
+    kind: Any = emulated_linux if chosen.linux else emulator
+    if need := kind.missing(chosen):
         _absent(f"{need}; or give --port")
     place = tmp_path_factory.mktemp("board") / "flash.bin"
     try:
-        emulator = Emulator(chosen, place)
+        running: Any = (
+            emulated_linux.LinuxEmulator(chosen, place)
+            if chosen.linux
+            else emulator.Emulator(chosen, place)
+        )
     except NoBoardError as error:
         _absent(str(error))
         raise
-    with emulator:
-        hello = emulator.hello()
-        device = emulator.connect()
-        yield BoardUnderTest(chosen, emulator.port, device, hello)
-        device.close()
+    with running:
+        key = str(running.identity) if chosen.linux else None
+        if not chosen.linux:
+            running.hello()
+        with reach(chosen, running.port, key) as found:
+            yield BoardUnderTest(chosen, running.port, found.device, found.hello)
 
 
 @pytest.fixture(scope="session")

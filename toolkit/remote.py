@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
 
-from qedge.runtime.errors import UsageError
+from qedge.runtime.errors import ImageError, UsageError
 from qedge.runtime.text import StopText
-from qedge.toolkit.board import Board, device_of
+from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import float_bits
 
@@ -42,7 +42,7 @@ class Times:
             "decode_tokens_per_second": None,
             "emulated": True,
         }
-        of_second = device_of(board).emulated_hz
+        of_second = board.device.emulated_hz if board.device else 0
         for name, tokens, ticks in (
             ("emulated_instructions_per_token", self.decoded_tokens, self.decode_ticks),
             ("emulated_instructions_per_prompt_token", self.prompt_tokens, self.prefill_ticks),
@@ -141,6 +141,19 @@ def bench(
         prefill_ticks=median_low(one.prefill_ticks for one in found),
         decode_ticks=median_low(one.decode_ticks for one in found),
     )
+
+
+def rollback(device: Device) -> Hello:
+    """Makes the image that was active before active again, after verifying and testing it; what
+    the board says then. ImageError when there is none."""
+    hello = device.hello()
+    if hello.active is None or not hello.slots[1 - hello.active].sequence:
+        raise ImageError(
+            f"{device.name}: its other slot holds no verified image; there is nothing to go "
+            "back to"
+        )
+    device.finish("activate", slot=1 - hello.active)
+    return device.hello()
 
 
 def test(device: Device) -> str:

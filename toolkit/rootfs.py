@@ -1,6 +1,6 @@
-"""A small arm64 Debian for emulated Linux boards: kernel, initial RAM disk and root file system,
-made in seconds of Debian's own packages by a private apt. Nothing of this machine is changed, no
-package's script is run.
+"""A small arm64 Debian for emulated Linux boards: kernel, initial RAM disk and root file
+system, made in seconds of Debian's own packages by a private apt. Nothing of this machine is
+changed, and no package's script is run.
 
 Debian's /sbin/init is not used: busybox starts an ssh server (dropbear) and says READY on the
 console. Python is Debian's; nothing else is installed.

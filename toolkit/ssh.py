@@ -224,8 +224,8 @@ class Shell:
 
     def _lost(self, error: Exception | None) -> WriteError:
         return WriteError(
-            f"{self.name}: the connection was lost ({error or 'closed'}); what is active on the "
-            "board stays so: run this again"
+            f"{self.name}: the connection was lost ({error or 'closed'}); what is active on "
+            "the board stays so: run this again"
         )
 
     def line(self, command: str) -> ShellLine:

@@ -18,12 +18,12 @@ import pytest
 from device.conftest import MakeImage, put
 
 from qedge.runtime.errors import NoBoardError, SeveralBoardsError, WrongBoardError
+from qedge.runtime.frame import Decoder, encode
 from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.emulator import Emulator
 from qedge.toolkit.link import Device, Link, open_line
 from qedge.toolkit.link.find import find
-from qedge.runtime.frame import Decoder, encode
 
 Qedge = Callable[..., "CompletedProcess[str]"]
 

@@ -64,7 +64,20 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
     return Model.open(target, **{name: options[name] for name in names})
 
 
-port_option = click.option("-p", "--port", help="The board's port; default: looks for it.")
+def port_option(function: Callable[..., None]) -> Callable[..., None]:
+    """-p, and the key for a board that is reached by ssh."""
+    for option in (
+        click.option(
+            "--identity",
+            envvar="QEDGE_IDENTITY",
+            help="A private key for ssh; default: as your ssh configuration says.",
+        ),
+        click.option(
+            "-p", "--port", help="A serial port or URL, or user@host; default: looks for it."
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def board_of(target: str, port: str | None) -> Any:
@@ -76,25 +89,16 @@ def board_of(target: str, port: str | None) -> Any:
     if port is None and target not in board.names():
         return None
     found = board.load(target)
-    return found if found.device is not None or port is not None else None
+    return found if found.device or found.linux or port is not None else None
 
 
 @contextmanager
-def connected(board: Any, port: str | None) -> Iterator[tuple[Any, Any]]:
+def connected(
+    board: Any, port: str | None, identity: str | None = None
+) -> Iterator[tuple[Any, Any]]:
     """A link to the board that was named, and what it says; WrongBoardError for another."""
-    from qedge.toolkit.board import device_of
-    from qedge.toolkit.flash import check_board
-    from qedge.toolkit.link import Device, Link, open_line
+    from qedge.toolkit import show
+    from qedge.toolkit.reach import reach
 
-    baud = device_of(board).baud
-    if port is None:
-        from qedge.toolkit.link.find import find
-
-        port = find(board.name, baud)
-    device = Device(Link(open_line(port, baud), port), port)
-    try:
-        hello = device.hello()
-        check_board(hello, board, port)
-        yield device, hello
-    finally:
-        device.close()
+    with reach(board, port, identity, show.say) as found:
+        yield found.device, found.hello

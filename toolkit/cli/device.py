@@ -43,12 +43,19 @@ def trusted(key: Path | None) -> bytes | None:
 )
 @json_option
 def flash(
-    image: Path, name: str, port: str | None, dry_run: bool, uf2: Path | None, as_json: bool
+    image: Path,
+    name: str,
+    port: str | None,
+    identity: str | None,
+    dry_run: bool,
+    uf2: Path | None,
+    as_json: bool,
 ) -> None:
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
     from qedge.toolkit import flash as flashing
     from qedge.toolkit import show
     from qedge.toolkit.board import device_of, load
+    from qedge.toolkit.reach import reach
 
     board = load(name)
     fields: dict[str, Any]
@@ -61,11 +68,10 @@ def flash(
         if not as_json:
             show.table("drag and drop, in this order", fields, answer=True)
         return
-    baud = device_of(board).baud
-    with connected(board, port) as (device, _), show.bar(True) as tell:
-        plan = flashing.plan(device, image, board)
+    with reach(board, port, identity, show.say) as there, show.bar(True) as tell:
+        plan = flashing.plan(there.device, image, board)
         if not dry_run:
-            done = flashing.apply(device, plan, tell)
+            done = flashing.apply(there.device, plan, tell)
     if dry_run:
         fields = {
             "board": plan.hello.board,
@@ -74,12 +80,14 @@ def flash(
             "image_id": plan.image_id,
             "bytes_total": plan.image_bytes,
             "bytes_to_send": plan.bytes_sent,
-            "seconds": plan.seconds(baud),
+            "seconds": None if board.linux else plan.seconds(device_of(board).baud),
             "arena_bytes": plan.arena_bytes,
             "board_arena_bytes": plan.hello.arena,
         }
     else:
         fields = asdict(done)
+        if there.seconds:
+            fields["seconds_before"] = there.seconds
     emit(as_json, fields)
     if not as_json:
         show.table("would write" if dry_run else "flashed", fields, answer=True)
@@ -89,11 +97,11 @@ def flash(
 @click.argument("name", metavar="BOARD")
 @port_option
 @json_option
-def reset(name: str, port: str | None, as_json: bool) -> None:
+def reset(name: str, port: str | None, identity: str | None, as_json: bool) -> None:
     """Restart a board; the active image stays."""
     from qedge.toolkit.board import load
 
-    with connected(load(name), port) as (device, hello):
+    with connected(load(name), port, identity) as (device, hello):
         device.reset()
     emit(as_json, {"board": hello.board, "board_id": hello.board_id})
     if not as_json:
@@ -102,7 +110,32 @@ def reset(name: str, port: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", metavar="BOARD")
-@click.option("--flash-file", type=click.Path(path_type=Path), help="Keeps the board's flash.")
+@port_option
+@json_option
+def rollback(name: str, port: str | None, identity: str | None, as_json: bool) -> None:
+    """Go back to the image that was active before, verified and tested again."""
+    from qedge.toolkit.board import load
+    from qedge.toolkit.remote import rollback as go_back
+
+    with connected(load(name), port, identity) as (device, before):
+        after = go_back(device)
+    fields = {
+        "board": after.board,
+        "board_id": after.board_id,
+        "slot": after.active,
+        "image_id": after.image_id,
+        "before": before.image_id,
+    }
+    emit(as_json, fields)
+    if not as_json:
+        print(f"{after.board} {after.board_id}: {after.image_id} is active again")
+
+
+@click.command()
+@click.argument("name", metavar="BOARD")
+@click.option(
+    "--flash-file", type=click.Path(path_type=Path), help="Keeps the board's flash, or disk."
+)
 @key_option
 @json_option
 def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool) -> None:
@@ -116,6 +149,9 @@ def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     board = load(name)
+    if board.linux is not None:
+        _emulate_linux(board, flash_file, stop, as_json)
+        return
     show.say(f"{name}: building the firmware, unless it is there")
     if board.device is not None and board.device.emulator == "rp2040js":
         show.say(f"{name}: fetching rp2040js through npm, unless it is there")
@@ -132,6 +168,30 @@ def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool)
             else:
                 print(emulator.port, flush=True)
                 show.say(f"try: qedge flash IMAGE -b {name} -p {emulator.port}")
+            while not stop.wait(0.2):
+                if emulator.ended is not None:
+                    raise NoBoardError(emulator.end_text())
+
+
+def _emulate_linux(board: Any, disk: Path | None, stop: threading.Event, as_json: bool) -> None:
+    from qedge.toolkit import show
+    from qedge.toolkit.emulated_linux import LinuxEmulator
+
+    show.say(f"{board.name}: making its Debian, unless it is there")
+    with tempfile.TemporaryDirectory() as folder:
+        if disk is None:
+            show.say("no --flash-file: what is flashed is gone when this ends")
+        with LinuxEmulator(board, disk or Path(folder) / "disk.ext4") as emulator:
+            identity = str(emulator.identity)
+            if as_json:
+                fields = {"port": emulator.port, "identity": identity, "board": board.name}
+                print(json.dumps(fields), flush=True)
+            else:
+                print(f"{emulator.port} --identity {identity}", flush=True)
+                show.say(
+                    f"try: qedge flash IMAGE -b {board.name} -p {emulator.port} "
+                    f"--identity {identity}"
+                )
             while not stop.wait(0.2):
                 if emulator.ended is not None:
                     raise NoBoardError(emulator.end_text())
@@ -229,4 +289,4 @@ def sign(image: Path, key: Path, counter: int, as_json: bool) -> None:
         print(f"{image}: signed, security counter {counter}")
 
 
-VERBS = (flash, reset, emulate, firmware, wheel, keys, sign)
+VERBS = (flash, rollback, reset, emulate, firmware, wheel, keys, sign)

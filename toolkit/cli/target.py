@@ -43,6 +43,7 @@ def run(
     target: str,
     prompt: str,
     port: str | None,
+    identity: str | None,
     as_json: bool,
     with_hash: bool,
     chat: bool,
@@ -54,7 +55,7 @@ def run(
     if (board := board_of(target, port)) is not None:
         if chat:
             raise UsageError("--chat works with images; give a board the whole prompt")
-        _run_there(board, port, text, as_json, with_hash, options)
+        _run_there(board, port, identity, text, as_json, with_hash, options)
         return
     from qedge.runtime.machine import peak_rss_bytes
     from qedge.toolkit import show
@@ -99,7 +100,10 @@ def run(
 
 
 def memory_of(hello: Any) -> dict[str, int]:
-    """What a board's RAM holds for a session: the arena is static, so all of it counts."""
+    """What a board's RAM holds for a session: a microcontroller's arena is static, so all of it
+    counts; a board with Linux says what its agent took."""
+    if hello.ram:
+        return {"peak_rss_bytes": hello.peak_rss}
     return {
         "arena_bytes": hello.arena,
         "stack_used_bytes": hello.stack_used,
@@ -108,12 +112,18 @@ def memory_of(hello: Any) -> dict[str, int]:
 
 
 def _run_there(
-    board: Any, port: str | None, text: bytes, as_json: bool, with_hash: bool, options: Any
+    board: Any,
+    port: str | None,
+    identity: str | None,
+    text: bytes,
+    as_json: bool,
+    with_hash: bool,
+    options: Any,
 ) -> None:
     from qedge.toolkit import show
     from qedge.toolkit.remote import Run
 
-    with connected(board, port) as (device, hello):
+    with connected(board, port, identity) as (device, hello):
         sampling = {name: options[name] for name in _SAMPLING}
         made = Run(device, text, options["max_tokens"], hash=with_hash, **sampling)
         pieces = []
@@ -160,6 +170,7 @@ def bench(
     depth: int,
     repeat: int | None,
     port: str | None,
+    identity: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -170,7 +181,7 @@ def bench(
         from qedge.toolkit.remote import bench as bench_there
 
         prompt_tokens, decode_tokens = prompt_tokens or 16, decode_tokens or 16
-        with connected(board, port) as (device, hello):
+        with connected(board, port, identity) as (device, hello):
             repeat = (1 if hello.emulated else 3) if repeat is None else repeat
             times = bench_there(
                 device,
@@ -231,12 +242,14 @@ def bench(
 @port_option
 @model_options
 @json_option
-def test(target: str, port: str | None, as_json: bool, **options: Any) -> None:
+def test(
+    target: str, port: str | None, identity: str | None, as_json: bool, **options: Any
+) -> None:
     """Run the golden test of the image at TARGET, a file or what is active on a board."""
     if (board := board_of(target, port)) is not None:
         from qedge.toolkit.remote import test as test_there
 
-        with connected(board, port) as (device, hello):
+        with connected(board, port, identity) as (device, hello):
             digest, kernels = test_there(device), hello.kernels
     else:
         with open_model(target, options) as model:

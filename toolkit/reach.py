@@ -1,0 +1,61 @@
+"""From a board's name and port to a link with it, whatever kind of board it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from qedge.runtime.errors import NoBoardError
+from qedge.toolkit.board import Board, device_of
+from qedge.toolkit.flash import check_board
+from qedge.toolkit.link import Device, Hello, Link, open_line
+from qedge.toolkit.link.find import find
+
+SERIAL_BAUD = 115200  # of an agent on a serial line
+
+
+@dataclass(slots=True)
+class Reached:
+    """A board that answers. seconds: of the parts of getting there, where there are any."""
+
+    device: Device
+    hello: Hello
+    port: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def is_address(port: str) -> bool:
+    """Whether a port is an address for ssh, and not a serial line."""
+    return port.startswith("ssh://") or ("://" not in port and "/" not in port)
+
+
+@contextmanager
+def reach(
+    board: Board,
+    port: str | None,
+    identity: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Reached]:
+    """A link to the board that was named. A board with Linux gets its runtime first, unless it
+    is reached by a serial line at which its agent answers. WrongBoardError for another board,
+    NoBoardError when none answers."""
+    if board.linux is not None and port is None:
+        raise NoBoardError(f"{board.name}: give its address with -p user@host")
+    if board.linux is not None and port is not None and is_address(port):
+        from qedge.toolkit.linux import reached
+
+        with reached(board, port, identity, say) as found:
+            check_board(found.hello, board, port)
+            yield Reached(found.device, found.hello, port, found.seconds)
+        return
+    baud = SERIAL_BAUD if board.linux is not None else device_of(board).baud
+    if port is None:
+        port = find(board.name, baud)
+    device = Device(Link(open_line(port, baud), port), port)
+    try:
+        hello = device.hello()
+        check_board(hello, board, port)
+        yield Reached(device, hello, port)
+    finally:
+        device.close()
