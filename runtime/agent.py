@@ -20,7 +20,7 @@ import sys
 from qedge.runtime import cbor
 from qedge.runtime._engine import EngineError
 from qedge.runtime.errors import BudgetError, QedgeError
-from qedge.runtime.frame import LINE_DIGITS, Decoder, encode
+from qedge.runtime.frame import Decoder, StreamDecoder, encode
 from qedge.runtime.jobs import ENGINE, MESSAGE, TICK_HZ, Jobs
 from qedge.runtime.machine import cpus, peak_rss_bytes, total_bytes
 from qedge.runtime.slots import SlotError, Slots
@@ -40,7 +40,6 @@ HELLO, DIGEST, WRITE, COPY, JOB, STEP, CONDITION = range(7)
 OTHER_BOARD, NO_SPACE, CANNOT_WRITE = 11, 13, 14
 _SMP_UNSUPPORTED, _SMP_INVALID = 8, 3
 _HEAD = struct.Struct(">BBHHBB")
-_LONG_LINE = 1 << 17
 _READ_BYTES = 1 << 18
 
 
@@ -187,9 +186,10 @@ def _error(group: int, code: int, text: str = "") -> dict[str, Any]:
     return {"err": {"group": group, "rc": code, "text": text[:500]}}
 
 
-def serve(agent: Agent, source: int, output: int, line_digits: int) -> None:
-    """Answers what comes from one descriptor on another, until it ends."""
-    decoder = Decoder(_LONG_LINE)
+def serve(agent: Agent, source: int, output: int, *, noisy: bool) -> None:
+    """Answers what comes from one descriptor on another, until it ends. noisy: the line is a
+    serial one, where packets are framed."""
+    decoder = Decoder() if noisy else StreamDecoder()
     while True:
         if agent.locked:
             ready, _, _ = select.select([source], [], [], LOCK_SECONDS)
@@ -203,10 +203,10 @@ def serve(agent: Agent, source: int, output: int, line_digits: int) -> None:
             return
         for packet in decoder.feed(data):
             answer = agent.answer(packet)
-            lines = encode(answer, line_digits) if answer is not None else b""
-            while lines:
+            left = encode(answer) if noisy and answer is not None else answer or b""
+            while left:
                 try:
-                    lines = lines[os.write(output, lines) :]
+                    left = left[os.write(output, left) :]
                 except OSError:
                     return
 
@@ -243,12 +243,12 @@ def main() -> None:
         if options.serial:
             while True:
                 line = _serial(options.serial, options.baud)
-                serve(agent, line, line, LINE_DIGITS)
+                serve(agent, line, line, noisy=True)
                 os.close(line)
                 agent.close()
         output = os.dup(1)
         os.dup2(2, 1)  # nothing that prints may talk into the link
-        serve(agent, 0, output, _LONG_LINE)
+        serve(agent, 0, output, noisy=False)
     except KeyboardInterrupt:
         pass
     finally:

@@ -194,15 +194,20 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
                 f"that was there before ({hello.board_id}, or with other images); nothing was "
                 "written"
             )
-        for done, number in enumerate(plan.copied):
-            at = number * block
+        if plan.copied:
             assert hello.active is not None
-            device.copy(hello.board_id, plan.slot, at, at, hello.active)
-            tell("copy", done + 1, len(plan.copied))
-        for done, number in enumerate(plan.sent):
-            for at in range(number * block, (number + 1) * block, step):
-                device.write(hello.board_id, plan.slot, at, plan.data[at : at + step])
-            tell("send", done + 1, len(plan.sent))
+            places = (number * block for number in plan.copied)
+            copied = device.copy_all(hello.board_id, plan.slot, places, hello.active)
+            for done, _ in enumerate(copied, 1):
+                tell("copy", done, len(plan.copied))
+        pieces = (
+            (at, plan.data[at : at + step])
+            for number in plan.sent
+            for at in range(number * block, (number + 1) * block, step)
+        )
+        count = len(plan.sent) * block // step
+        for done, _ in enumerate(device.write_all(hello.board_id, plan.slot, pieces), 1):
+            tell("send", done, count)
         for found in device.job("activate", slot=plan.slot):
             tell("verify and test", found.get("at", 0), found.get("of", 1))
         after = device.hello()

@@ -19,7 +19,6 @@ from qedge.toolkit.ssh import Shell
 from qedge.toolkit.wheel import Built, build_wheel
 
 ROOT = "${XDG_DATA_HOME:-$HOME/.local/share}/qedge"
-LINE_DIGITS = 1 << 17
 AGENT_SECONDS = 60.0  # until the agent answers: an emulator starts Python slowly
 SPARE_BYTES = 16 << 20  # of the disk, for the runtime
 
@@ -217,7 +216,7 @@ def reached(
         agent = f"{command} -m qedge.runtime.agent --root {shlex.quote(facts.root)} "
         agent += f"--board {shlex.quote(board.name)}{' --emulated' if linux.emulator else ''}"
         line = shell.line(agent)
-        link = Link(line, port, patience=30.0, pause=10.0, line_digits=LINE_DIGITS)
+        link = Link(line, port, patience=30.0, noisy=False)
         device = Device(link, port)
         try:
             hello = device.hello(patience=AGENT_SECONDS)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import secrets
 import struct
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import cbor2
 import serial
 
 from qedge.runtime.errors import NoBoardError, WriteError
-from qedge.runtime.frame import LINE_DIGITS, LINE_LIMIT_BYTES, Decoder, encode
+from qedge.runtime.frame import Decoder, StreamDecoder, encode
 
 READ, WRITE = 0, 2
 OS, QEDGE = 0, 64
 OS_ECHO, OS_RESET, OS_PARAMETERS = 0, 5, 6
 _HEAD = struct.Struct(">BBHHBB")  # op and version, flags, bytes, group, sequence, command
 _VERSION_2 = 1 << 3
+_WINDOW = 16  # writes under way at once, where nothing is lost
 
 
 class Line(Protocol):
@@ -66,17 +69,18 @@ class Link:
         *,
         patience: float = 3.0,
         pause: float = 0.5,
-        line_digits: int = LINE_DIGITS,
+        noisy: bool = True,
     ) -> None:
         """name: of the port, for errors. patience, pause: seconds without an answer before an
-        error, and before a request is sent again, unless the request has its own. line_digits:
-        how long a line may be."""
+        error, and before a request is sent again, unless the request has its own. noisy:
+        packets are framed; without it the line must lose nothing, and no request is sent twice."""
         self._line = line
         self._name = name
         self._patience, self._pause = patience, pause
-        self._line_digits = line_digits
-        self._decoder = Decoder(max(LINE_LIMIT_BYTES, line_digits))
+        self._noisy = noisy
+        self._decoder = Decoder() if noisy else StreamDecoder()
         self._sequence = secrets.randbelow(256)
+        self._came: deque[bytes] = deque()  # packets that nobody has looked at
         self._heard = 0  # bytes
         self.repeats = 0  # requests that had to be sent again
 
@@ -95,33 +99,63 @@ class Link:
     ) -> dict[str, Any]:
         """The answer's map. Refused when it is an error; NoBoardError when none came within
         `patience` seconds, though it was asked again after each `pause` (doubled each time)."""
-        self._sequence = (self._sequence + 1) % 256
-        body = cbor2.dumps(values or {})
-        op = (WRITE if write else READ) | _VERSION_2
-        packet = _HEAD.pack(op, 0, len(body), group, self._sequence, command) + body
-        lines = encode(packet, self._line_digits)
+        packet = self._packet(group, command, values, write)
+        data = encode(packet) if self._noisy else packet
         ends = time.monotonic() + (self._patience if patience is None else patience)
         pause = self._pause if pause is None else pause
-        first = True
+        self._send(data)
         while True:
-            self.repeats += not first
-            first = False
-            self._send(lines)
-            again = min(ends, time.monotonic() + pause)
+            again = min(ends, time.monotonic() + pause) if self._noisy else ends
             answer = self._receive(packet[:8], again)
             if answer is not None:
-                break
+                return _checked(answer, group)
             if time.monotonic() >= ends:
                 raise self._silence()
             pause *= 2
-        if "err" in answer and isinstance(answer["err"], dict):
-            wrong = answer["err"]
-            raise Refused(
-                wrong.get("group", group), wrong.get("rc", 0), str(wrong.get("text", ""))
-            )
-        if answer.get("rc"):
-            raise Refused(group, answer["rc"])
-        return answer
+            self.repeats += 1
+            self._send(data)
+
+    def stream(
+        self, group: int, command: int, many: Iterable[dict[str, Any]], patience: float
+    ) -> Iterator[None]:
+        """Writes one after the other; yields once for each that was answered. On a line that
+        loses nothing the next ones are under way meanwhile. Errors as of `request`."""
+        if not self._noisy:
+            yield from self._windowed(group, command, many, patience)
+            return
+        for values in many:
+            self.request(group, command, values, write=True, patience=patience, pause=1.0)
+            yield
+
+    def _windowed(
+        self, group: int, command: int, many: Iterable[dict[str, Any]], patience: float
+    ) -> Iterator[None]:
+        waiting: deque[bytes] = deque()
+
+        def settle() -> None:
+            answer = self._receive(waiting.popleft(), time.monotonic() + patience)
+            if answer is None:
+                raise self._silence()
+            _checked(answer, group)
+
+        for values in many:
+            packet = self._packet(group, command, values, True)
+            self._send(packet)
+            waiting.append(packet[:8])
+            if len(waiting) == _WINDOW:
+                settle()
+                yield
+        while waiting:
+            settle()
+            yield
+
+    def _packet(
+        self, group: int, command: int, values: dict[str, Any] | None, write: bool
+    ) -> bytes:
+        self._sequence = (self._sequence + 1) % 256
+        body = cbor2.dumps(values or {})
+        op = (WRITE if write else READ) | _VERSION_2
+        return _HEAD.pack(op, 0, len(body), group, self._sequence, command) + body
 
     def _send(self, data: bytes) -> None:
         try:
@@ -135,7 +169,18 @@ class Link:
     def _receive(self, head: bytes, until: float) -> dict[str, Any] | None:
         """The answer to the packet with this head, or None when `until` has come."""
         op, _, _, group, sequence, command = _HEAD.unpack(head)
+        wanted = ((op & 7) + 1, group, sequence, command)
         while True:
+            while self._came:
+                packet = self._came.popleft()
+                got = _HEAD.unpack_from(packet)
+                if (got[0] & 7, got[3], got[4], got[5]) != wanted:
+                    continue  # the answer to something that was asked before
+                answer = _answer(packet[8:])
+                if answer is not None:
+                    return answer
+            if time.monotonic() >= until:
+                return None
             try:
                 data = self._line.read(max(1, self._line.in_waiting))
             except (serial.SerialException, OSError) as error:
@@ -144,22 +189,7 @@ class Link:
                     "board stays so: connect it and run this again"
                 ) from error
             self._heard += len(data)
-            for packet in self._decoder.feed(data):
-                if len(packet) < 8:
-                    continue
-                got = _HEAD.unpack_from(packet)
-                if (got[0] & 7, got[3], got[4], got[5]) != (
-                    (op & 7) + 1,
-                    group,
-                    sequence,
-                    command,
-                ):
-                    continue  # the answer to something that was asked before
-                answer = _answer(packet[8:])
-                if answer is not None:
-                    return answer
-            if time.monotonic() >= until:
-                return None
+            self._came.extend(p for p in self._decoder.feed(data) if len(p) >= 8)
 
     def _silence(self) -> NoBoardError:
         if self._heard:
@@ -170,6 +200,16 @@ class Link:
         return NoBoardError(
             f"{self._name}: nothing answers; is the board powered, and is this its port?"
         )
+
+
+def _checked(answer: dict[str, Any], group: int) -> dict[str, Any]:
+    """The answer; Refused when it is an error."""
+    wrong = answer.get("err")
+    if isinstance(wrong, dict):
+        raise Refused(wrong.get("group", group), wrong.get("rc", 0), str(wrong.get("text", "")))
+    if answer.get("rc"):
+        raise Refused(group, answer["rc"])
+    return answer
 
 
 def _answer(body: bytes) -> dict[str, Any] | None:

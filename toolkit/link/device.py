@@ -4,7 +4,7 @@ family's."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -170,18 +170,29 @@ class Device:
         values = {"id": bytes.fromhex(board_id), "slot": slot, "offset": offset, "data": data}
         self._ask(WRITE, values, write=True, patience=WRITE_PATIENCE, pause=WRITE_PAUSE)
 
-    def copy(
-        self, board_id: str, slot: int, offset: int, source: int, source_slot: int
-    ) -> None:
-        """A block from a slot to a slot, without sending it."""
-        values = {
-            "id": bytes.fromhex(board_id),
-            "slot": slot,
-            "offset": offset,
-            "from": source_slot,
-            "source": source,
-        }
-        self._ask(COPY, values, write=True, patience=WRITE_PATIENCE, pause=WRITE_PAUSE)
+    def write_all(
+        self, board_id: str, slot: int, pieces: Iterable[tuple[int, bytes]]
+    ) -> Iterator[None]:
+        """Many writes of (offset, data); yields once for each that is done."""
+        identity = bytes.fromhex(board_id)
+        yield from self._stream(
+            WRITE,
+            ({"id": identity, "slot": slot, "offset": at, "data": data} for at, data in pieces),
+        )
+
+    def copy_all(
+        self, board_id: str, slot: int, offsets: Iterable[int], source_slot: int
+    ) -> Iterator[None]:
+        """Blocks from a slot to the same place of a slot, without sending them; yields once
+        for each that is done."""
+        same = {"id": bytes.fromhex(board_id), "slot": slot, "from": source_slot}
+        yield from self._stream(COPY, ({**same, "offset": at, "source": at} for at in offsets))
+
+    def _stream(self, command: int, many: Iterable[dict[str, Any]]) -> Iterator[None]:
+        try:
+            yield from self._link.stream(QEDGE, command, many, WRITE_PATIENCE)
+        except Refused as refused:
+            self._fail(refused)
 
     def job(self, name: str, **values: Any) -> Iterator[dict[str, Any]]:
         """Begins a job and yields what each of its steps finds; the last one says `done`."""
