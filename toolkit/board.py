@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import platform
 import sys
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from importlib import resources
 from typing import Any
 
@@ -158,6 +158,16 @@ def load(name: str) -> Board:
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)} and host"
         raise NoBoardError(f"no board is called {name}; {hint}")
     return parse(name, (resources.files("qedge.boards") / f"{name}.toml").read_text("utf-8"))
+
+
+def with_ram(board: Board, ram_bytes: int | None) -> Board:
+    """The board with that much RAM, for one that is sold with several sizes; None: as its file
+    says. UsageError for a microcontroller, whose memory is its file's."""
+    if ram_bytes is None:
+        return board
+    if board.device is not None:
+        raise UsageError(f"--ram: {board.name} has the memory that its board file says")
+    return replace(board, ram_bytes=ram_bytes)
 
 
 def device_of(board: Board) -> Device:

@@ -16,6 +16,12 @@ from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board
 from qedge.toolkit.source.model import ModelConfig
 
+# What a Linux board's own system keeps of its RAM: firmware, kernel and services. Seen: a Zero
+# 2 W shows 416 of its 512 MiB (github.com/ravijo/pi-llm); a Pi 4 of 8 GiB shows 7,819 MiB and
+# uses 220 (geerlingguy/sbc-reviews#110); a Pi 500+ of 16 GiB shows 16,215 and uses 785 with a
+# desktop (#81). This covers them with 96, 79 and 230 MiB to spare.
+SYSTEM_BYTES, SYSTEM_SHARE = 160 << 20, 16
+
 # The engine's limits: SPEC 3.3.
 _LIMITS = {"dim": 65536, "ffn": 65536, "layers": 512, "heads": 1024, "vocab_size": 1 << 20}
 
@@ -82,21 +88,30 @@ class Room:
     ram: int
     slot: int | None
     arena: int | None
+    system: int = 0  # of the RAM, what is kept from us
 
     @classmethod
     def of(cls, board: Board) -> Room:
         if board.device is not None:
             return cls(board.name, 0, board.device.image_bytes, board.device.arena_bytes)
-        return cls(board.name, board.ram_bytes or total_bytes() or 1 << 62, None, None)
+        return cls.holding(board, board.ram_bytes or total_bytes() or 1 << 62)
+
+    @classmethod
+    def holding(cls, board: Board, ram_bytes: int) -> Room:
+        """A machine's, with that much RAM."""
+        system = SYSTEM_BYTES + ram_bytes // SYSTEM_SHARE if board.linux is not None else 0
+        return cls(board.name, ram_bytes, None, None, system)
 
     def lacks(self, made: Plan) -> str | None:
         """What does not fit, in words; None when all does."""
         if self.slot is None or self.arena is None:
-            if made.resident_bytes <= self.ram:
+            if made.resident_bytes + self.system <= self.ram:
                 return None
+            kept = f" less {show_size(self.system)} for its system" if self.system else ""
             return (
                 f"needs {show_size(made.resident_bytes)} (image {show_size(made.image_bytes)}, "
-                f"arena {show_size(made.arena_bytes)}), {self.board} has {show_size(self.ram)}"
+                f"arena {show_size(made.arena_bytes)}), {self.board} has "
+                f"{show_size(self.ram)}{kept}"
             )
         if made.image_bytes > self.slot:
             return (
@@ -111,6 +126,45 @@ class Room:
         return None
 
 
+def measure(
+    config: ModelConfig, board: Board, context: int, kv: str, weight_bytes: int
+) -> Plan:
+    """What a context takes on a board, whether it fits or not.
+
+    weight_bytes: the image without its rope table. BudgetError beyond the engine's limits."""
+    shape = engine_config(config)
+    arena = session_size(shape, context, board.batch_tokens, board.threads, KV_TYPES[kv])
+    image = weight_bytes + context * config.head_size * 4
+    bare = board.device is not None
+    return Plan(context, board.batch_tokens, board.threads, kv, arena, image, bare)
+
+
+def longest_context(
+    config: ModelConfig, board: Board, kv: str, weight_bytes: int, most: int
+) -> int:
+    """The longest context of at most `most` tokens that fits; 0 when none does."""
+    room = Room.of(board)
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if room.lacks(measure(config, board, middle, kv, weight_bytes)) is None:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def check_context(config: ModelConfig, context: int | str) -> None:
+    """UsageError for a context that no session of the model could have."""
+    if not isinstance(context, int) or not 1 <= context <= 1 << 24:
+        raise UsageError(f"--context {context}: give a number of tokens, or auto")
+    if context > config.context:
+        raise UsageError(
+            f"--context {context}: {config.name} was trained for {config.context} tokens; "
+            "ask for at most that"
+        )
+
+
 def plan(
     config: ModelConfig, board: Board, context: int | str, kv: str, weight_bytes: int
 ) -> Plan:
@@ -118,45 +172,24 @@ def plan(
 
     weight_bytes: the image without its rope table. BudgetError when the board is too small.
     """
-    shape = engine_config(config)
     room = Room.of(board)
+    smaller = "take a smaller quantization or model"
+    if board.linux is not None:
+        smaller += ", or give --ram SIZE when yours has more"
 
     def made(tokens: int) -> Plan:
-        arena = session_size(shape, tokens, board.batch_tokens, board.threads, KV_TYPES[kv])
-        image = weight_bytes + tokens * config.head_size * 4
-        bare = board.device is not None
-        return Plan(tokens, board.batch_tokens, board.threads, kv, arena, image, bare)
+        return measure(config, board, tokens, kv, weight_bytes)
 
     def longest() -> int:
-        low, high = 0, config.context
-        while low < high:
-            middle = (low + high + 1) // 2
-            if room.lacks(made(middle)) is None:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return longest_context(config, board, kv, weight_bytes, config.context)
 
     if context == "auto":
         if not (tokens := longest()):
-            raise BudgetError(
-                f"{config.name} {room.lacks(made(1))}; take a smaller quantization or model"
-            )
+            raise BudgetError(f"{config.name} {room.lacks(made(1))}; {smaller}")
         return made(tokens)
-    if not isinstance(context, int) or not 1 <= context <= 1 << 24:
-        raise UsageError(f"--context {context}: give a number of tokens, or auto")
-    if context > config.context:
-        raise UsageError(
-            f"--context {context}: {config.name} was trained for {config.context} tokens; "
-            f"ask for "
-            "at most that"
-        )
-    found = made(context)
+    check_context(config, context)
+    found = made(int(context))
     if (lack := room.lacks(found)) is not None:
-        cure = (
-            f"try --context {tokens}"
-            if (tokens := longest())
-            else "take a smaller quantization or model"
-        )
+        cure = f"try --context {tokens}" if (tokens := longest()) else smaller
         raise BudgetError(f"{config.name} {lack}; {cure}")
     return found

@@ -26,6 +26,7 @@ from qedge.toolkit.image import (
     frame_bytes,
     new_file,
 )
+from qedge.toolkit.predict import of_entries, predict
 from qedge.toolkit.quantize import TYPES, layout_for, pack, packed_bytes
 from qedge.toolkit.source import open_source
 from qedge.toolkit.source.model import SourceModel, SourceTensor
@@ -48,6 +49,8 @@ class Built:
     embedding: str
     plan: Plan
     seconds: float
+    tokens_per_second: float | None = None  # predicted, decode at depth 0; None: not known
+    load_seconds: float | None = None  # predicted, from storage; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Recipe:
         return self.embedding if name.startswith(("token_embd", "output")) else self.quant
 
 
-def _entries(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEntry]:
+def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEntry]:
     """The tensor table, in the one order that the engine takes (SPEC 3.5)."""
     names = ["token_embd.weight", "output_norm.weight"]
     if not source.config.tied:
@@ -96,6 +99,15 @@ def _entries(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEn
             )
         )
     return entries
+
+
+def sized(
+    source: SourceModel, entries: list[TensorEntry], vocabulary: bytes, board: Board
+) -> int:
+    """At most the image's bytes without its rope table."""
+    weight_bytes = sum(entry.bytes for entry in entries)
+    texts = len(vocabulary) + len((source.chat_template or "").encode())
+    return weight_bytes + frame_bytes(board, weight_bytes, len(entries), texts)
 
 
 def _provenance(
@@ -156,12 +168,11 @@ def build(
         if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
             raise UsageError(f"{output}: is the model itself; name another output")
     source = open_source(model, tokenizer)
-    entries = _entries(source, recipe, board)
+    entries = tensor_table(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
     vocabulary = pack_vocabulary(source.vocabulary)
-    template = len((source.chat_template or "").encode())
-    frame = frame_bytes(board, weight_bytes, len(entries), len(vocabulary) + template)
-    planned = plan(source.config, board, context, recipe.kv, weight_bytes + frame)
+    size = sized(source, entries, vocabulary, board)
+    planned = plan(source.config, board, context, recipe.kv, size)
     provenance = partial(_provenance, source, recipe, board, planned.context)
     done = 0
 
@@ -193,6 +204,7 @@ def build(
     with Model.open(output, allow_paging=True) as proved:
         proved.test()
         tell("prove", 1, 1)
+        expected = predict(board, of_entries(entries), proved.image.bytes)
         return Built(
             image=output,
             image_id=proved.image_id,
@@ -202,4 +214,6 @@ def build(
             embedding=recipe.embedding,
             plan=planned,
             seconds=time.perf_counter() - began,
+            tokens_per_second=expected.tokens_per_second,
+            load_seconds=expected.load_seconds,
         )

@@ -13,6 +13,7 @@ from qedge.runtime.sizes import show_size
 
 if TYPE_CHECKING:
     from qedge.runtime.model import Stats
+    from qedge.toolkit.advise import Advice
     from qedge.toolkit.build import Built
 
 
@@ -86,9 +87,49 @@ def built(found: Built) -> None:
             "image": f"{found.bytes:,} B, used in place",
             "arena": f"{plan.arena_bytes:,} B: all that is ever allocated",
             "resident": resident,
+            **_predicted(found),
             "built in": f"{found.seconds:.1f} s, golden test passed",
         },
     )
+
+
+def _predicted(found: Built) -> dict[str, str]:
+    """What is expected of the board, from others' figures; nothing when it is not known."""
+    parts = []
+    if found.tokens_per_second is not None:
+        parts.append(f"decode {rate(found.tokens_per_second)}")
+    if found.load_seconds is not None:
+        parts.append(f"load {found.load_seconds:,.1f} s")
+    return {"predicted": f"{', '.join(parts)} (docs/prediction.md)"} if parts else {}
+
+
+def advice(found: Advice) -> None:
+    """The types that a board could have, and which to take: the answer itself."""
+    known = any(choice.prediction.tokens_per_second for choice in found.choices)
+    heads = ["type", "context", "image", "arena", "resident", "fits"]
+    heads += ["decode, predicted", "with a full context", "load"] if known else []
+    rows = []
+    for choice in found.choices:
+        plan = choice.plan
+        row = [choice.quant, f"{plan.context:,}"]
+        row += [show_size(n) for n in (plan.image_bytes, plan.arena_bytes, plan.resident_bytes)]
+        row.append("yes" if choice.fits else "no")
+        if known:
+            load = choice.prediction.load_seconds
+            row += [rate(choice.prediction.tokens_per_second), rate(choice.deep)]
+            row.append("-" if load is None else f"{load:,.1f} s")
+        rows.append(row)
+    print(f"{found.model} (mostly {found.stored}) on {found.board}")
+    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
+    for row in [heads, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    for choice in found.choices:
+        if choice.lacks is not None:
+            print(f"{choice.quant} {choice.lacks}")
+    for pick in found.picks:
+        print(f"{pick.goal}: {pick.quant}: {pick.reason}")
+    if not known:
+        print("no speed is predicted: nobody's figure for this board is known to us")
 
 
 def rate(value: float | None) -> str:

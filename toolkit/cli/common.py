@@ -80,6 +80,27 @@ def port_option(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+def context_value(text: str) -> int | str:
+    try:
+        return "auto" if text == "auto" else int(text)
+    except ValueError:
+        raise UsageError(f"--context {text}: give a number of tokens, or auto") from None
+
+
+ram_option = click.option(
+    "--ram", help="RAM of a board that is sold with several sizes: 4G; default: the least."
+)
+
+
+def board_with_ram(name: str, ram: str | None) -> Any:
+    """The board of that name, with --ram's RAM if that was given."""
+    from qedge.runtime.sizes import parse_size
+    from qedge.toolkit.board import load, with_ram
+
+    return with_ram(load(name), None if ram is None else parse_size(ram))
+
+
+
 def board_of(target: str, port: str | None) -> Any:
     """The board that a TARGET names, or None when it is an image on this machine."""
     from qedge.toolkit import board

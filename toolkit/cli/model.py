@@ -12,7 +12,15 @@ from typing import Any
 import click
 
 from qedge.runtime import ImageError, UsageError
-from qedge.toolkit.cli.common import emit, json_option, model_options, open_model
+from qedge.toolkit.cli.common import (
+    board_with_ram,
+    context_value,
+    emit,
+    json_option,
+    model_options,
+    open_model,
+    ram_option,
+)
 
 
 @click.command()
@@ -32,13 +40,6 @@ def pull(name: str, as_json: bool) -> None:
         print(found.path)
 
 
-def context_value(text: str) -> int | str:
-    try:
-        return "auto" if text == "auto" else int(text)
-    except ValueError:
-        raise UsageError(f"--context {text}: give a number of tokens, or auto") from None
-
-
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-b", "--board", required=True, help="A board's name, or host for this machine.")
@@ -52,6 +53,7 @@ def context_value(text: str) -> int | str:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL-QUANT.qimg here."
 )
+@ram_option
 @click.option("--sign", type=click.Path(path_type=Path), help="Sign it with a private key.")
 @click.option("--counter", default=0, show_default=True, help="The signature's counter.")
 @json_option
@@ -64,13 +66,13 @@ def build(
     embedding: str | None,
     tokenizer: Path | None,
     output: Path | None,
+    ram: str | None,
     sign: Path | None,
     counter: int,
     as_json: bool,
 ) -> None:
     """Quantize MODEL and pack it into one image for a board."""
     from qedge.toolkit import show
-    from qedge.toolkit.board import load
     from qedge.toolkit.build import build as build_image
 
     output = output or Path(
@@ -84,7 +86,7 @@ def build(
     with show.bar(True) as tell:
         found = build_image(
             model,
-            load(board),
+            board_with_ram(board, ram),
             output,
             quant=quant,
             context=context_value(context),
@@ -110,6 +112,8 @@ def build(
             "threads": found.plan.threads,
             "arena_bytes": found.plan.arena_bytes,
             "resident_bytes": found.plan.resident_bytes,
+            "predicted_tokens_per_second": found.tokens_per_second,
+            "predicted_load_seconds": found.load_seconds,
             "seconds": found.seconds,
         },
     )
