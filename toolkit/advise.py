@@ -21,7 +21,7 @@ USUAL_CONTEXT = 2048  # tokens that "auto" asks for, if the model was trained fo
 READABLE = 5.0  # tokens/s: below it a balance is struck for speed
 
 # Perplexity on WikiText-2, in percent over f16: Llama 3 8B in llama.cpp's types (6.2332 f16,
-# 6.2343 q8_0, 6.7001 q4_0: llama.cpp, tools/perplexity/README.md, "LLaMA 3 8b Scoreboard").
+# 6.2343 q8_0, 6.7001 q4_0: the LLaMA 3 8b scoreboard in llama.cpp's README on perplexity).
 PERPLEXITY_PERCENT = {"f32": None, "f16": 0.0, "q8_0": 0.02, "q4_0": 7.49}
 ACCURACY = {
     "f32": "rounds no weight; its perplexity was not measured apart from f16's",
@@ -122,7 +122,7 @@ def advise(
     vocabulary = pack_vocabulary(source.vocabulary)
     choices = tuple(_choice(source, vocabulary, board, quant, wanted) for quant in ORDER)
     if not any(choice.fits for choice in choices):
-        raise BudgetError(_nothing(source, vocabulary, board, choices))
+        raise BudgetError(_nothing(source, vocabulary, board, choices, wanted))
     stored = stored_type(source)
     return Advice(source.config.name, board.name, stored, choices, _picks(choices, stored))
 
@@ -164,18 +164,22 @@ def _share(one: Choice, other: Choice) -> str:
 
 
 def _balance(exact: Choice, middle: Choice, small: Choice) -> Pick:
-    """q8_0, whose cost nobody notices, unless it is slow to read along and q4_0 is faster."""
+    """q8_0, which costs next to nothing, unless it is slow to read along and q4_0 is faster."""
     speed, faster = middle.prediction.tokens_per_second, small.prediction.tokens_per_second
     if speed and faster and speed < READABLE and faster > speed:
         gain = f"{faster:.1f} tokens/s where {middle.quant} has {speed:.1f}"
         return Pick("balance", small.quant, f"{gain}; {ACCURACY[small.quant]}")
     if middle.quant == exact.quant:
-        return Pick("balance", middle.quant, "the most exact is fast and small enough")
+        return Pick("balance", middle.quant, "the accuracy pick is it already")
     return Pick("balance", middle.quant, f"{_share(middle, exact)}; {ACCURACY[middle.quant]}")
 
 
 def _nothing(
-    source: SourceModel, vocabulary: bytes, board: Board, choices: tuple[Choice, ...]
+    source: SourceModel,
+    vocabulary: bytes,
+    board: Board,
+    choices: tuple[Choice, ...],
+    context: int | None,
 ) -> str:
     """Why nothing fits, and what would: a shorter context, more RAM, another board."""
     least = min(choices, key=lambda choice: choice.plan.image_bytes)
@@ -188,7 +192,7 @@ def _nothing(
         ram = 256 << 20
         while Room.holding(board, ram).lacks(least.plan) is not None:
             ram *= 2
-        cures.append(f"{ram / (1 << 30):g}G of RAM would do (--ram {ram >> 20}M)")
+        cures.append(f"with {show_size(ram)} of RAM (--ram {ram >> 20}M) it would")
     others = [
         other
         for other in map(load, names())
@@ -198,7 +202,7 @@ def _nothing(
         other.name
         for other in others
         if other.name != board.name
-        and _choice(source, vocabulary, other, least.quant, None).fits
+        and _choice(source, vocabulary, other, least.quant, context).fits
     ]
-    cures.append(f"it fits {', '.join(able)}" if able else "take a smaller model")
+    cures.append(f"it would fit {', '.join(able)}" if able else "take a smaller model")
     return f"{found}; {'; '.join(cures)}"
