@@ -18,6 +18,7 @@ from qedge.toolkit.vocabulary_table import pack as pack_vocabulary
 
 ORDER = ("f32", "f16", "q8_0", "q4_0")  # the most exact first
 USUAL_CONTEXT = 2048  # tokens that "auto" asks for, if the model was trained for them
+USEFUL_CONTEXT = 512  # a type with less is picked only where every type has less
 READABLE = 5.0  # tokens/s: below it a balance is struck for speed
 
 # Perplexity on WikiText-2, in percent over f16: Llama 3 8B in llama.cpp's types (6.2332 f16,
@@ -124,15 +125,18 @@ def advise(
     if not any(choice.fits for choice in choices):
         raise BudgetError(_nothing(source, vocabulary, board, choices, wanted))
     stored = stored_type(source)
-    return Advice(source.config.name, board.name, stored, choices, _picks(choices, stored))
+    useful = min(USEFUL_CONTEXT, wanted or source.config.context)
+    picks = _picks(choices, stored, useful)
+    return Advice(source.config.name, board.name, stored, choices, picks)
 
 
-def _picks(choices: tuple[Choice, ...], stored: str) -> tuple[Pick, ...]:
+def _picks(choices: tuple[Choice, ...], stored: str, useful: int) -> tuple[Pick, ...]:
     """A type that is more exact than the file is never picked: it holds nothing more."""
     enough = ORDER.index(_HOLDS.get(stored, "q8_0"))
     able = [choice for choice in choices[enough:] if choice.fits]
     if not able:  # a tiny model in q4_0, with its embedding in q8_0
         able = [choice for choice in choices if choice.fits]
+    able = [choice for choice in able if choice.plan.context >= useful] or able
     exact, small = able[0], min(able, key=lambda choice: choice.plan.image_bytes)
     middle = next((choice for choice in able if choice.quant == "q8_0"), small)
     picks = [
@@ -146,7 +150,9 @@ def _picks(choices: tuple[Choice, ...], stored: str) -> tuple[Pick, ...]:
 def _why_exact(exact: Choice, choices: tuple[Choice, ...], stored: str, enough: int) -> str:
     at = ORDER.index(exact.quant)
     if at > enough:
-        return f"the most exact that fits: {choices[at - 1].quant} {choices[at - 1].lacks}"
+        tight = choices[at - 1]
+        why = tight.lacks or f"leaves room for {tight.plan.context:,} tokens only"
+        return f"the most exact that fits: {tight.quant} {why}"
     if stored in _HOLDS:
         return f"holds all that the file does, which is {stored}"
     return f"the file is {stored} already, and {exact.quant} is finer"

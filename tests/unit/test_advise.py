@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,24 @@ def test_auto_takes_a_shorter_context_where_2048_tokens_do_not_fit(larger: Path)
     tight = board.with_ram(roomy, enough - 500_000)
     choice = advise(larger, tight).choices[3]
     assert choice.fits and choice.plan.context < 2048 and choice.plan.context == choice.longest
+
+
+def test_type_that_leaves_hardly_a_context_is_not_picked(larger: Path) -> None:
+    roomy = board.load("pi5")
+    least = advise(larger, roomy, 64).choices[0].plan
+    tight = board.with_ram(roomy, (least.resident_bytes + (160 << 20)) * 16 // 15 + 64)
+    told = advise(larger, tight)
+    assert told.choices[0].fits and told.choices[0].plan.context < 512
+    assert told.picks[0].quant == "f16" and "tokens only" in told.picks[0].reason
+
+
+def test_balance_takes_q4_0_where_q8_0_is_too_slow_to_read_along(larger: Path) -> None:
+    pi4 = board.load("pi4")
+    read = advise(larger, pi4).choices[2].prediction.read_bytes_per_token
+    for rate, quant in ((4.9, "q4_0"), (5.1, "q8_0")):
+        linux = replace(board.linux_of(pi4), read_bytes_per_second=int(rate * read))
+        picks = advise(larger, replace(pi4, linux=linux)).picks
+        assert picks[1].goal == "balance" and picks[1].quant == quant
 
 
 def test_nothing_that_fits_is_exit_code_7_and_says_what_would(
