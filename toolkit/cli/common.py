@@ -100,7 +100,6 @@ def board_with_ram(name: str, ram: str | None) -> Any:
     return with_ram(load(name), None if ram is None else parse_size(ram))
 
 
-
 def board_of(target: str, port: str | None) -> Any:
     """The board that a TARGET names, or None when it is an image on this machine."""
     from qedge.toolkit import board

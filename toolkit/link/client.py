@@ -73,7 +73,8 @@ class Link:
     ) -> None:
         """name: of the port, for errors. patience, pause: seconds without an answer before an
         error, and before a request is sent again, unless the request has its own. noisy:
-        packets are framed; without it the line must lose nothing, and no request is sent twice."""
+        packets are framed; without it the line must lose nothing, and nothing is sent
+        twice."""
         self._line = line
         self._name = name
         self._patience, self._pause = patience, pause

@@ -1,0 +1,135 @@
+"""A board with Linux does by ssh what a microcontroller does by its serial line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from linux.conftest import MakeImage, put
+
+from qedge.runtime.errors import ImageError, WriteError, WrongBoardError
+from qedge.runtime.model import Model
+from qedge.toolkit import flash, remote
+from qedge.toolkit.board import Board, load
+from qedge.toolkit.emulated_linux import LinuxEmulator
+from qedge.toolkit.linux import probe
+from qedge.toolkit.reach import Reached, reach
+from qedge.toolkit.ssh import Shell
+
+
+@pytest.fixture
+def there(running: LinuxEmulator, linux_board: Board) -> Iterator[Reached]:
+    with reach(linux_board, running.port, str(running.identity)) as found:
+        yield found
+
+
+def test_logits_are_this_machine_s(
+    there: Reached, linux_board: Board, make_image: MakeImage
+) -> None:
+    image = make_image(2)
+    put(there, image, linux_board)
+    run = remote.Run(there.device, "hello", 12, hash=True)
+    text = "".join(run)
+    with Model.open(image) as model:
+        assert text == "".join(model.generate("hello", 12, hash=True))
+        assert run.logits_hash == model.logits_hash()
+        assert run.tokens == model.tokens
+        assert remote.test(there.device) == model.test()
+
+
+def test_the_same_image_again_sends_nothing(
+    there: Reached, linux_board: Board, make_image: MakeImage
+) -> None:
+    put(there, make_image(3), linux_board)
+    assert put(there, make_image(3), linux_board).bytes_sent == 0
+
+
+def test_only_changed_blocks_are_sent(
+    there: Reached, linux_board: Board, make_image: MakeImage
+) -> None:
+    one, two = make_image(4, layers=2).read_bytes(), make_image(4, layers=3).read_bytes()
+    put(there, make_image(4, layers=2), linux_board)
+    block = there.hello.block
+    old = {hashlib.sha256(one[at : at + block]).digest() for at in range(0, len(one), block)}
+    new = [two[at : at + block] for at in range(0, len(two), block)]
+    changed = sum(len(b) for b in new if hashlib.sha256(b).digest() not in old)
+    assert 0 < put(there, make_image(4, layers=3), linux_board).bytes_sent <= changed
+
+
+def test_rollback_goes_back_and_forth(
+    there: Reached, linux_board: Board, make_image: MakeImage
+) -> None:
+    first = put(there, make_image(5), linux_board).image_id
+    second = put(there, make_image(6), linux_board).image_id
+    assert remote.rollback(there.device).image_id == first
+    assert remote.rollback(there.device).image_id == second
+    assert put(there, make_image(5), linux_board).bytes_sent == 0
+
+
+def test_another_board_s_image_is_refused(there: Reached, make_image: MakeImage) -> None:
+    other = load("pi5")
+    with pytest.raises(WrongBoardError, match="built for pi5"):
+        flash.plan(there.device, make_image(1, board="pi5"), load("virt-a76"))
+    with pytest.raises(WrongBoardError, match="not a pi5"):
+        flash.plan(there.device, make_image(1, board="pi5"), other)
+
+
+def test_another_board_is_refused_before_anything_is_put_there(
+    running: LinuxEmulator,
+) -> None:
+    with (
+        pytest.raises(WrongBoardError, match="not a pi5"),
+        reach(load("pi5"), running.port, str(running.identity)),
+    ):
+        pass
+
+
+def test_two_flashes_at_once_are_not_let_in(
+    there: Reached, running: LinuxEmulator, linux_board: Board, make_image: MakeImage
+) -> None:
+    put(there, make_image(7), linux_board)
+    with reach(linux_board, running.port, str(running.identity)) as other:
+        plan = flash.plan(other.device, make_image(8), linux_board)
+        with pytest.raises(WriteError, match="another flash"):
+            flash.apply(other.device, plan)
+    there.device.reset()  # lets go of the lock
+    with reach(linux_board, running.port, str(running.identity)) as other:
+        assert put(other, make_image(8), linux_board).verified
+
+
+def test_a_damaged_image_on_the_board_is_found(
+    there: Reached, running: LinuxEmulator, linux_board: Board, make_image: MakeImage
+) -> None:
+    put(there, make_image(9), linux_board)
+    put(there, make_image(10), linux_board)
+    slot = 1 - (there.device.hello().active or 0)
+    with Shell(running.port, str(running.identity)) as shell:
+        root = probe(shell).root
+        path = f"{root}/{'ab'[slot]}.qimg"
+        shell.run(f"printf X | dd of={path} bs=1 seek=150000 conv=notrunc; sync")
+    with pytest.raises(Exception, match="hash|broken"):
+        remote.rollback(there.device)
+    assert there.device.hello().image_id != there.hello.image_id or there.device.hello().active
+    with Model.open(make_image(10)) as model:
+        assert remote.test(there.device) == model.test()
+
+
+def test_a_run_without_an_image_says_so(running: LinuxEmulator, linux_board: Board) -> None:
+    from qedge.toolkit.link import Device, Link
+
+    with (
+        Shell(running.port, str(running.identity)) as shell,
+        reach(linux_board, running.port, str(running.identity)) as found,
+    ):
+        del found
+        root = probe(shell).root
+        place = f"{root}/runtime-*"
+        line = shell.line(
+            f"set -- {place}; exec $1/venv/bin/python3 -m qedge.runtime.agent "
+            f"--root /tmp/empty --board {linux_board.name}"
+        )
+        device = Device(Link(line, "empty", patience=30, noisy=False), "empty")
+        with pytest.raises(ImageError, match="no image"):
+            remote.test(device)
+        device.close()
