@@ -76,3 +76,9 @@ def qedge() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 def _text(argument: object) -> str | os.PathLike[str]:
     return argument if isinstance(argument, os.PathLike) else str(argument)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-cuts", action="store_true", help="Cut the power at every step, not at some."
+    )
