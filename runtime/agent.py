@@ -77,7 +77,7 @@ class Agent:
                 raise ValueError("no map")
             found = self._do(group, command, values)
         except SlotError as error:
-            found = _error(group, error.code, str(error))
+            found = _error(group, error.code, error.text)
         except EngineError as error:
             found = _error(QEDGE, ENGINE - error.code)
         except BudgetError as error:
@@ -90,9 +90,10 @@ class Agent:
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             found = _error(group, MESSAGE if group == QEDGE else _SMP_INVALID, str(error))
         body = cbor.dumps(found)
-        answer = _HEAD.pack((op & 7) + 1 | op & 0x18, 0, len(body), group, sequence, command)
-        self._last = packet, answer + body
-        return answer + body
+        head = _HEAD.pack((op & 7) + 1 | op & 0x18, 0, len(body), group, sequence, command)
+        answer = head + body
+        self._last = packet, answer
+        return answer
 
     def _do(self, group: int, command: int, values: dict[str, Any]) -> dict[str, Any]:
         if (group, command) == (OS, OS_ECHO):

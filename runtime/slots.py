@@ -27,7 +27,7 @@ class SlotError(Exception):
 
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text or f"link error {code}")
-        self.code = code
+        self.code, self.text = code, text
 
 
 RANGE, ACTIVE_SLOT, LOCKED = 1, 2, 12

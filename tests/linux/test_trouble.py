@@ -86,7 +86,8 @@ def test_a_connection_that_is_lost_in_the_middle(
         reach(linux_board, running.port, str(running.identity)) as there,
     ):
         before = there.hello.image_id
-        Cut(patch, 20, lambda: shell.run("pkill -f '[q]edge.runtime.agent'"))
+        agents = "ps | awk '/[q]edge.runtime.agent/{print $1}'"
+        Cut(patch, 20, lambda: shell.run(f"kill -9 $({agents})"))
         with pytest.raises(WriteError, match="connection was lost"):
             put(there, new, linux_board)
     with reach(linux_board, running.port, str(running.identity)) as there:
