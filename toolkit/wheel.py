@@ -146,15 +146,16 @@ def _tools() -> list[str]:
     return [*found, f"python {sys.version}", f"zlib {zlib.ZLIB_RUNTIME_VERSION}"]
 
 
-def _pyconfig() -> bytes:
-    return (resources.files("qedge.toolkit") / "wheel_pyconfig.h").read_bytes()
+def _header(name: str) -> bytes:
+    return (resources.files("qedge.toolkit") / name).read_bytes()
 
 
 def _key(arch: str, sources: dict[str, bytes], words: list[str]) -> str:
     digest = hashlib.sha256(
         "\0".join([arch, *words, repr((TARGETS[arch], FLAGS, LINK, EXPORTED))]).encode()
     )
-    digest.update(_pyconfig() + _license().encode() + Path(__file__).read_bytes())
+    digest.update(_license().encode() + Path(__file__).read_bytes())
+    digest.update(_header("wheel_pyconfig.h") + _header("wheel_python.h"))
     for name, data in sources.items():
         digest.update(f"\0{name}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()[:16]
@@ -168,7 +169,8 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
         (work / name).write_bytes(data)
     headers = sysconfig.get_path("include")
     shutil.copytree(headers, work / "python", ignore=shutil.ignore_patterns("internal"))
-    (work / "python" / "pyconfig.h").write_bytes(_pyconfig())
+    (work / "python" / "pyconfig.h").write_bytes(_header("wheel_pyconfig.h"))
+    (work / "python" / "wheel_python.h").write_bytes(_header("wheel_python.h"))
     cython = [sys.executable, "-m", "cython", "-3", "--module-name", "qedge.runtime._engine"]
     _run([*cython, "_engine.pyx", "-o", "_engine.c"], work, arch)
     target = TARGETS[arch]
@@ -179,7 +181,9 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
     def compile_one(code: str) -> str:
         output = code.replace("/", "-").replace(".c", ".o")
         flags = [*FLAGS, *target.flags, f"-mcpu={cpu_of.get(code, target.cpu)}"]
-        _run([*zig, *flags, "-Ipython", "-I.", "-c", code, "-o", output], work, arch)
+        if code == "_engine.c":
+            flags += ["-I.", "-Ipython", "-include", "wheel_python.h"]
+        _run([*zig, *flags, "-c", code, "-o", output], work, arch)
         return output
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
