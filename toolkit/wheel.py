@@ -59,14 +59,15 @@ class Target:
 
 
 # glibc 2.17 is manylinux2014's. There is no manylinux for ARMv6, and piwheels, which is where a
-# Pi with a 32-bit system looks, has linux_armv6l and linux_armv7l.
+# Pi with a 32-bit system looks, has linux_armv6l and linux_armv7l. For 32-bit Arm zig 0.13 calls
+# the fstat of glibc before 2.33 with a wrong number; such systems with Python 3.10 are newer.
 # clang's NEON header wants NEON for the whole file. On ARMv7 it is an option, as is half of the
 # float registers; Debian's armhf promises neither.
 TARGETS = {
-    "armv6l": Target("linux_armv6l", "arm-linux-gnueabihf.2.17", "arm1176jzf_s"),
+    "armv6l": Target("linux_armv6l", "arm-linux-gnueabihf.2.34", "arm1176jzf_s"),
     "armv7l": Target(
         "linux_armv7l",
-        "arm-linux-gnueabihf.2.17",
+        "arm-linux-gnueabihf.2.34",
         "cortex_a8-neon-d32",
         (("engine/armv7.c", "cortex_a5"),),
         ("-DQE_WITH_ARMV7",),

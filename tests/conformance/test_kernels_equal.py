@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conformance.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, Machine, Programs
+from conformance.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, ZIG, Machine, Programs
 
 from qedge.runtime.machine import kernel_sets
 
@@ -21,7 +21,7 @@ def the_only(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return line
 
 
-@pytest.mark.parametrize("machine", [NATIVE, THUMB, *ARM64[2:], ARM32[1]], ids=str)
+@pytest.mark.parametrize("machine", [NATIVE, THUMB, *ARM64[2:], ARM32[1], *ZIG], ids=str)
 def test_every_set_equals_portable_on_hard_data(machine: Machine, programs: Programs) -> None:
     found = the_only(programs.run(machine, "kernel_check"))
     usable = machine.kernels or [name for name, ok in kernel_sets() if ok]
@@ -39,6 +39,17 @@ def test_portable_gives_the_same_bits_on_every_machine(
     if machine.kernels:
         assert [*found["sets"], "portable"] == list(machine.kernels)
     assert found["digest"] == KERNELS_V1
+
+
+@pytest.mark.parametrize("machine", [NATIVE, *EMULATED, *ZIG], ids=str)
+def test_check_at_import_passes_right_sets_and_notices_a_wrong_bit_on(
+    machine: Machine, programs: Programs
+) -> None:
+    found = the_only(programs.run(machine, "self_check"))
+    assert found["noticed"] == 6
+    assert found["passed"] == list(
+        machine.kernels or [name for name, ok in kernel_sets() if ok]
+    )
 
 
 @pytest.mark.parametrize("machine", [NATIVE, *EMULATED], ids=str)

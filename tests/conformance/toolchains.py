@@ -29,6 +29,7 @@ SOURCES = {
     "engine_check": ("engine_check.c",),
     "numeric_check": ("numeric_check.c",),
     "sampler_check": ("sampler_check.c",),
+    "self_check": ("self_check.c",),
     "soft_check": ("soft_check.c",),
     "kernel_check": (
         "kernel_check.c",
@@ -89,6 +90,15 @@ TARGETS = {
             "",
             ("-static",),
         ),
+        # As the wheels are built (toolkit/wheel.py), which is by clang.
+        Target("zig", (*_ZIG, "-mcpu=x86_64"), ""),
+        Target("zig aarch64", (*_ZIG, "-target", "aarch64-linux-musl"), "", ("-static",)),
+        Target(
+            "zig armv7",
+            (*_ZIG, "-target", "arm-linux-musleabihf", "-mcpu=cortex_a5", "-DQE_WITH_ARMV7"),
+            "",
+            ("-static",),
+        ),
         # As on a Cortex-M0+ or M3: libgcc's floats, the engine's own square root. (zig's
         # soft-float division does not round correctly; numeric_check shows it.)
         Target(
@@ -129,12 +139,18 @@ SOFT_FLOAT = Machine(
     "soft float", "softfloat", ("qemu-arm", "-cpu", "arm1176"), ("dsp", "portable")
 )
 THUMB = Machine("thumb kernels", "thumb")
+ZIG = [
+    Machine("aarch64 max, by zig", "zig aarch64", ARM64[3].emulator, ARM64[3].kernels),
+    Machine("armv7, by zig", "zig armv7", ARM32[0].emulator, ARM32[0].kernels),
+]
 # The binary that runs here, on a PC that lacks what it was built beside.
 OLD_PC = [
     Machine("pc without avx", "native", ("qemu-x86_64", "-cpu", "Nehalem"), ("portable",)),
     Machine("pc with avx2", "native", ("qemu-x86_64", "-cpu", "Haswell"), ("avx2", "portable")),
 ]
-if platform.machine().lower() not in ("x86_64", "amd64"):
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ZIG.append(Machine("this machine, by zig", "zig"))
+else:
     OLD_PC = []
 EMULATED = [*ARM64, *ARM32, SOFT_FLOAT, *OLD_PC]
 
