@@ -11,6 +11,7 @@ Needs nothing but Python; numpy only when `Model.logits` is asked for an array.
 
 from __future__ import annotations
 
+from qedge.runtime._engine import wrong_kernels
 from qedge.runtime.errors import (
     BoardTestError,
     BudgetError,
@@ -39,3 +40,10 @@ __all__ = [
     "WriteError",
     "WrongBoardError",
 ]
+
+# A wheel may have been built for other processors; better no text than a wrong one.
+if _wrong := wrong_kernels():
+    raise BoardTestError(
+        f"qedge.runtime: its {_wrong} kernels compute something else than plain C does on this "
+        "machine; install a wheel that was built for it (qedge wheel -b BOARD)"
+    )

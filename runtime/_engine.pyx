@@ -8,14 +8,9 @@ from cpython.number cimport PyNumber_Index
 from libc.stdint cimport SIZE_MAX, int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-cdef extern from *:
-    """
-    /* The writable buffer functions that the limited API of 3.10 has; headers of 3.13 leave them
-     * out, the stable ABI keeps them. */
-    PyAPI_FUNC(int) PyObject_AsWriteBuffer(PyObject *, void **, Py_ssize_t *);
-    """
+cdef extern from *:  # the limited API of 3.10 has no other; headers since 3.13 leave it out
+    """PyAPI_FUNC(int) PyObject_AsWriteBuffer(PyObject *, void **, Py_ssize_t *);"""
     int PyObject_AsWriteBuffer(object, void **, Py_ssize_t *) except -1
-    object PyMemoryView_FromObject(object)
 
 cdef extern from "host/host.h" nogil:
     ctypedef struct qe_config:
@@ -49,10 +44,7 @@ cdef extern from "host/host.h" nogil:
         pass
     ctypedef struct qe_pool:
         pass
-    enum: QE_ERR_SPACE
-    enum: QE_ERR_USAGE
-    enum: QE_ERR_KERNELS
-    enum: QE_ERR_CONTEXT
+    enum: QE_ERR_SPACE, QE_ERR_USAGE, QE_ERR_KERNELS, QE_ERR_CONTEXT
 
     int qe_image_open(qe_image *, const void *, uint64_t)
     int32_t qe_image_verify(const qe_image *, uint32_t, uint32_t)
@@ -71,7 +63,7 @@ cdef extern from "host/host.h" nogil:
     const void *qe_kernels_find(const char *, uint32_t)
     const char *qe_kernels_name(const void *)
     const char *qe_kernels_list(uint32_t, uint32_t, int *)
-    int qe_kernels_check(const void *)
+    const char *qe_kernels_wrong(uint32_t)
     const char *qe_error_text(int)
     void qe_sha256_init(qe_sha256 *)
     void qe_sha256_update(qe_sha256 *, const void *, size_t)
@@ -101,7 +93,7 @@ cdef extern from "host/host.h" nogil:
     void qe_pool_close(qe_pool *)
     const qe_workers *qe_pool_workers(qe_pool *)
 
-from qedge.runtime.errors import BoardTestError, UsageError
+from qedge.runtime.errors import UsageError
 
 cdef uint32_t NONE = 0xFFFFFFFF
 
@@ -133,6 +125,14 @@ def kernel_sets():
         i += 1
 
 
+def wrong_kernels():
+    """A kernel set of this machine that computes something else than plain C, or None."""
+    cdef uint64_t saved = qe_host_float_enter()
+    cdef const char *name = qe_kernels_wrong(qe_host_features())
+    qe_host_float_leave(saved)
+    return None if name == NULL else (<bytes>name).decode()
+
+
 def cpus():
     """CPUs worth a worker: that this process may run on, one a core, the fastest cores only."""
     cdef uint32_t chosen[64]
@@ -144,13 +144,9 @@ def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads
     cdef qe_config c
     cdef qe_session_options o
     memset(&c, 0, sizeof(c))
-    c.dim = config["dim"]
-    c.layers = config["layers"]
-    c.heads = config["heads"]
-    c.kv_heads = config["kv_heads"]
-    c.head_size = config["head_size"]
-    c.ffn = config["ffn"]
-    c.vocab_size = config["vocab_size"]
+    c.dim, c.layers, c.ffn = config["dim"], config["layers"], config["ffn"]
+    c.heads, c.kv_heads = config["heads"], config["kv_heads"]
+    c.head_size, c.vocab_size = config["head_size"], config["vocab_size"]
     o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
     return qe_session_size(&c, &o)
 
@@ -437,8 +433,7 @@ cdef class Session:
         cdef uint32_t n = len(tokens), i = 0
         cdef uint32_t *room = qe_session_tokens(&self.session)
         cdef float *rows = NULL
-        cdef void *room_of_rows = NULL
-        cdef Py_ssize_t bytes_of_rows = 0
+        cdef Py_ssize_t rows_bytes = 0
         cdef int error
         cdef uint64_t saved, need
         if n > self.context_size - self.session.position:
@@ -450,12 +445,13 @@ cdef class Session:
             i += 1
         n = i
         if out is not None:
-            view = PyMemoryView_FromObject(out)  # holds the memory still until the end
-            PyObject_AsWriteBuffer(view, &room_of_rows, &bytes_of_rows)
+            view = memoryview(out)  # holds the memory still until the end
+            if view.readonly:
+                raise BufferError("the rows' memory must be writable")
+            PyObject_AsWriteBuffer(view, <void **>&rows, &rows_bytes)
             need = <uint64_t>n * ((self.image.image.config.vocab_size + 31) // 32 * 32) * 4
-            if <uint64_t>bytes_of_rows < need:
+            if <uint64_t>rows_bytes < need:
                 raise EngineError(QE_ERR_SPACE)
-            rows = <float *>room_of_rows
         with nogil:
             saved = qe_host_float_enter()
             error = qe_session_eval(&self.session, room, n, rows)
@@ -464,12 +460,9 @@ cdef class Session:
 
     def set_sampler(self, float temperature, uint32_t top_k, float top_p, float min_p,
                     float repeat_penalty, uint64_t seed):
-        self.sampler.temperature = temperature
-        self.sampler.top_k = top_k
-        self.sampler.top_p = top_p
-        self.sampler.min_p = min_p
+        self.sampler.temperature, self.sampler.random = temperature, seed
+        self.sampler.top_k, self.sampler.top_p, self.sampler.min_p = top_k, top_p, min_p
         self.sampler.repeat_penalty = repeat_penalty
-        self.sampler.random = seed
 
     def sample(self):
         cdef int32_t token
@@ -504,25 +497,3 @@ cdef class Session:
         cdef uint8_t digest[32]
         qe_sha256_digest(&self.sha, digest)
         return PyBytes_FromStringAndSize(<char *>digest, 32)
-
-
-cdef check_kernels():
-    """Every set that this machine can run, against plain C: a wrong one may not write text."""
-    cdef int usable = 0, error
-    cdef uint32_t i = 0, features = qe_host_features()
-    cdef uint64_t saved = qe_host_float_enter()
-    cdef const char *name = qe_kernels_list(0, features, &usable)
-    wrong = []
-    while name != NULL:
-        if usable and qe_kernels_check(qe_kernels_find(name, features)) != 0:
-            wrong.append((<bytes>name).decode())
-        i += 1
-        name = qe_kernels_list(i, features, &usable)
-    qe_host_float_leave(saved)
-    if wrong:
-        raise BoardTestError(
-            f"qedge.runtime: its kernels {', '.join(wrong)} compute something else than plain C "
-            "on this processor; install a wheel that was built for it (qedge wheel -b BOARD)"
-        )
-
-check_kernels()

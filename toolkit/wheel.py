@@ -58,9 +58,9 @@ class Target:
     flags: tuple[str, ...] = ()
 
 
-# glibc 2.17 is manylinux2014's. There is no manylinux for ARMv6, and piwheels, which is where a
-# Pi with a 32-bit system looks, has linux_armv6l and linux_armv7l. For 32-bit Arm zig 0.13 calls
-# the fstat of glibc before 2.33 with a wrong number; such systems with Python 3.10 are newer.
+# glibc 2.17 is manylinux2014's. There is no manylinux for ARMv6, and piwheels, where 32-bit
+# Raspberry Pis look, has linux_armv6l and linux_armv7l. There zig 0.13 gives fstat of glibc
+# before 2.33 a wrong structure; 32-bit systems with Python 3.10 have 2.34 at least.
 # clang's NEON header wants NEON for the whole file. On ARMv7 it is an option, as is half of the
 # float registers; Debian's armhf promises neither.
 TARGETS = {

@@ -79,3 +79,13 @@ int qe_kernels_check(const void *kernels)
     }
     return QE_OK;
 }
+
+const char *qe_kernels_wrong(uint32_t features)
+{
+    const char *name;
+    int usable;
+    for (uint32_t i = 0; (name = qe_kernels_list(i, features, &usable)) != NULL; i++)
+        if (usable && qe_kernels_check(qe_kernels_find(name, features)) != QE_OK)
+            return name;
+    return NULL;
+}

@@ -12,6 +12,12 @@ import pytest
 from conformance.conftest import PROMPT, SHAPES, TOKENS, Shape, Truth
 from conformance.debian import python_root
 from conformance.toolchains import need
+from unit.wheel_facts import (
+    FACTS,
+    MODULE,
+    Fact,
+    library_for_32_bit_arm_is_of_its_isa_and_passes_floats_in_registers,
+)
 
 from qedge.toolkit.wheel import build_wheel
 
@@ -41,6 +47,19 @@ print(found)
 """
 
 
+OF_ARM = [(fact, arch) for arch in ("aarch64", "armv7l", "armv6l") for fact in FACTS]
+_ABI = library_for_32_bit_arm_is_of_its_isa_and_passes_floats_in_registers
+
+
+@pytest.mark.parametrize(
+    ("fact", "arch"),
+    [*OF_ARM, (_ABI, "armv7l"), (_ABI, "armv6l")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_wheel_for_arm(fact: Fact, arch: str, tmp_path: Path) -> None:
+    fact(arch, build_wheel(arch), tmp_path)
+
+
 @pytest.mark.parametrize(("arch", "cpu", "kernels"), PLACES)
 def test_wheel_gives_this_machines_hashes_on(
     arch: str,
@@ -65,7 +84,7 @@ def test_wheel_gives_this_machines_hashes_on(
     )
     assert done.returncode == 0, done.stderr
     found = ast.literal_eval(done.stdout)
-    assert found["module"] == str(tmp_path / "qedge/runtime/_engine.abi3.so")
+    assert found["module"] == str(tmp_path / MODULE)
     assert found["kernels"] == kernels
     runs = len(kernels) + 1
     expected = [(t.tokens, t.logits_hash) for t in truths for _ in range(runs)]

@@ -1,0 +1,183 @@
+"""The runtime's wheel: what is in it, what it needs, and that it runs where nothing else is."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from unit.wheel_facts import FACTS, MODULE, Fact
+
+from qedge.runtime.errors import NoBoardError
+from qedge.runtime.model import Model
+from qedge.toolkit import board, wheel
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = "hello there"
+PROGRAM = f"""
+import sys
+sys.path.insert(0, sys.argv[1])
+from qedge.runtime import Model
+with Model.open(sys.argv[2]) as model:
+    text = "".join(model.generate({PROMPT!r}, 8, hash=True))
+    import qedge.runtime._engine as engine
+    from array import array
+    rows = array("f", bytes(4 * 2 * 320))
+    model.reset()
+    model.engine.eval([1, 2], rows)  # the one buffer that it writes to
+    last = rows.tobytes()[4 * 320 : 4 * 320 + len(model.engine.logits())]
+    print(repr((engine.__file__, model.logits_hash(), last == model.engine.logits(),
+                "inspect" in sys.modules)))
+    try:
+        model.engine.eval([1, 2], array("f", bytes(4 * 319 * 2)))
+    except engine.EngineError as error:
+        assert error.code == -7, error.code
+    else:
+        raise AssertionError("a buffer that is too small")
+    try:
+        model.engine.eval([1, 2], bytes(4 * 320 * 2))
+    except (TypeError, BufferError):
+        pass
+    else:
+        raise AssertionError("a buffer that cannot be written to")
+"""
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> wheel.Built:
+    """A wheel for x86-64, from a cache of its own."""
+    folder = tmp_path_factory.mktemp("wheels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QEDGE_CACHE", str(folder / "cache"))
+        return wheel.build_wheel("x86_64", folder)
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.__name__)
+def test_wheel_for_a_pc(fact: Fact, built: wheel.Built, tmp_path: Path) -> None:
+    fact("x86_64", built, tmp_path)
+
+
+def test_same_sources_give_the_same_bytes(
+    built: wheel.Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    again = wheel.build_wheel("x86_64", tmp_path / "out")
+    assert again.sha256 == built.sha256
+    assert again.path.read_bytes() == built.path.read_bytes()
+    assert hashlib.sha256(again.path.read_bytes()).hexdigest() == again.sha256
+    monkeypatch.setattr(wheel, "_run", lambda *_: pytest.fail("it was there"))
+    assert wheel.build_wheel("x86_64").sha256 == again.sha256
+
+
+def test_compiler_flags_are_those_of_the_normal_build() -> None:
+    tree = ast.parse((ROOT / "setup.py").read_text("utf-8"))
+    (flags,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLAGS"
+    ]
+    assert list(wheel.FLAGS[: len(flags)]) == flags
+
+
+def pythons() -> list[str]:
+    """This Python, and others of this machine that start."""
+    found = {sys.version_info[:2]: sys.executable}
+    for minor in range(10, 15):
+        folders = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+        near = sorted(folders.glob(f"3.{minor}.*/bin/python"))
+        path = str(near[-1]) if near else shutil.which(f"python3.{minor}")
+        if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            found.setdefault((3, minor), path)
+    return list(found.values())
+
+
+needs_pc = pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux",
+    reason="runs the wheel for x86-64 Linux",
+)
+
+
+@needs_pc
+@pytest.mark.parametrize("python", pythons())
+def test_installed_alone_it_gives_the_hash_of_the_normal_build(
+    python: str, built: wheel.Built, tiny_image: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet"]
+    command += ["--disable-pip-version-check", "--target", tmp_path, built.path]
+    subprocess.run(command, check=True, capture_output=True)
+    assert sorted(path.name for path in tmp_path.iterdir() if "dist" not in path.name) == [
+        "qedge"
+    ]
+    done = subprocess.run(
+        [python, "-I", "-S", "-c", PROGRAM, tmp_path, tiny_image],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with Model.open(tiny_image) as model:
+        list(model.generate(PROMPT, 8, hash=True))
+        expected = (str(tmp_path / MODULE), model.logits_hash(), True, False)
+    assert ast.literal_eval(done.stdout) == expected
+
+
+@needs_pc
+def test_import_refuses_kernels_that_compute_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = wheel._sources()
+    right = sources["engine/check.c"]
+    sources["engine/check.c"] = right.replace(b"sizeof a->out[0]) == 0", b"1) != 0")
+    assert sources["engine/check.c"] != right
+    monkeypatch.setenv("QEDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(wheel, "_sources", lambda: sources)
+    zipfile.ZipFile(wheel.build_wheel("x86_64").path).extractall(tmp_path)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import qedge.runtime"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, tmp_path], capture_output=True, text=True
+    )
+    usable = [name for name, ok in board.kernel_sets() if ok][:-1]
+    if not usable:
+        pytest.skip("this machine has portable kernels only")
+    assert done.returncode != 0
+    assert f"BoardTestError: qedge.runtime: its {usable[0]} kernels" in done.stderr
+
+
+def test_verb_builds_what_the_library_does(
+    qedge: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, built: wheel.Built
+) -> None:
+    done = qedge("wheel", "-b", "x86_64", "-o", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    path = Path(found["path"])
+    assert path.parent == tmp_path and path.name == built.path.name
+    assert (found["sha256"], found["bytes"]) == (built.sha256, path.stat().st_size)
+
+
+def test_board_without_linux_is_refused() -> None:
+    with pytest.raises(NoBoardError, match="pico is not a board with Linux"):
+        wheel.build_wheel("pico")
+
+
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wheel.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(NoBoardError, match="python3-dev"):
+        wheel.build_wheel("x86_64")
+    monkeypatch.setattr(wheel, "find_spec", lambda _: None)
+    with pytest.raises(NoBoardError, match="pip install ziglang"):
+        wheel.build_wheel("x86_64")
+
+
+@pytest.mark.parametrize("name", [n for n in board.names() if board.load(n).linux])
+def test_every_board_with_linux_has_a_wheel(name: str) -> None:
+    assert wheel.architecture(name) in wheel.TARGETS
