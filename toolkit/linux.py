@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from qedge.runtime.errors import NoBoardError, WriteError, WrongBoardError
 from qedge.toolkit.board import Board, linux_of
 from qedge.toolkit.link import Device, Hello, Link
+from qedge.toolkit.service import STATE, make_user
 from qedge.toolkit.ssh import Shell
 from qedge.toolkit.wheel import Built, build_wheel
 
@@ -106,9 +107,11 @@ class Facts:
         )
 
 
-def probe(shell: Shell) -> Facts:
-    """Asks the board. Makes its folder, and writes nothing else."""
-    ended = shell.run(_PROBE.replace("@ROOT@", f'"{ROOT}"'))
+def probe(shell: Shell, root: str = ROOT, run_as: str = "") -> Facts:
+    """Asks the board. Makes its folder, and writes nothing else. root: the folder, as a shell
+    would write it between quotes; run_as: what comes before a command that another user runs."""
+    script = _PROBE.replace("@ROOT@", f'"{root}"')
+    ended = shell.run(f"{run_as} sh -s", script.encode())
     return Facts.parse(ended.output.decode("utf-8", "replace"))
 
 
@@ -141,9 +144,13 @@ def check(facts: Facts, board: Board, name: str) -> str:
     return usable[0]
 
 
-def install(shell: Shell, facts: Facts, python: str, wheel: Built) -> str:
+def runtime_folder(wheel: Built) -> str:
+    return f"runtime-{wheel.sha256[:16]}"
+
+
+def install(shell: Shell, facts: Facts, python: str, wheel: Built, run_as: str = "") -> str:
     """Unpacks the runtime where it is not there yet; the command that runs its Python."""
-    folder = f"runtime-{wheel.sha256[:16]}"
+    folder = runtime_folder(wheel)
     place = f"{facts.root}/{folder}"
     where = shlex.quote(place)
     if folder not in facts.runtimes:
@@ -161,7 +168,7 @@ def install(shell: Shell, facts: Facts, python: str, wheel: Built) -> str:
             f"{python} -m zipfile -e {new}/wheel.zip $at; rm {new}/wheel.zip; sync; "
             f"mv -T {new} {where} 2>/dev/null || [ -d {where} ]; sync"
         )
-        ended = shell.run(script, wheel.path.read_bytes())
+        ended = shell.run(f"{run_as} sh -c {shlex.quote(script)}", wheel.path.read_bytes())
         if ended.code:
             raise WriteError(
                 f"{shell.name}: the runtime could not be unpacked ({ended.complaints}); what "
@@ -191,8 +198,11 @@ def reached(
     port: str,
     identity: str | None = None,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    service: bool = False,
 ) -> Iterator[LinuxBoard]:
-    """A link to a board with Linux, its runtime put there when it has not this one."""
+    """A link to a board with Linux, its runtime put there when it has not this one. service:
+    with the folder and as the user of the board's service, both made when they are not there."""
     linux = linux_of(board)
     seconds: dict[str, float] = {}
     began = time.monotonic()
@@ -208,14 +218,19 @@ def reached(
             say(f"{port}: met for the first time, its host key is {shell.new_host}")
         facts = probe(shell)
         python = check(facts, board, port)
+        run_as = ""
+        if service:
+            run_as = make_user(shell)
+            facts = probe(shell, STATE, run_as)
+            check(facts, board, port)
         lap("connect")
         wheel = build_wheel(linux.wheel)
         lap("wheel")
-        command = install(shell, facts, python, wheel)
+        command = install(shell, facts, python, wheel, run_as)
         lap("install")
         agent = f"{command} -m qedge.runtime.agent --root {shlex.quote(facts.root)} "
         agent += f"--board {shlex.quote(board.name)}{' --emulated' if linux.emulator else ''}"
-        line = shell.line(agent)
+        line = shell.line(f"{run_as} sh -c {shlex.quote(agent)}")
         link = Link(line, port, patience=30.0, noisy=False)
         device = Device(link, port)
         try:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from qedge.runtime.errors import NoBoardError
 from qedge.toolkit.board import Board, device_of
 from qedge.toolkit.flash import check_board
 from qedge.toolkit.link import Device, Hello, Link, open_line
 from qedge.toolkit.link.find import find
+
+if TYPE_CHECKING:  # asyncssh takes its time to import
+    from qedge.toolkit.linux import LinuxBoard
 
 SERIAL_BAUD = 115200  # of an agent on a serial line
 
@@ -23,6 +27,7 @@ class Reached:
     hello: Hello
     port: str
     seconds: dict[str, float] = field(default_factory=dict)
+    linux: LinuxBoard | None = None
 
 
 def is_address(port: str) -> bool:
@@ -36,18 +41,21 @@ def reach(
     port: str | None,
     identity: str | None = None,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    service: bool = False,
 ) -> Iterator[Reached]:
     """A link to the board that was named. A board with Linux gets its runtime first, unless it
-    is reached by a serial line at which its agent answers. WrongBoardError for another board,
+    is reached by a serial line at which its agent answers; service: as its service's user.
+    WrongBoardError for another board,
     NoBoardError when none answers."""
     if board.linux is not None and port is None:
         raise NoBoardError(f"{board.name}: give its address with -p user@host")
     if board.linux is not None and port is not None and is_address(port):
         from qedge.toolkit.linux import reached
 
-        with reached(board, port, identity, say) as found:
+        with reached(board, port, identity, say, service=service) as found:
             check_board(found.hello, board, port)
-            yield Reached(found.device, found.hello, port, found.seconds)
+            yield Reached(found.device, found.hello, port, found.seconds, found)
         return
     baud = SERIAL_BAUD if board.linux is not None else device_of(board).baud
     if port is None:

@@ -41,6 +41,7 @@ WALK = [
     "flash",
     "uf2",
     "ssh",
+    "service",
     "linux",
     "reach",
     "remote",

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from qedge.runtime import NoBoardError
+from qedge.runtime import NoBoardError, UsageError
 from qedge.toolkit.cli.common import connected, emit, json_option, port_option
 
 key_option = click.option(
@@ -41,6 +41,13 @@ def trusted(key: Path | None) -> bytes | None:
     type=click.Path(path_type=Path),
     help="Write FILE-firmware.uf2 and FILE-model.uf2 to drag and drop, and no board.",
 )
+@click.option(
+    "--service",
+    is_flag=False,
+    flag_value="/dev/serial0",
+    metavar="[LINE]",
+    help="A board with Linux: run the agent as a service on a serial line (/dev/serial0).",
+)
 @json_option
 def flash(
     image: Path,
@@ -49,6 +56,7 @@ def flash(
     identity: str | None,
     dry_run: bool,
     uf2: Path | None,
+    service: str | None,
     as_json: bool,
 ) -> None:
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
@@ -68,10 +76,22 @@ def flash(
         if not as_json:
             show.table("drag and drop, in this order", fields, answer=True)
         return
-    with reach(board, port, identity, show.say) as there, show.bar(True) as tell:
+    if service and (board.linux is None or dry_run):
+        raise UsageError("--service is for boards with Linux, and not with --dry-run")
+    with (
+        reach(board, port, identity, show.say, service=bool(service)) as there,
+        show.bar(True) as tell,
+    ):
         plan = flashing.plan(there.device, image, board)
         if not dry_run:
             done = flashing.apply(there.device, plan, tell)
+        if service and there.linux is not None:
+            from qedge.runtime.image import open_image
+            from qedge.toolkit.service import enable, unit
+
+            text = unit(board, there.linux.python, open_image(image), service)
+            there.device.reset()  # the service has its own lock
+            enable(there.linux.shell, text)
     if dry_run:
         fields = {
             "board": plan.hello.board,
