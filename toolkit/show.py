@@ -152,6 +152,40 @@ def ran(
     )
 
 
+def measured(title: str, results: Mapping[str, Any]) -> None:
+    """What runtime/measure.py found, on standard output."""
+    rows = {}
+    prefill = results["prefill"]
+    rows[f"prefill of {prefill['prompt_tokens']}"] = rate(
+        prefill["tokens_per_second"]
+    ) + _known(prefill)
+    for number, one in enumerate(results["decode"]):
+        at = f"decode at {one['depth']}" if number else "decode"
+        rows[at] = f"{rate(one['tokens_per_second'])} at depth {one['depth']}{_known(one)}"
+    opened = f"{results['first_answer_seconds'] * 1000:.0f} ms with opening"
+    share = results["cached_share_at_open"]
+    cached = "" if share is None else f", {share:.0%} of the image in memory"
+    rows["first token"] = f"{results['ttft_seconds'] * 1000:.1f} ms; {opened}{cached}"
+    rows["threads"] = (
+        f"{results['threads']}, kernels {results['kernels']}, median of {results['repeat']}"
+    )
+    rows["arena"] = (
+        f"{results['arena_bytes']:,} B, peak resident {results['peak_rss_bytes']:,} B"
+    )
+    if results["joules_per_token"] is not None:
+        rows["energy"] = (
+            f"{results['joules_per_token']:.3f} J a token at {results['decode_watts']:.2f} W "
+            f"(before: {results['idle_watts']:.2f} W)"
+        )
+    table(title, rows, answer=True)
+
+
+def _known(one: Mapping[str, Any]) -> str:
+    """A median's interval."""
+    bounds = one["interval"]
+    return "" if bounds is None else f" (95 %: {bounds[0]:,.1f} to {bounds[1]:,.1f})"
+
+
 def ran_there(fields: Mapping[str, Any]) -> None:
     """What a board measured, on standard error."""
     emulated = fields.get("emulated", False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -43,7 +43,6 @@ def run(
     target: str,
     prompt: str,
     port: str | None,
-    identity: str | None,
     as_json: bool,
     with_hash: bool,
     chat: bool,
@@ -55,7 +54,7 @@ def run(
     if (board := board_of(target, port)) is not None:
         if chat:
             raise UsageError("--chat works with images; give a board the whole prompt")
-        _run_there(board, port, identity, text, as_json, with_hash, options)
+        _run_there(board, port, text, as_json, with_hash, options)
         return
     from qedge.runtime.machine import peak_rss_bytes
     from qedge.toolkit import show
@@ -100,10 +99,7 @@ def run(
 
 
 def memory_of(hello: Any) -> dict[str, int]:
-    """What a board's RAM holds for a session: a microcontroller's arena is static, so all of it
-    counts; a board with Linux says what its agent took."""
-    if hello.ram:
-        return {"peak_rss_bytes": hello.peak_rss}
+    """What a board's RAM holds for a session: the arena is static, so all of it counts."""
     return {
         "arena_bytes": hello.arena,
         "stack_used_bytes": hello.stack_used,
@@ -112,18 +108,12 @@ def memory_of(hello: Any) -> dict[str, int]:
 
 
 def _run_there(
-    board: Any,
-    port: str | None,
-    identity: str | None,
-    text: bytes,
-    as_json: bool,
-    with_hash: bool,
-    options: Any,
+    board: Any, port: str | None, text: bytes, as_json: bool, with_hash: bool, options: Any
 ) -> None:
     from qedge.toolkit import show
     from qedge.toolkit.remote import Run
 
-    with connected(board, port, identity) as (device, hello):
+    with connected(board, port) as (device, hello):
         sampling = {name: options[name] for name in _SAMPLING}
         made = Run(device, text, options["max_tokens"], hash=with_hash, **sampling)
         pieces = []
@@ -158,8 +148,26 @@ def _run_there(
 @click.argument("target")
 @click.option("--prompt-tokens", type=int, help="Default: 512, on a microcontroller 16.")
 @click.option("--decode-tokens", type=int, help="Default: 128, on a microcontroller 16.")
-@click.option("--depth", default=0, show_default=True, help="Tokens before decode starts.")
-@click.option("--repeat", type=int, help="Default: 3; on emulated boards, which count, 1.")
+@click.option(
+    "--depth",
+    "depths",
+    type=int,
+    multiple=True,
+    help="Tokens before decode starts; may be repeated. Default: 0.",
+)
+@click.option(
+    "--repeat",
+    type=int,
+    help="Exactly so many rounds; default: until decode is known to --within, on a "
+    "microcontroller 3 (1 when emulated).",
+)
+@click.option("--rounds", help="At least and at most, as 6-30, which is the default.")
+@click.option(
+    "--within", default=2.0, show_default=True, help="Percent of the median, 95 % confidence."
+)
+@click.option("--cold", is_flag=True, help="The system forgets the image before it is opened.")
+@click.option("--append", type=click.Path(), help="Add the results to a file, as a JSON line.")
+@click.option("--strict", is_flag=True, help="Exit code 10 when the measurement is invalid.")
 @port_option
 @model_options
 @json_option
@@ -167,74 +175,123 @@ def bench(
     target: str,
     prompt_tokens: int | None,
     decode_tokens: int | None,
-    depth: int,
-    repeat: int | None,
+    depths: tuple[int, ...],
     port: str | None,
-    identity: str | None,
-    as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure prefill and decode of the model at TARGET, an image or a board; medians."""
-    from qedge.toolkit import show
-
+    """Measure prefill and decode of the model at TARGET, an image or a board; medians, and what
+    they are worth."""
     if (board := board_of(target, port)) is not None:
-        from qedge.toolkit.remote import bench as bench_there
+        _bench_there(
+            board, port, target, prompt_tokens or 16, decode_tokens or 16, depths, options
+        )
+        return
+    from qedge.runtime.measure import measure
+    from qedge.toolkit import show
+    from qedge.toolkit.board import host_name
 
-        prompt_tokens, decode_tokens = prompt_tokens or 16, decode_tokens or 16
-        with connected(board, port, identity) as (device, hello):
-            repeat = (1 if hello.emulated else 3) if repeat is None else repeat
-            times = bench_there(
+    least, most = _rounds(options["rounds"])
+    with show.bar(True) as tell:
+        results = measure(
+            target,
+            lambda: open_model(target, options),
+            prompt_tokens=512 if prompt_tokens is None else prompt_tokens,
+            decode_tokens=128 if decode_tokens is None else decode_tokens,
+            depths=depths,
+            repeat=options["repeat"],
+            least=least,
+            most=most,
+            within=options["within"] / 100,
+            cold=options["cold"],
+            allow_paging=options["allow_paging"],
+            progress=(lambda done, of: tell("measure", done, of)) if tell else None,
+        )
+    benched(results, host_name(), target, options, lambda: show.measured(target, results))
+
+
+def _rounds(text: str | None) -> tuple[int, int]:
+    """`6-30`, or one number for both."""
+    from qedge.runtime.measure import LEAST_ROUNDS, MOST_ROUNDS
+
+    if text is None:
+        return LEAST_ROUNDS, MOST_ROUNDS
+    low, _, high = text.partition("-")
+    if not (low.isdecimal() and (high or low).isdecimal()):
+        raise UsageError(f"--rounds {text}: give the least and the most, as 6-30")
+    return int(low), int(high or low)
+
+
+def benched(
+    results: dict[str, Any],
+    board: str,
+    target: str,
+    options: dict[str, Any],
+    tell: Callable[[], None],
+) -> None:
+    """What becomes of every measurement, wherever it was made: a verdict, a line for --json and
+    --append, a table by tell, the reasons when it is invalid. BoardTestError when --strict."""
+    from qedge.runtime import BoardTestError
+    from qedge.toolkit import record, show
+    from qedge.toolkit.trust import judge
+
+    verdict = judge(results)
+    fields = record.record(results, verdict, board=board, target=target)
+    if options["append"] is not None:
+        record.append(options["append"], fields)
+    emit(options["as_json"], fields)
+    if not options["as_json"]:
+        tell()
+    for flag in verdict.flags:
+        show.say(f"{'invalid' if flag.invalidates else 'note'}: {flag.name}: {flag.text}")
+    if options["strict"] and not verdict.valid:
+        raise BoardTestError(f"{target}: invalid measurement; {'; '.join(verdict.reasons)}")
+
+
+def _bench_there(
+    board: Any,
+    port: str | None,
+    target: str,
+    prompt_tokens: int,
+    decode_tokens: int,
+    depths: tuple[int, ...],
+    options: dict[str, Any],
+) -> None:
+    from qedge.runtime.measure import FIELDS
+    from qedge.toolkit import show
+    from qedge.toolkit.remote import bench as bench_there
+
+    depths, repeat = depths or (0,), options["repeat"]
+    with connected(board, port) as (device, hello):
+        repeat = (1 if hello.emulated else 3) if repeat is None else repeat
+        found = [
+            bench_there(
                 device,
                 prompt_tokens=prompt_tokens,
                 decode_tokens=decode_tokens,
                 depth=depth,
                 repeat=repeat,
-            )
-            after = device.hello()
-        fields = {
-            **times.fields(hello, board),
-            **memory_of(after),
-            "kernels": hello.kernels,
-            "repeat": repeat,
-            "threads": 1,
-            "prompt_tokens": prompt_tokens,
-            "decode_tokens": decode_tokens,
-            "depth": depth,
-            "image_id": hello.image_id,
-            "board_id": hello.board_id,
-        }
-        emit(as_json, fields)
-        if not as_json:
-            show.ran_there(fields)
-        return
-    from qedge.toolkit.measure import measure
-
-    prompt_tokens, decode_tokens = prompt_tokens or 512, decode_tokens or 128
-    repeat = 3 if repeat is None else repeat
-    with open_model(target, options) as model, show.bar(True) as tell:
-        found = measure(
-            model,
-            model.threads,
-            prompt_tokens=prompt_tokens,
-            decode_tokens=decode_tokens,
-            depth=depth,
-            repeat=repeat,
-            progress=(lambda done: tell("measure", done, repeat)) if tell else None,
-        )
-        fields = {**asdict(found), "image_id": model.image_id}
-    emit(as_json, fields)
-    if not as_json:
-        show.table(
-            target,
-            {
-                f"prefill of {prompt_tokens}": show.rate(found.prefill_tokens_per_second),
-                "decode": f"{show.rate(found.decode_tokens_per_second)} at depth {depth}",
-                "first token": f"{found.ttft_seconds * 1000:.1f} ms",
-                "threads": f"{found.threads}, kernels {found.kernels}, median of {repeat}",
-                "arena": f"{found.arena_bytes:,} B, peak resident {found.peak_rss_bytes:,} B",
-            },
-            answer=True,
-        )
+            ).fields(hello, board)
+            for depth in depths
+        ]
+        after = device.hello()
+    results = {
+        **dict.fromkeys(FIELDS),
+        **found[0],
+        **memory_of(after),
+        "decode": [
+            {"depth": depth, "tokens_per_second": one["decode_tokens_per_second"]}
+            for depth, one in zip(depths, found)
+        ],
+        "kernels": hello.kernels,
+        "repeat": repeat,
+        "threads": 1,
+        "prompt_tokens": prompt_tokens,
+        "decode_tokens": decode_tokens,
+        "depth": depths[0],
+        "image_id": hello.image_id,
+        "board_id": hello.board_id,
+    }
+    benched(results, board.name, target, options, lambda: show.ran_there(results))
 
 
 @click.command()
@@ -242,14 +299,12 @@ def bench(
 @port_option
 @model_options
 @json_option
-def test(
-    target: str, port: str | None, identity: str | None, as_json: bool, **options: Any
-) -> None:
+def test(target: str, port: str | None, as_json: bool, **options: Any) -> None:
     """Run the golden test of the image at TARGET, a file or what is active on a board."""
     if (board := board_of(target, port)) is not None:
         from qedge.toolkit.remote import test as test_there
 
-        with connected(board, port, identity) as (device, hello):
+        with connected(board, port) as (device, hello):
             digest, kernels = test_there(device), hello.kernels
     else:
         with open_model(target, options) as model:
