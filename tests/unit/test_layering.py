@@ -46,6 +46,7 @@ WALK = [
     "remote",
     "trust",
     "record",
+    "plot",
     "report",
     "demo",
     "pytest_plugin",

@@ -9,7 +9,7 @@ import sys
 import click
 
 from qedge.runtime import BudgetError, QedgeError, WriteError
-from qedge.toolkit.cli import advice, device, model, target
+from qedge.toolkit.cli import advice, device, model, report, target
 
 
 class Verbs(click.Group):
@@ -37,7 +37,7 @@ def cli() -> None:
     everywhere."""
 
 
-for verb in (*model.VERBS, *advice.VERBS, *target.VERBS, *device.VERBS):
+for verb in (*model.VERBS, *advice.VERBS, *target.VERBS, *report.VERBS, *device.VERBS):
     cli.add_command(verb)
 
 
