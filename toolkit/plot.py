@@ -36,6 +36,7 @@ class Mark:
     y: float
     half: float  # of a bar's width
     colour: int
+    label: str
     text: str
     valid: bool
     low: float | None
@@ -90,6 +91,7 @@ def plot(
             y=y_of(one.value) or 0.0,
             half=round(min(room * 0.3, WIDTH * _TALL), 2),
             colour=one.series % SERIES,
+            label=f"{one.value:,.1f}",
             text=one.text,
             valid=one.valid,
             low=y_of(one.low),

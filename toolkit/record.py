@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -72,7 +73,8 @@ def _add(descriptor: int, line: bytes) -> None:
             written += os.write(descriptor, line[written:])
         os.fsync(descriptor)
     except BaseException:  # an interrupt, too, must leave no half of a line
-        os.ftruncate(descriptor, size)
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
         raise
 
 

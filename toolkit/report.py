@@ -176,8 +176,10 @@ def _row(number: int, line: dict[str, Any], series: int) -> Row:
 def _group(line: dict[str, Any]) -> str:
     """What may be compared: board, image and threads."""
     board, image = _text(line.get("board")) or "?", os.path.basename(_text(line.get("target")))
+    if image == board:
+        image = f"image {_text(line.get('image_id'))[:8]}"
     threads = _text(line.get("threads"))
-    parts = [board, "" if image == board else image, threads and f"{threads} threads"]
+    parts = [board, image, threads and f"{threads} threads"]
     return ", ".join(part for part in parts if part)
 
 
