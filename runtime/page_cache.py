@@ -8,7 +8,7 @@ import os
 def forget(path: str | os.PathLike[str]) -> bool:
     """Asks the system to drop a file's pages; those that a process has mapped, or that a file
     system in memory holds, stay: `share` tells. False where it cannot be asked. OSError."""
-    if not hasattr(os, "posix_fadvise"):
+    if not hasattr(os, "posix_fadvise") or not os.path.isfile(path):
         return False
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -22,6 +22,8 @@ def forget(path: str | os.PathLike[str]) -> bool:
 def share(path: str | os.PathLike[str]) -> float | None:
     """The share of a file's pages, 0 to 1, that need no reading from storage (mincore); None
     where the system does not tell. Linux says 1 of files that the caller may not write."""
+    if not os.path.isfile(path):  # opening a pipe would wait
+        return None
     import ctypes
     import mmap
 

@@ -88,11 +88,17 @@ def _listed(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
+def _number(value: Any) -> float | None:
+    """A figure, or None for what is none: not every board speaks the truth."""
+    number = isinstance(value, (int, float)) and abs(value) < 1e18  # nor nan
+    return value if number else None
+
+
 def _values(samples: Samples, key: str, phase: str | None = None) -> list[Any]:
     return [
         one[key]
         for one in samples
-        if isinstance(one.get(key), (int, float)) and phase in (None, one.get("phase"))
+        if _number(one.get(key)) is not None and phase in (None, one.get("phase"))
     ]
 
 
@@ -107,22 +113,26 @@ def _of_results(results: Mapping[str, Any]) -> Iterator[Flag]:
         yield Flag("emulated", "an emulator's time says nothing about a board's speed")
     if results.get("converged") is False:
         yield Flag("not-converged", _not_closed(results))
-    share = results.get("cached_share_at_open")
-    if results.get("cache") == "cold" and share is not None and share > COLD_SHARE:
+    share = _number(results.get("cached_share_at_open")) or 0.0
+    if results.get("cache") == "cold" and share > COLD_SHARE:
         yield Flag("not-cold", f"{share:.0%} of the image stayed in memory when it was opened")
 
 
 def _not_closed(results: Mapping[str, Any]) -> str:
-    rounds, within = results.get("repeat"), results.get("within") or 0
+    rounds, within = results.get("repeat"), _number(results.get("within")) or 0.0
+    decode = results.get("decode")
     wide = []
-    for one in results.get("decode") or ():
-        middle, bounds = one.get("tokens_per_second"), one.get("interval")
-        if bounds is None:
+    for one in decode if _listed(decode) else ():
+        if not isinstance(one, Mapping) or not _listed(one.get("interval")):
             return f"{rounds} rounds are too few for an interval of 95 %; it takes 6"
-        off = max(bounds[1] - middle, middle - bounds[0]) / middle
-        if off > within:
-            wide.append(f"±{off:.1%} at depth {one.get('depth')}")
-    return f"decode is known to {', '.join(wide)} after {rounds} rounds, not to ±{within:.1%}"
+        middle = _number(one.get("tokens_per_second"))
+        ends = [_number(value) for value in one["interval"]]
+        if middle and len(ends) == 2 and ends[0] is not None and ends[1] is not None:
+            off = max(ends[1] - middle, middle - ends[0]) / middle
+            if off > within:
+                wide.append(f"±{off:.1%} at depth {one.get('depth')}")
+    known = f"known to {', '.join(wide)}" if wide else "not known"
+    return f"decode is {known} after {rounds} rounds, not to ±{within:.1%}"
 
 
 def _bits(samples: Samples) -> tuple[int, int, int]:
@@ -187,6 +197,8 @@ def _swapped(samples: Samples) -> Iterator[tuple[str, str]]:
 
 
 def _busy(samples: Samples) -> Iterator[tuple[str, str]]:
+    if not _values(samples, "own_ticks"):
+        return  # whose work it was is not known
     total = _grown(samples, "total_ticks")
     others = _grown(samples, "busy_ticks") - _grown(samples, "own_ticks")
     if others >= LEAST_BUSY_TICKS and others > BUSY_SHARE * total:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,10 @@ def test_page_cache_forgets_a_file_and_tells_how_much_of_it_is_there(tmp_path: P
     assert 0.0 < page_cache.share(path) <= 1.0
 
 
-def test_page_cache_of_an_empty_or_missing_file_is_not_known(tmp_path: Path) -> None:
+def test_page_cache_of_an_empty_file_or_of_none_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert page_cache.share(tmp_path / "empty") is None
-    assert page_cache.share(tmp_path / "missing") is None
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("missing", "pipe"):
+        assert page_cache.share(tmp_path / name) is None
+        assert not page_cache.forget(tmp_path / name)
