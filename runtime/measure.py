@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 WITHIN = 0.02  # of the median, each way
 LEAST_ROUNDS, MOST_ROUNDS = 6, 30  # five rounds have no interval of 95 %
-POWER_SECONDS = 2.0  # that decode goes on for while watts are read
 
 FIELDS = (
     *("prefill_tokens_per_second", "decode_tokens_per_second", "ttft_seconds"),
@@ -47,8 +46,6 @@ def measure(
     cold: bool = False,
     allow_paging: bool = False,
     sample: Callable[[], dict[str, Any]] = condition.sample,
-    watts: Callable[[], float | None] | None = None,
-    power_seconds: float = POWER_SECONDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Opens the image at path with opener, measures, closes it; all FIELDS, plain values.
@@ -68,10 +65,6 @@ def measure(
     if last < first:
         raise UsageError(f"at least {first} rounds and at most {last}: give more at most")
     samples = [{"phase": "before", **sample()}]
-
-    def note(phase: str) -> None:
-        samples.append({"phase": phase, **sample()})
-
     found = _forgotten(path, cold)
     began = time.perf_counter()
     with opener() as model:
@@ -79,24 +72,19 @@ def measure(
         rounds = _Rounds(model, prompt_tokens, decode_tokens, depths)
         found["first_answer_seconds"] = found["open_seconds"] + rounds.once()
         rounds.clear()  # that one paged the image in, and woke the workers
-        note("warm")
+        samples.append({"phase": "warm", **rounds.loaded(sample)})
         for done in range(1, last + 1):
             rounds.once()
-            note("round")
+            samples.append({"phase": "round", **rounds.loaded(sample)})
             if progress:
                 progress(done, last)
             if done >= first and rounds.within(within):
                 break
+        samples.append({"phase": "after", **sample()})
         found.update(rounds.found())
-        idle = samples[0].get("watts")
-        power = {"idle_watts": idle, "decode_watts": None, "joules_per_token": None}
-        if idle is not None:
-            read = watts or (lambda: condition.watts(condition.find_vcgencmd()))
-            power.update(rounds.power(read, power_seconds))
-        note("after")
         return {
             **found,
-            **power,
+            **_power(samples, found["decode_tokens_per_second"]),
             "within": within,
             "converged": rounds.within(within),
             "arena_bytes": model.arena_bytes,
@@ -165,14 +153,27 @@ def _checked(depths: Sequence[int], prompt_tokens: int, decode_tokens: int) -> S
 def _forgotten(path: str | os.PathLike[str], cold: bool) -> dict[str, Any]:
     """Drops the image from the page cache when asked to, and says how much of it is there."""
     try:
-        if cold:
-            page_cache.forget(path)
+        if cold and not page_cache.forget(path) and os.path.isfile(path):
+            raise UsageError(
+                "--cold: this system cannot be asked to forget a file; leave it out"
+            )
         return {
             "cache": "cold" if cold else "warm",
             "cached_share_at_open": page_cache.share(path),
         }
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}; give an image that can be read") from None
+
+
+def _power(samples: Sequence[dict[str, Any]], rate: float) -> dict[str, Any]:
+    """Watts before and while it decodes, and joules a token; None where no watts are told."""
+    read = [one["watts"] for one in samples if one["phase"] == "round" and one.get("watts")]
+    mean = sum(read) / len(read) if read else None
+    return {
+        "idle_watts": samples[0].get("watts"),
+        "decode_watts": mean,
+        "joules_per_token": mean / rate if mean else None,
+    }
 
 
 def _tokens(vocab_size: int, count: int, seed: int) -> list[int]:
@@ -251,35 +252,24 @@ class _Rounds:
             "decode": decode,
         }
 
-    def power(self, read: Callable[[], float | None], seconds: float) -> dict[str, Any]:
-        """Decodes at the first depth for some seconds while watts are read beside it: apart
-        from the rounds, since the reading costs time."""
+    def loaded(self, sample: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A sample that is taken while it decodes, untimed: an idle board's clock and watts
+        are not those of the rounds, and taking them in a round would cost it time."""
         import threading
 
-        readings: list[float] = []
         ended = threading.Event()
 
-        def watch() -> None:
-            while True:
-                if (value := read()) is not None:
-                    readings.append(value)
-                if ended.wait(0.1):
-                    return
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        began = time.perf_counter()
-        watcher.start()
-        tokens = 0
-        try:
-            while not tokens or time.perf_counter() - began < seconds:
+        def work() -> None:
+            while not ended.is_set():
                 self._stand_at(self._depths[0])
-                self._run()
-                tokens += len(self._drawn)
-            spent = time.perf_counter() - began
+                for token in self._drawn:
+                    if not ended.is_set():
+                        self._model.evaluate((token,))
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            return sample()
         finally:
             ended.set()
-            watcher.join()
-        if not readings:
-            return {}
-        mean = sum(readings) / len(readings)
-        return {"decode_watts": mean, "joules_per_token": mean * spent / tokens}
+            worker.join()

@@ -31,8 +31,9 @@ def record(
 ) -> dict[str, Any]:
     """A line of results: when (UTC), on which board, from what, the results, the verdict."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    head = {"when": now, "board": board, "target": target}
     plain = {name: _plain(value) for name, value in results.items()}
-    return {"when": now, "board": board, "target": target, **plain, **verdict.fields()}
+    return {**head, **plain, **head, **verdict.fields()}  # ours count, and stand first
 
 
 def _plain(value: Any) -> Any:

@@ -46,8 +46,6 @@ def flags(machine: FakeMachine, tiny_image: Path) -> Judged:
             within=1e9,
             allow_paging=allow_paging,
             sample=notice,
-            watts=lambda: condition.watts(machine.vcgencmd),
-            power_seconds=0.0,
         )
         return [flag.name for flag in judge(results).flags]
 

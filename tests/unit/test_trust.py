@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +85,50 @@ def test_conditions_are_noted_before_between_and_after(tiny_image: Path) -> None
 
 
 def test_joules_a_token_come_from_watts_read_while_it_decodes(tiny_image: Path) -> None:
-    options = {"repeat": 1, "sample": lambda: {"watts": 2.0}, "power_seconds": 0.02}
-    found = measured(tiny_image, watts=lambda: 5.0, **options)
-    assert (found["idle_watts"], found["decode_watts"]) == (2.0, 5.0)
-    assert 0 < found["joules_per_token"] < 5.0
-    unread = measured(tiny_image, watts=lambda: None, **options)
+    told = iter([2.0, 9.0, 5.0, 7.0, 3.0])  # before, warm, two rounds, after
+    found = measured(tiny_image, repeat=2, sample=lambda: {"watts": next(told)})
+    assert (found["idle_watts"], found["decode_watts"]) == (2.0, 6.0)
+    assert found["joules_per_token"] == 6.0 / found["decode_tokens_per_second"]
+    unread = measured(tiny_image, repeat=1)
     assert unread["decode_watts"] is None and unread["joules_per_token"] is None
+
+
+def test_conditions_of_a_round_are_those_of_a_model_that_decodes(tiny_image: Path) -> None:
+    models: list[Model] = []
+
+    def opener() -> Model:
+        models.append(Model.open(tiny_image))
+        return models[-1]
+
+    def notice() -> dict[str, Any]:
+        if not models:
+            return {"decodes": False}
+        engine = models[0].engine
+        seen, until = engine.position, time.monotonic() + 0.1
+        while engine.position == seen and time.monotonic() < until:
+            pass
+        return {"decodes": engine.position != seen}
+
+    found = measure(
+        tiny_image, opener, prompt_tokens=8, decode_tokens=100, repeat=2, sample=notice
+    )
+    decodes = [one["decodes"] for one in found["samples"]]
+    assert decodes == [False, True, True, True, False]
+
+
+def test_failing_or_interrupted_sample_ends_the_measurement(tiny_image: Path) -> None:
+    calls: list[int] = []
+    before = threading.active_count()
+
+    def interrupt() -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(tiny_image, sample=interrupt)
+    assert threading.active_count() == before
 
 
 def test_cold_start_finds_less_of_the_image_in_memory(tiny_image: Path, tmp_path: Path) -> None:

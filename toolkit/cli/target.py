@@ -182,6 +182,8 @@ def bench(
     """Measure prefill and decode of the model at TARGET, an image or a board; medians, and what
     they are worth."""
     if (board := board_of(target, port)) is not None:
+        if options["cold"] or options["rounds"]:
+            raise UsageError("--cold and --rounds work with images; --repeat with a board, too")
         _bench_there(
             board, port, target, prompt_tokens or 16, decode_tokens or 16, depths, options
         )
