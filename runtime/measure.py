@@ -59,7 +59,7 @@ def measure(
     UsageError; BudgetError when the context is too short; what opener raises.
     """
     first, last = (repeat, repeat) if repeat is not None else (least, most)
-    depths = sorted({max(0, depth) for depth in _checked(depths, prompt_tokens, decode_tokens)})
+    depths = sorted(set(_checked(depths, prompt_tokens, decode_tokens)))
     if first < 1:
         raise UsageError(f"--repeat {first}: it must be at least 1")
     if last < first:
