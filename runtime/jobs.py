@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 TICK_HZ = 1_000_000_000
 LEAVES_A_STEP = 64
+STEP_SECONDS = 1.0  # at most, while nothing is to be told
 MESSAGE, NO_IMAGE, NO_JOB, WRONG_BOARD, TEST, ENGINE = 4, 5, 6, 7, 8, 100
 _BUDGET, _IMAGE, _NUMERIC = ENGINE + 4, ENGINE + 1, ENGINE + 8
-_KINDS = ("verify", "activate", "test", "run", "bench")
+_KINDS = ("verify", "activate", "test", "run", "bench", "measure")
+_PIECE_BYTES = 32768
 
 
 class Jobs:
@@ -33,16 +35,23 @@ class Jobs:
         self._model: Model | None = None
         self._model_id: str | None = None
         self._steps: Iterator[dict[str, Any]] | None = None
+        self._measurement: Measurement | None = None
 
     def close(self) -> None:
-        self._steps = None
+        self._stop()
         if self._model is not None:
             self._model.close()
         self._model = self._model_id = None
 
+    def _stop(self) -> None:
+        self._steps = None
+        if self._measurement is not None:
+            self._measurement.stop()
+        self._measurement = None
+
     def begin(self, values: dict[str, Any]) -> None:
         """Begins a job. SlotError with the link's number."""
-        self._steps = None
+        self._stop()
         kind = values.get("job")
         if kind not in _KINDS:
             raise SlotError(MESSAGE)
@@ -242,6 +251,99 @@ class Jobs:
             done = drawn == limit
             yield {"done": done, "at": drawn, "of": limit, **(times if done else {})}
 
+    def _measure(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        import json
+
+        slot = self._slots.active()
+        if slot is None:
+            raise SlotError(NO_IMAGE)
+        self.close()
+        path = self._slots.path(slot)
+        self._measurement = work = Measurement(path, values)
+        yield {}
+        while not work.ended.wait(STEP_SECONDS):
+            yield {"done": False, "at": work.at, "of": work.of}
+        self._measurement = None
+        if work.error is not None:
+            raise work.error
+        image = Image(path.encode())
+        work.results["model"] = {
+            "tensors": [[t[0], t[5], t[7]] for t in image.tensors()],
+            "config": image.config,
+            "kv": image.plan["kv"],
+            "depth": work.results.get("depth", 0),
+        }
+        text = json.dumps(work.results).encode()
+        for start in range(0, len(text), _PIECE_BYTES):
+            end = min(start + _PIECE_BYTES, len(text))
+            yield {"done": end == len(text), "json": text[start:end]}
+
+
+class _Stopped(Exception):
+    pass
+
+
+class Measurement:
+    """A measurement (measure.py) in a thread of its own, so that the link stays alive."""
+
+    def __init__(self, path: str, values: dict[str, Any]) -> None:
+        import threading
+
+        from qedge.runtime.measure import measure
+
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+        self.results: dict[str, Any] = {}
+        self.at, self.of = 0, 1
+        self._stopped = False
+        options = {
+            name: values[name]
+            for name in ("prompt_tokens", "decode_tokens", "depths", "least", "most", "cold")
+            if name in values
+        }
+        if values.get("repeat") is not None:
+            options["repeat"] = values["repeat"]
+
+        def work() -> None:
+            try:
+                self.results = measure(
+                    path,
+                    lambda: Model.open(path),
+                    within=_float(values.get("within"), 0.02),
+                    progress=self._progress,
+                    **options,
+                )
+            except _Stopped:
+                pass
+            except BudgetError as error:
+                self.error = SlotError(_BUDGET, str(error))
+            except QedgeError as error:
+                self.error = SlotError(MESSAGE, str(error))
+            except Exception as error:
+                self.error = error
+            finally:
+                self.ended.set()
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def _progress(self, done: int, of: int) -> None:
+        self.at, self.of = done, of
+        if self._stopped:
+            raise _Stopped
+
+    def stop(self) -> None:
+        """Ends it at its next round, and waits for that: it holds the model's memory."""
+        self._stopped = True
+        self._thread.join()
+
+
+def _float(bits: Any, default: float) -> float:
+    """A float as the link has it: the bits of a float32."""
+    if not isinstance(bits, int):
+        return default
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+
 
 def _opened(path: str) -> Model:
     try:
@@ -265,16 +367,11 @@ def _spread(vocab_size: int, count: int, seed: int) -> list[int]:
 
 
 def _set_sampler(model: Model, values: dict[str, Any], seed: int) -> None:
-    def number(name: str, default: float) -> float:
-        if name not in values:
-            return default
-        return float(struct.unpack("<f", struct.pack("<I", values[name]))[0])
-
     model.engine.set_sampler(
-        number("temperature", 0.0),
+        _float(values.get("temperature"), 0.0),
         values.get("top_k", 0),
-        number("top_p", 1.0),
-        number("min_p", 0.0),
-        number("repeat_penalty", 1.0),
+        _float(values.get("top_p"), 1.0),
+        _float(values.get("min_p"), 0.0),
+        _float(values.get("repeat_penalty"), 1.0),
         seed,
     )

@@ -109,7 +109,7 @@ class Facts:
 
 def probe(shell: Shell, root: str = ROOT, run_as: str = "") -> Facts:
     """Asks the board. Makes its folder, and writes nothing else. root: the folder, as a shell
-    would write it between quotes; run_as: what comes before a command that another user runs."""
+    would write it between quotes; run_as: what comes before a command of another user."""
     script = _PROBE.replace("@ROOT@", f'"{root}"')
     ended = shell.run(f"{run_as} sh -s", script.encode())
     return Facts.parse(ended.output.decode("utf-8", "replace"))
@@ -202,7 +202,7 @@ def reached(
     service: bool = False,
 ) -> Iterator[LinuxBoard]:
     """A link to a board with Linux, its runtime put there when it has not this one. service:
-    with the folder and as the user of the board's service, both made when they are not there."""
+    with the folder and as the user of the board's service; both are made when missing."""
     linux = linux_of(board)
     seconds: dict[str, float] = {}
     began = time.monotonic()

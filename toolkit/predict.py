@@ -93,3 +93,11 @@ def predict_image(board: Board, image: Image, depth: int = 0) -> Prediction:
     """The prediction for an opened image, with `depth` tokens in its cache."""
     cached = kv_bytes(image.config, KV_NAMES[image.plan["kv"]], depth)
     return predict(board, of_image(image), image.bytes, cached)
+
+
+def predict_measured(board: Board, model: Mapping[str, Any]) -> float | None:
+    """Tokens a second for what a board's agent says of the model that it measured
+    (runtime/jobs.py): tensors as (kind, rows, bytes), configuration, KV type and depth."""
+    weights = [Weights(*tensor) for tensor in model["tensors"]]
+    read = kv_bytes(model["config"], KV_NAMES[model["kv"]], model["depth"])
+    return tokens_per_second(board, read_bytes_per_token(weights, read))

@@ -4,8 +4,9 @@ An emulator's clock counts instructions, so an emulated board never gives tokens
 
 from __future__ import annotations
 
+import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
@@ -141,6 +142,24 @@ def bench(
         prefill_ticks=median_low(one.prefill_ticks for one in found),
         decode_ticks=median_low(one.decode_ticks for one in found),
     )
+
+
+def measure(
+    device: Device,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+    **values: Any,
+) -> dict[str, Any]:
+    """Measures on a board with Linux as `qedge.runtime.measure` does, whose options these are;
+    its results, and what the prediction needs (`model`)."""
+    text = bytearray()
+    values["within"] = float_bits(values["within"])
+    for step in device.job("measure", **values):
+        if "json" in step:
+            text += step["json"]
+        elif progress:
+            progress("measure", step.get("at", 0), step.get("of", 1))
+    return dict(json.loads(text))
 
 
 def rollback(device: Device) -> Hello:

@@ -102,7 +102,7 @@ def flash(
             "bytes_to_send": plan.bytes_sent,
             "seconds": None if board.linux else plan.seconds(device_of(board).baud),
             "arena_bytes": plan.arena_bytes,
-            "board_arena_bytes": plan.hello.arena,
+            ("board_ram_bytes" if board.linux else "board_arena_bytes"): plan.hello.arena,
         }
     else:
         fields = asdict(done)

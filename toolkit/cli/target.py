@@ -43,6 +43,7 @@ def run(
     target: str,
     prompt: str,
     port: str | None,
+    identity: str | None,
     as_json: bool,
     with_hash: bool,
     chat: bool,
@@ -54,7 +55,7 @@ def run(
     if (board := board_of(target, port)) is not None:
         if chat:
             raise UsageError("--chat works with images; give a board the whole prompt")
-        _run_there(board, port, text, as_json, with_hash, options)
+        _run_there(board, port, identity, text, as_json, with_hash, options)
         return
     from qedge.runtime.machine import peak_rss_bytes
     from qedge.toolkit import show
@@ -99,7 +100,10 @@ def run(
 
 
 def memory_of(hello: Any) -> dict[str, int]:
-    """What a board's RAM holds for a session: the arena is static, so all of it counts."""
+    """What a board's RAM holds for a session: a microcontroller's arena is static, so all of it
+    counts; a board with Linux says what its agent took."""
+    if hello.ram:
+        return {"peak_rss_bytes": hello.peak_rss}
     return {
         "arena_bytes": hello.arena,
         "stack_used_bytes": hello.stack_used,
@@ -108,12 +112,18 @@ def memory_of(hello: Any) -> dict[str, int]:
 
 
 def _run_there(
-    board: Any, port: str | None, text: bytes, as_json: bool, with_hash: bool, options: Any
+    board: Any,
+    port: str | None,
+    identity: str | None,
+    text: bytes,
+    as_json: bool,
+    with_hash: bool,
+    options: Any,
 ) -> None:
     from qedge.toolkit import show
     from qedge.toolkit.remote import Run
 
-    with connected(board, port) as (device, hello):
+    with connected(board, port, identity) as (device, hello):
         sampling = {name: options[name] for name in _SAMPLING}
         made = Run(device, text, options["max_tokens"], hash=with_hash, **sampling)
         pieces = []
@@ -177,6 +187,7 @@ def bench(
     decode_tokens: int | None,
     depths: tuple[int, ...],
     port: str | None,
+    identity: str | None,
     **options: Any,
 ) -> None:
     """Measure prefill and decode of the model at TARGET, an image or a board; medians, and what
@@ -184,9 +195,21 @@ def bench(
     if (board := board_of(target, port)) is not None:
         if options["cold"] or options["rounds"]:
             raise UsageError("--cold and --rounds work with images; --repeat with a board, too")
-        _bench_there(
-            board, port, target, prompt_tokens or 16, decode_tokens or 16, depths, options
-        )
+        with connected(board, port, identity) as (device, hello):
+            if board.linux is not None:
+                _measure_there(
+                    board, device, hello, prompt_tokens, decode_tokens, depths, options
+                )
+            else:
+                _bench_there(
+                    board,
+                    device,
+                    hello,
+                    prompt_tokens or 16,
+                    decode_tokens or 16,
+                    depths,
+                    options,
+                )
         return
     from qedge.runtime.measure import measure
     from qedge.toolkit import show
@@ -249,10 +272,49 @@ def benched(
         raise BoardTestError(f"{target}: invalid measurement; {'; '.join(verdict.reasons)}")
 
 
+def _measure_there(
+    board: Any,
+    device: Any,
+    hello: Any,
+    prompt_tokens: int | None,
+    decode_tokens: int | None,
+    depths: tuple[int, ...],
+    options: dict[str, Any],
+) -> None:
+    """On a board with Linux, where the same rounds are made as here."""
+    from qedge.toolkit import show
+    from qedge.toolkit.predict import predict_measured
+    from qedge.toolkit.remote import measure as measure_there
+
+    least, most = _rounds(options["rounds"])
+    with show.bar(True) as tell:
+        results = measure_there(
+            device,
+            prompt_tokens=512 if prompt_tokens is None else prompt_tokens,
+            decode_tokens=128 if decode_tokens is None else decode_tokens,
+            depths=list(depths or (0,)),
+            repeat=options["repeat"],
+            least=least,
+            most=most,
+            within=options["within"] / 100,
+            cold=options["cold"],
+            progress=tell,
+        )
+    results["emulated"] = hello.emulated
+    if hello.emulated:  # what an emulator's clock says is no speed
+        rates = ("prefill_tokens_per_second", "decode_tokens_per_second", "ttft_seconds")
+        results.update(dict.fromkeys(rates))
+    results["board_id"] = hello.board_id
+    results["predicted_tokens_per_second"] = predict_measured(board, results.pop("model"))
+    benched(
+        results, board.name, board.name, options, lambda: show.measured(board.name, results)
+    )
+
+
 def _bench_there(
     board: Any,
-    port: str | None,
-    target: str,
+    device: Any,
+    hello: Any,
     prompt_tokens: int,
     decode_tokens: int,
     depths: tuple[int, ...],
@@ -263,19 +325,18 @@ def _bench_there(
     from qedge.toolkit.remote import bench as bench_there
 
     depths, repeat = depths or (0,), options["repeat"]
-    with connected(board, port) as (device, hello):
-        repeat = (1 if hello.emulated else 3) if repeat is None else repeat
-        found = [
-            bench_there(
-                device,
-                prompt_tokens=prompt_tokens,
-                decode_tokens=decode_tokens,
-                depth=depth,
-                repeat=repeat,
-            ).fields(hello, board)
-            for depth in depths
-        ]
-        after = device.hello()
+    repeat = (1 if hello.emulated else 3) if repeat is None else repeat
+    found = [
+        bench_there(
+            device,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            depth=depth,
+            repeat=repeat,
+        ).fields(hello, board)
+        for depth in depths
+    ]
+    after = device.hello()
     results = {
         **dict.fromkeys(FIELDS),
         **found[0],
@@ -293,7 +354,7 @@ def _bench_there(
         "image_id": hello.image_id,
         "board_id": hello.board_id,
     }
-    benched(results, board.name, target, options, lambda: show.ran_there(results))
+    benched(results, board.name, board.name, options, lambda: show.ran_there(results))
 
 
 @click.command()
@@ -301,12 +362,14 @@ def _bench_there(
 @port_option
 @model_options
 @json_option
-def test(target: str, port: str | None, as_json: bool, **options: Any) -> None:
+def test(
+    target: str, port: str | None, identity: str | None, as_json: bool, **options: Any
+) -> None:
     """Run the golden test of the image at TARGET, a file or what is active on a board."""
     if (board := board_of(target, port)) is not None:
         from qedge.toolkit.remote import test as test_there
 
-        with connected(board, port) as (device, hello):
+        with connected(board, port, identity) as (device, hello):
             digest, kernels = test_there(device), hello.kernels
     else:
         with open_model(target, options) as model:
