@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard */_*.pyx toolkit/*.[ch] runtime/engine/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
 
-.PHONY: demo test check install packages bench clean
+.PHONY: demo test check hil-all packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/qedge demo
@@ -17,6 +17,16 @@ test: packages $(VENV)/.tested
 check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest tests/unit
+
+# Every board that can be emulated here, one after the other, and a power cut at every step: long.
+LINUX_BOARDS := virt-a53 virt-a72 virt-a76 raspi3b
+BARE_BOARDS := pico mps2-m3 mps2-m4 mps2-m7 mps3-m55
+hil-all: packages $(VENV)/.tested
+	for board in $(LINUX_BOARDS) $(BARE_BOARDS); do \
+	    $(BIN)/python -m pytest tests/hil --board $$board || exit 1; done
+	for board in $(LINUX_BOARDS); do \
+	    $(BIN)/python -m pytest tests/linux --board $$board || exit 1; done
+	$(BIN)/python -m pytest tests/linux/test_power_cut.py -s --all-cuts
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -180,6 +180,14 @@ def install(shell: Shell, facts: Facts, python: str, wheel: Built, run_as: str =
     )
 
 
+class NotInstalled(Exception):
+    """The board has not this runtime yet, and nothing was to be written."""
+
+    def __init__(self, facts: Facts, wheel: Built) -> None:
+        super().__init__("the runtime is not there")
+        self.facts, self.wheel = facts, wheel
+
+
 @dataclass(slots=True)
 class LinuxBoard:
     """A board whose agent answers. `seconds` of each part of getting there."""
@@ -200,9 +208,11 @@ def reached(
     say: Callable[[str], None] = lambda text: None,
     *,
     service: bool = False,
+    dry: bool = False,
 ) -> Iterator[LinuxBoard]:
     """A link to a board with Linux, its runtime put there when it has not this one. service:
-    with the folder and as the user of the board's service; both are made when missing."""
+    with the folder and as the user of the board's service; both are made when missing.
+    dry: NotInstalled instead of putting it there."""
     linux = linux_of(board)
     seconds: dict[str, float] = {}
     began = time.monotonic()
@@ -226,6 +236,8 @@ def reached(
         lap("connect")
         wheel = build_wheel(linux.wheel)
         lap("wheel")
+        if dry and runtime_folder(wheel) not in facts.runtimes:
+            raise NotInstalled(facts, wheel)
         command = install(shell, facts, python, wheel, run_as)
         lap("install")
         agent = f"{command} -m qedge.runtime.agent --root {shlex.quote(facts.root)} "

@@ -43,17 +43,18 @@ def reach(
     say: Callable[[str], None] = lambda text: None,
     *,
     service: bool = False,
+    dry: bool = False,
 ) -> Iterator[Reached]:
     """A link to the board that was named. A board with Linux gets its runtime first, unless it
-    is reached by a serial line at which its agent answers; service: as its service's user.
-    WrongBoardError for another board,
+    is reached by a serial line at which its agent answers; service: as its service's user;
+    dry: linux.NotInstalled where that had to be. WrongBoardError for another board,
     NoBoardError when none answers."""
     if board.linux is not None and port is None:
         raise NoBoardError(f"{board.name}: give its address with -p user@host")
     if board.linux is not None and port is not None and is_address(port):
         from qedge.toolkit.linux import reached
 
-        with reached(board, port, identity, say, service=service) as found:
+        with reached(board, port, identity, say, service=service, dry=dry) as found:
             check_board(found.hello, board, port)
             yield Reached(found.device, found.hello, port, found.seconds, found)
         return

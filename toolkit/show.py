@@ -153,19 +153,10 @@ def ran(
 
 
 def measured(title: str, results: Mapping[str, Any]) -> None:
-    """What runtime/measure.py found, on standard output."""
-    rows = {}
-    prefill = results["prefill"]
-    rows[f"prefill of {prefill['prompt_tokens']}"] = rate(
-        prefill["tokens_per_second"]
-    ) + _known(prefill)
-    for number, one in enumerate(results["decode"]):
-        at = f"decode at {one['depth']}" if number else "decode"
-        rows[at] = f"{rate(one['tokens_per_second'])} at depth {one['depth']}{_known(one)}"
-    opened = f"{results['first_answer_seconds'] * 1000:.0f} ms with opening"
-    share = results["cached_share_at_open"]
-    cached = "" if share is None else f", {share:.0%} of the image in memory"
-    rows["first token"] = f"{results['ttft_seconds'] * 1000:.1f} ms; {opened}{cached}"
+    """What runtime/measure.py found, on standard output; of an emulated board no speed."""
+    rows = {} if results.get("emulated") else _speeds(results)
+    if (predicted := results.get("predicted_tokens_per_second")) is not None:
+        rows["predicted"] = f"{rate(predicted)} at depth {results['depth']}"
     rows["threads"] = (
         f"{results['threads']}, kernels {results['kernels']}, median of {results['repeat']}"
     )
@@ -178,6 +169,22 @@ def measured(title: str, results: Mapping[str, Any]) -> None:
             f"(before: {results['idle_watts']:.2f} W)"
         )
     table(title, rows, answer=True)
+
+
+def _speeds(results: Mapping[str, Any]) -> dict[str, str]:
+    rows = {}
+    prefill = results["prefill"]
+    rows[f"prefill of {prefill['prompt_tokens']}"] = rate(
+        prefill["tokens_per_second"]
+    ) + _known(prefill)
+    for number, one in enumerate(results["decode"]):
+        at = f"decode at {one['depth']}" if number else "decode"
+        rows[at] = f"{rate(one['tokens_per_second'])} at depth {one['depth']}{_known(one)}"
+    opened = f"{results['first_answer_seconds'] * 1000:.0f} ms with opening"
+    share = results["cached_share_at_open"]
+    cached = "" if share is None else f", {share:.0%} of the image in memory"
+    rows["first token"] = f"{results['ttft_seconds'] * 1000:.1f} ms; {opened}{cached}"
+    return rows
 
 
 def _known(one: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ def test_the_active_slot_is_never_written(
     with pytest.raises(Exception, match="active slot"):
         board.write(done.board_id, done.slot, 0, bytes(1024))
     with pytest.raises(Exception, match="active slot"):
-        board.copy(done.board_id, done.slot, 0, 0, done.slot)
+        list(board.copy_all(done.board_id, done.slot, [0], done.slot))
     assert put(board, make_image("sim"), sim).bytes_sent == 0
     assert remote.test(board)
 

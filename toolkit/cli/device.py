@@ -62,7 +62,7 @@ def flash(
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
     from qedge.toolkit import flash as flashing
     from qedge.toolkit import show
-    from qedge.toolkit.board import device_of, load
+    from qedge.toolkit.board import load
     from qedge.toolkit.reach import reach
 
     board = load(name)
@@ -78,13 +78,18 @@ def flash(
         return
     if service and (board.linux is None or dry_run):
         raise UsageError("--service is for boards with Linux, and not with --dry-run")
+    if dry_run:
+        fields = _would_flash(image, board, port, identity)
+        emit(as_json, fields)
+        if not as_json:
+            show.table("would write", fields, answer=True)
+        return
     with (
         reach(board, port, identity, show.say, service=bool(service)) as there,
         show.bar(True) as tell,
     ):
         plan = flashing.plan(there.device, image, board)
-        if not dry_run:
-            done = flashing.apply(there.device, plan, tell)
+        done = flashing.apply(there.device, plan, tell)
         if service and there.linux is not None:
             from qedge.runtime.image import open_image
             from qedge.toolkit.service import enable, unit
@@ -92,25 +97,62 @@ def flash(
             text = unit(board, there.linux.python, open_image(image), service)
             there.device.reset()  # the service has its own lock
             enable(there.linux.shell, text)
-    if dry_run:
-        fields = {
-            "board": plan.hello.board,
-            "board_id": plan.hello.board_id,
-            "slot": plan.slot,
-            "image_id": plan.image_id,
-            "bytes_total": plan.image_bytes,
-            "bytes_to_send": plan.bytes_sent,
-            "seconds": None if board.linux else plan.seconds(device_of(board).baud),
-            "arena_bytes": plan.arena_bytes,
-            ("board_ram_bytes" if board.linux else "board_arena_bytes"): plan.hello.arena,
-        }
-    else:
-        fields = asdict(done)
-        if there.seconds:
-            fields["seconds_before"] = there.seconds
+    fields = asdict(done)
+    if there.seconds:
+        fields["seconds_before"] = there.seconds
     emit(as_json, fields)
     if not as_json:
-        show.table("would write" if dry_run else "flashed", fields, answer=True)
+        show.table("flashed", fields, answer=True)
+
+
+def _would_flash(
+    image: Path, board: Any, port: str | None, identity: str | None
+) -> dict[str, Any]:
+    """What --dry-run says."""
+    from qedge.runtime.image import open_image
+    from qedge.toolkit import flash as flashing
+    from qedge.toolkit import show
+    from qedge.toolkit.board import device_of
+    from qedge.toolkit.reach import reach
+
+    if board.linux is None:
+        with reach(board, port, identity, show.say) as there:
+            plan = flashing.plan(there.device, image, board)
+        speed = {"seconds": plan.seconds(device_of(board).baud)}
+        return {**_planned(plan), **speed, "board_arena_bytes": plan.hello.arena}
+    from qedge.toolkit.linux import NotInstalled
+
+    try:
+        with reach(board, port, identity, show.say, dry=True) as there:
+            plan = flashing.plan(there.device, image, board)
+            return {**_planned(plan), "board_ram_bytes": plan.hello.ram, "runtime_bytes": 0}
+    except NotInstalled as found:
+        opened, size = open_image(image), image.stat().st_size
+        facts = found.facts
+        flashing.check_image(opened, size, image, facts.free, facts.ram, board)
+        return {
+            "board": board.name,
+            "board_id": facts.serial or None,
+            "slot": 0,
+            "image_id": opened.id.hex(),
+            "bytes_total": size,
+            "bytes_to_send": size,
+            "arena_bytes": opened.plan["arena_bytes"],
+            "board_ram_bytes": facts.ram,
+            "runtime_bytes": found.wheel.bytes,
+        }
+
+
+def _planned(plan: Any) -> dict[str, Any]:
+    return {
+        "board": plan.hello.board,
+        "board_id": plan.hello.board_id,
+        "slot": plan.slot,
+        "image_id": plan.image_id,
+        "bytes_total": plan.image_bytes,
+        "bytes_to_send": plan.bytes_sent,
+        "arena_bytes": plan.arena_bytes,
+    }
 
 
 @click.command()
