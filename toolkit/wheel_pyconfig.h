@@ -1,5 +1,6 @@
 /* wheel_pyconfig.h - Python's pyconfig.h for any Linux target of the runtime's wheel: what the
- * headers ask of it with the limited API. The build machine's own describes the build machine. */
+ * headers ask of it with the limited API. The build machine's own describes the build machine.
+ */
 #ifndef Py_PYCONFIG_H
 #define Py_PYCONFIG_H
 

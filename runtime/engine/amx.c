@@ -7,7 +7,7 @@
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                  \
-    __attribute__((                                                                             \
+    __attribute__((                                                                            \
         target("avx512f,avx512bw,avx512dq,avx512vl,f16c,amx-tile,amx-int8" QE_EVEX512))),      \
     apply_to = function)
 #else

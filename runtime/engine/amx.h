@@ -5,9 +5,9 @@
 
 #include "kernels.h"
 
-/* What clang 18 to 21 call registers of 512 bits, where the command line has taken them away, as
- * zig's does. */
-#if defined(__clang__) && !defined(__apple_build_version__) && __clang_major__ >= 18 &&          \
+/* What clang 18 to 21 call registers of 512 bits, where the command line has taken them away,
+ * as zig's does. */
+#if defined(__clang__) && !defined(__apple_build_version__) && __clang_major__ >= 18 &&        \
     __clang_major__ <= 21
 #define QE_EVEX512 ",evex512"
 #else

@@ -1,7 +1,7 @@
 /* armv7.c - the kernels of 32-bit Arm with NEON (Pi 2; Pi 3 and 4 under a 32-bit system). NEON
  * there flushes subnormals, so only integers go through it: sums of products as in neon.c.
  * Floats are scalar.h's. Equal to portable.c. */
-#if defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) && \
+#if defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) &&                        \
     (!defined(__clang__) || defined(QE_WITH_ARMV7))
 #include "kernels.h"
 #include "scalar.h"

@@ -6,7 +6,7 @@
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                  \
-    __attribute__((                                                                             \
+    __attribute__((                                                                            \
         target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c" QE_EVEX512))),        \
     apply_to = function)
 #else
@@ -80,12 +80,14 @@ static uint32_t survey(const uint32_t *w, uint32_t n, uint32_t least, uint64_t *
 static void pick(const uint32_t *w, uint32_t n, uint32_t lo, uint32_t span, uint32_t *at,
                  uint32_t *picked)
 {
-    const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i steps =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (uint32_t i = 0; i < n; i += 16) {
         const __mmask16 here = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xFFFF;
         const __m512i v = _mm512_maskz_loadu_epi32(here, w + i);
-        const __mmask16 in = _mm512_mask_cmplt_epu32_mask(
-            here, _mm512_sub_epi32(v, _mm512_set1_epi32((int)lo)), _mm512_set1_epi32((int)span));
+        const __mmask16 in =
+            _mm512_mask_cmplt_epu32_mask(here, _mm512_sub_epi32(v, _mm512_set1_epi32((int)lo)),
+                                         _mm512_set1_epi32((int)span));
         if (!in)
             continue;
         const uint32_t count = (uint32_t)__builtin_popcount(in);

@@ -1,6 +1,6 @@
 /* check.c - whether a kernel set computes here what portable.c does: a few small products, so
- * that a wrong build or processor is noticed before it writes wrong text. It is not the proof of
- * equality, which is the tests' (tests/conformance/kernel_check.c). */
+ * that a wrong build or processor is noticed before it writes wrong text. It is not the proof
+ * of equality, which is the tests' (tests/conformance/kernel_check.c). */
 #include "kernels.h"
 
 enum { COLUMNS = 64, TOKENS = 3, ROWS = 16, BLOCKS = COLUMNS / 32 };

@@ -17,7 +17,7 @@ static const struct {
     {&qe_i8mm, QE_HAS_NEON | QE_HAS_DOTPROD | QE_HAS_I8MM},
     {&qe_dotprod, QE_HAS_NEON | QE_HAS_DOTPROD},
     {&qe_neon, QE_HAS_NEON},
-#elif defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) && \
+#elif defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) &&                      \
     (!defined(__clang__) || defined(QE_WITH_ARMV7))
     {&qe_armv7, QE_HAS_NEON},
 #endif

@@ -198,8 +198,8 @@ const char *qe_kernels_name(const void *kernels);
 /* Name of the i-th set compiled in, NULL past the last; `usable` tells whether features allow
  * it. */
 const char *qe_kernels_list(uint32_t i, uint32_t features, int *usable);
-/* A few products of a set that this machine can run (4 KiB of stack, microseconds) against plain
- * C's: QE_ERR_KERNELS when a bit differs. Floats must round as IEEE's defaults say. */
+/* A few products of a set that this machine can run (4 KiB of stack, microseconds) against
+ * plain C's: QE_ERR_KERNELS when a bit differs. Floats must round as IEEE's defaults say. */
 int qe_kernels_check(const void *kernels);
 /* The name of the first set for which that fails, of all that features allow; else NULL. */
 const char *qe_kernels_wrong(uint32_t features);

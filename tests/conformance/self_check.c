@@ -1,5 +1,5 @@
-/* self_check.c - qe_kernels_check, which runs at import: it passes every set of this machine and
- * notices sets that are wrong in one bit.
+/* self_check.c - qe_kernels_check, which runs at import: it passes every set of this machine
+ * and notices sets that are wrong in one bit.
  *
  *   self_check
  *
