@@ -161,7 +161,9 @@ def install(shell: Shell, facts: Facts, python: str, wheel: Built, run_as: str =
             )
         new = shlex.quote(f"{place}.{time.time_ns():x}.new")
         script = (
-            f"set -e; trap 'rm -rf {new}' EXIT; mkdir {new}; cat > {new}/wheel.zip; "
+            f"set -e; trap 'rm -rf {new}' EXIT; "
+            f"find {shlex.quote(facts.root)} -maxdepth 1 -name 'runtime-*.new' -mmin +60 "
+            f"-exec rm -rf {{}} + ; mkdir {new}; cat > {new}/wheel.zip; "
             f"if {python} -m venv --without-pip {new}/venv 2>/dev/null; then "
             f"at=$(echo {new}/venv/lib/python3*/site-packages); else rm -rf {new}/venv; "
             f"at={new}/packages; mkdir $at; fi; "
@@ -228,6 +230,10 @@ def reached(
             say(f"{port}: met for the first time, its host key is {shell.new_host}")
         facts = probe(shell)
         python = check(facts, board, port)
+        if facts.throttled not in ("", "0x0"):
+            say(
+                f"{port}: has been throttled or short of voltage ({facts.throttled}); see bench"
+            )
         run_as = ""
         if service:
             run_as = make_user(shell)
