@@ -112,10 +112,10 @@ class Slots:
         """A slot's file, to write: its record goes first."""
         if slot not in (0, 1):
             raise SlotError(RANGE)
-        if slot == self.active():
-            raise SlotError(ACTIVE_SLOT)
-        self.lock()
-        if slot not in self._files:
+        if slot not in self._files:  # else it was looked at, and nobody else could change it
+            self.lock()
+            if slot == self.active():
+                raise SlotError(ACTIVE_SLOT)
             try:
                 os.unlink(self._record_path(slot))
                 self._sync_folder()
@@ -158,7 +158,8 @@ class Slots:
         self._sync_folder()
 
     def activate(self, slot: int, image_id: str, size: int, counter: int) -> None:
-        """Makes a verified and tested slot the active one, at once or not at all."""
+        """Makes a verified and tested slot the active one, at once or not at all; whoever wrote
+        has done so then, and the lock is free."""
         import json
 
         self.lock()
@@ -171,8 +172,7 @@ class Slots:
             os.fsync(file.fileno())
         os.replace(path + ".new", path)
         self._sync_folder()
-        if slot in self._files:
-            os.close(self._files.pop(slot))
+        self.close()
 
     def _sync_folder(self) -> None:
         number = os.open(self.folder, os.O_RDONLY)
