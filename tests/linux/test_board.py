@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from linux.conftest import MakeImage, put
+from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.errors import ImageError, WriteError, WrongBoardError
 from qedge.runtime.model import Model
 from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board, load
+from qedge.toolkit.build import build
 from qedge.toolkit.emulated_linux import LinuxEmulator
 from qedge.toolkit.linux import probe
 from qedge.toolkit.reach import Reached, reach
@@ -45,16 +47,28 @@ def test_the_same_image_again_sends_nothing(
     assert put(there, make_image(3), linux_board).bytes_sent == 0
 
 
-def test_only_changed_blocks_are_sent(
-    there: Reached, linux_board: Board, make_image: MakeImage
+def test_an_image_with_one_other_tensor_sends_its_blocks(
+    there: Reached, linux_board: Board, tmp_path: Path
 ) -> None:
-    one, two = make_image(4, layers=2).read_bytes(), make_image(4, layers=3).read_bytes()
-    put(there, make_image(4, layers=2), linux_board)
+    config = TinyConfig(layers=6, dim=256, ffn=512)
+    weights, images = make_weights(4, config), []
+    for name in ("one", "other"):
+        write_gguf(tmp_path / f"{name}.gguf", config, weights)
+        made = build(tmp_path / f"{name}.gguf", linux_board, tmp_path / f"{name}.qimg")
+        images.append(made.image)
+        weights["blk.3.ffn_up.weight"] = weights["blk.3.ffn_up.weight"][::-1].copy()
     block = there.hello.block
-    old = {hashlib.sha256(one[at : at + block]).digest() for at in range(0, len(one), block)}
-    new = [two[at : at + block] for at in range(0, len(two), block)]
-    changed = sum(len(b) for b in new if hashlib.sha256(b).digest() not in old)
-    assert 0 < put(there, make_image(4, layers=3), linux_board).bytes_sent <= changed
+    one, other = (image.read_bytes() for image in images)
+    changed = [
+        len(other[at : at + block])
+        for at in range(0, len(other), block)
+        if other[at : at + block] != one[at : at + block]
+    ]
+    tensor_blocks = 512 * 256 * 34 // 32 // block + 2
+    assert len(changed) <= tensor_blocks + 4 < len(other) // block  # hash tree, golden, head
+    put(there, images[0], linux_board)
+    sent = put(there, images[1], linux_board).bytes_sent
+    assert 0 < sent <= sum(changed)
 
 
 def test_rollback_goes_back_and_forth(
