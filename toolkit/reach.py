@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qedge.runtime.errors import NoBoardError
 from qedge.toolkit.board import Board, device_of
 from qedge.toolkit.flash import check_board
+from qedge.toolkit.lab import is_place, real_port
 from qedge.toolkit.link import Device, Hello, Link, open_line
 from qedge.toolkit.link.find import find
 
@@ -47,8 +48,16 @@ def reach(
 ) -> Iterator[Reached]:
     """A link to the board that was named. A board with Linux gets its runtime first, unless it
     is reached by a serial line at which its agent answers; service: as its service's user;
-    dry: linux.NotInstalled where that had to be. WrongBoardError for another board,
-    NoBoardError when none answers."""
+    dry: linux.NotInstalled where that had to be. A place of labgrid (`labgrid:PLACE`) is taken,
+    and given back in the end. WrongBoardError for another board, NoBoardError when none
+    answers."""
+    if is_place(port):
+        with (
+            real_port(board, port, say) as real,
+            reach(board, real, identity, say, service=service, dry=dry) as there,
+        ):
+            yield there
+        return
     if board.linux is not None and port is None:
         raise NoBoardError(f"{board.name}: give its address with -p user@host")
     if board.linux is not None and port is not None and is_address(port):

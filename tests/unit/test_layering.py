@@ -42,6 +42,7 @@ WALK = [
     "ssh",
     "service",
     "linux",
+    "lab",
     "reach",
     "remote",
     "trust",

@@ -73,7 +73,9 @@ def port_option(function: Callable[..., None]) -> Callable[..., None]:
             help="A private key for ssh; default: as your ssh configuration says.",
         ),
         click.option(
-            "-p", "--port", help="A serial port or URL, or user@host; default: looks for it."
+            "-p",
+            "--port",
+            help="A serial port or URL, user@host, or labgrid:PLACE; default: looks for it.",
         ),
     ):
         function = option(function)
