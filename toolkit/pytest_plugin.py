@@ -9,14 +9,18 @@
     @pytest.mark.qedge_memory(maximum=200_000)
     def test_it_is_fast_and_small(flashed_board): ...
 
-Without --port an emulated board is used; where its emulator is missing, tests skip and say what
-to install, and in CI (environment variable CI) they fail.
+`--port labgrid:PLACE` takes a place of a labgrid coordinator for the session (--lg-coordinator,
+or LG_COORDINATOR); --lg-env FILE a labgrid environment's target instead of --port.
+
+Without any of them an emulated board is used; where its emulator is missing, tests skip and say
+what to install, and in CI (environment variable CI) they fail.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +98,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--qedge-image", help="The image; default: commander, built for the board.")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(parser: pytest.Parser) -> None:
+    """labgrid's options, unless its own plugin has them: by now all plugins are loaded."""
+    group = parser.getgroup("qedge", "boards that run language models")
+    for name, text in (
+        ("--lg-coordinator", "labgrid's coordinator, HOST[:PORT]."),
+        ("--lg-env", "A labgrid environment file."),
+    ):
+        with suppress(ValueError):
+            group.addoption(name, help=text)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    given = [name for name in ("--lg-env", "--lg-coordinator") if config.getoption(name, None)]
+    if given:
+        from qedge.toolkit.lab import missing
+
+        if need := missing():
+            raise pytest.UsageError(f"{' and '.join(given)}: {need}")
     for line in (
         "qedge_tokens_per_second(minimum): the board decodes at least so fast; emulated boards "
         "cannot tell, and skip",
@@ -109,6 +131,28 @@ def _absent(message: str) -> None:
     pytest.skip(message)
 
 
+@contextmanager
+def _port_given(config: pytest.Config, chosen: Board) -> Iterator[str | None]:
+    """The port that was given, or that labgrid has for what was given; None: emulate."""
+    from qedge.toolkit import lab
+
+    port = config.getoption("--port")
+    coordinator = config.getoption("--lg-coordinator", None)
+    environment: Any = config.getoption("--lg-env", None)
+    if environment is not None and config.pluginmanager.has_plugin("labgrid"):
+        from labgrid.pytestplugin.hooks import LABGRID_ENV_KEY
+
+        environment = config.stash.get(LABGRID_ENV_KEY, environment)
+    if port is None and environment is not None:
+        with lab.environment_port(chosen, environment, coordinator=coordinator) as found:
+            yield found
+        return
+    if lab.is_place(port) and coordinator is None and environment is not None:
+        coordinator = lab.environment_coordinator(environment)
+    with lab.real_port(chosen, port, coordinator=coordinator) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def board(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -120,12 +164,12 @@ def board(
     from qedge.toolkit.reach import reach
 
     chosen = load(request.config.getoption("--board") or DEFAULT_BOARD)
-    port = request.config.getoption("--port")
     identity = request.config.getoption("--identity")
-    if port is not None:
-        with reach(chosen, port, identity) as found:
-            yield BoardUnderTest(chosen, port, found.device, found.hello)
-        return
+    with _port_given(request.config, chosen) as port:
+        if port is not None:
+            with reach(chosen, port, identity) as found:
+                yield BoardUnderTest(chosen, port, found.device, found.hello)
+            return
     kind: Any = emulated_linux if chosen.linux else emulator
     if need := kind.missing(chosen):
         _absent(f"{need}; or give --port")

@@ -5,6 +5,12 @@ Who may have a place is the coordinator's to decide. labgrid is asked in short s
 and after: a place stays taken between them, and no connection is kept open meanwhile.
 """
 
-from qedge.toolkit.lab.place import environment_port, is_place, missing, real_port
+from qedge.toolkit.lab.place import (
+    environment_coordinator,
+    environment_port,
+    is_place,
+    missing,
+    real_port,
+)
 
-__all__ = ["environment_port", "is_place", "missing", "real_port"]
+__all__ = ["environment_coordinator", "environment_port", "is_place", "missing", "real_port"]

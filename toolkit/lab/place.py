@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qedge.runtime.errors import QedgeError, SeveralBoardsError, UsageError
+from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError, UsageError
 from qedge.toolkit.board import Board
 from qedge.toolkit.lab.resource import NETWORK, PREFIX, SERIAL, Resource, choose
 
@@ -24,8 +24,11 @@ def missing() -> str | None:
     """What to install; None: labgrid is there."""
     from importlib.util import find_spec
 
-    if find_spec("labgrid") is not None:
-        return None
+    try:
+        if find_spec("labgrid") is not None:
+            return None
+    except ValueError:  # imported, and found unusable
+        pass
     return "labgrid is not installed; pip install 'qedge[lab]'"
 
 
@@ -67,57 +70,82 @@ def real_port(
 
 @contextmanager
 def environment_port(
-    board: Board, path: str, say: Say = lambda text: None, coordinator: str | None = None
+    board: Board,
+    environment: Any,
+    say: Say = lambda text: None,
+    coordinator: str | None = None,
 ) -> Iterator[str | None]:
-    """The same for a labgrid environment file: a RemotePlace of its target is taken, or the
-    target's own resource used. The target is the one with the board's name, else `main`, else
-    the only one. coordinator: goes before the file's own."""
-    if need := missing():
-        raise UsageError(f"{path}: {need}")
-    from labgrid import Environment, target_factory
-    from labgrid.exceptions import InvalidConfigError
+    """The same for a labgrid environment: a RemotePlace of its target is taken, or the target's
+    own resource used. The target is the one with the board's name, else `main`, else the only
+    one. environment: a file's path, or labgrid's own of a file that is loaded already.
+    coordinator: goes before the file's own. Errors as of `real_port`."""
+    loaded = _loaded(environment)
+    path = loaded.config_file
+    from labgrid import target_factory
 
-    try:
-        environment = Environment(str(path))
-        targets = environment.config.get_targets()
-        names = [name for name in (board.name, "main") if name in targets]
-        if not names and len(targets) == 1:
-            names = list(targets)
-        if not names:
-            raise UsageError(
-                f"{path}: has no target {board.name} or main ({', '.join(targets) or 'none'})"
-            )
-        resources, _ = target_factory.normalize_config(targets[names[0]])
-    except (OSError, InvalidConfigError) as error:
-        raise UsageError(f"{path}: {error}; give a labgrid environment file") from error
-    if places := list(resources.get("RemotePlace", {})):
-        if len(places) > 1:
-            raise SeveralBoardsError(f"{path}: target {names[0]} has {', '.join(places)}")
-        address = coordinator or environment.config.data.get("options", {}).get(
-            "coordinator_address"
+    targets = loaded.config.get_targets()
+    names = [name for name in (board.name, "main") if name in targets]
+    name = names[0] if names else next(iter(targets), "")
+    if not names and len(targets) != 1:
+        raise UsageError(
+            f"{path}: its targets are {', '.join(targets) or 'none'}; name one "
+            f"{board.name} or main"
         )
-        with real_port(board, PREFIX + str(places[0]), say, address) as port:
+    resources, _ = target_factory.normalize_config(targets[name])
+    where = f"{path}: target {name}"
+    if places := [str(place) for place in resources.get("RemotePlace", {})]:
+        if len(places) > 1:
+            raise SeveralBoardsError(f"{where}: has places {', '.join(places)}; leave one")
+        address = coordinator or environment_coordinator(loaded)
+        with real_port(board, PREFIX + places[0], say, address) as port:
             yield port
         return
     try:
-        target = environment.get_target(names[0])
-        assert target is not None
-        made = [
-            Resource(str(one.name), type(one).__name__, _arguments(one))
-            for one in target.resources
-            if type(one).__name__ in (NETWORK, *SERIAL)
-        ]
-        chosen = choose(made, board, None, f"{path}: target {names[0]}")
-        if chosen.kind == "USBSerialPort":  # found by udev, which labgrid watches
-            target.await_resources([target.get_resource(chosen.kind, name=chosen.name)])
-            chosen = Resource(
-                chosen.name,
-                chosen.kind,
-                _arguments(target.get_resource(chosen.kind, name=chosen.name)),
-            )
-        yield chosen.port(str(path))
+        yield _local(loaded.get_target(name), board, where).port(where)
     finally:
-        environment.cleanup()
+        if loaded is not environment:
+            loaded.cleanup()
+
+
+def environment_coordinator(environment: Any) -> str | None:
+    """The coordinator that a labgrid environment names."""
+    options = _loaded(environment).config.data.get("options", {})
+    return options.get("coordinator_address") or None
+
+
+def _loaded(environment: Any) -> Any:
+    """A file's environment. It is loaded once only: what it imports must not be twice."""
+    if not isinstance(environment, str):
+        return environment
+    if need := missing():
+        raise UsageError(f"{environment}: {need}")
+    from labgrid import Environment
+    from labgrid.exceptions import InvalidConfigError
+
+    try:
+        return Environment(environment)
+    except (OSError, InvalidConfigError) as error:
+        raise UsageError(f"{environment}: {error}; give a labgrid environment file") from error
+
+
+def _local(target: Any, board: Board, where: str) -> Resource:
+    """A resource that needs no coordinator. One behind USB is waited for."""
+    made = {
+        (one.name, type(one).__name__): one
+        for one in target.resources
+        if type(one).__name__ in (NETWORK, *SERIAL)
+    }
+    plain = [Resource(name, kind, _arguments(one)) for (name, kind), one in made.items()]
+    chosen = choose(plain, board, None, where)
+    found = made[chosen.name, chosen.kind]
+    if not found.avail:
+        from labgrid.exceptions import NoResourceFoundError
+
+        try:
+            target.await_resources([found])
+        except NoResourceFoundError as error:
+            raise NoBoardError(f"{where}: {error}; is the board plugged in?") from error
+    return Resource(chosen.name, chosen.kind, _arguments(found))
 
 
 def _arguments(resource: Any) -> dict[str, Any]:
