@@ -48,6 +48,13 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+class Line(serial.Serial):
+    """A pseudo terminal, which has no modem's lines."""
+
+    cts = dsr = ri = cd = True
+    rts = dtr = False
+
+
 class Bridge:
     """A serial line as a TCP server has it: raw, or by RFC 2217."""
 
@@ -67,7 +74,7 @@ class Bridge:
                 self._carry(peer)
 
     def _carry(self, peer: socket.socket) -> None:
-        with serial.Serial(self._line, timeout=0) as line:
+        with Line(self._line, timeout=0) as line:
             writer = peer.makefile("wb", buffering=0)
             manager = serial.rfc2217.PortManager(line, writer) if self._telnet else None
             while True:

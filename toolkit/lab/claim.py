@@ -177,24 +177,12 @@ class Claim:
         )
 
     async def _port(self, session: Any, place: Any) -> str:
-        from labgrid.remote.client import Error
-
         where = f"{PREFIX}{place.name}"
         last = time.monotonic() + DEVICE_SECONDS
         while True:
-            try:
-                entries = session.get_target_resources(place)
-            except Error as error:
-                raise NoBoardError(
-                    f"{where}: {' '.join(error.args)}; is its labgrid-exporter running?"
-                ) from error
-            found = [
-                Resource(name, kind, one.args, one.extra)
-                for (name, kind), one in entries.items()
-            ]
-            chosen = choose(found, self._board, self._resource, where)
-            entry = entries[chosen.name, chosen.kind]
-            if entry.avail and (chosen.kind == NETWORK or entry.args.get("port")):
+            found = _resources(session, place)
+            chosen = choose([one for one, _ in found], self._board, self._resource, where)
+            if next(there for one, there in found if one is chosen):
                 return chosen.port(where)
             if time.monotonic() > last:
                 raise NoBoardError(
@@ -236,3 +224,20 @@ class Claim:
         self._lock.truncate()
         self._lock.write(json.dumps(fields))
         self._lock.flush()
+
+
+def _resources(session: Any, place: Any) -> list[tuple[Resource, bool]]:
+    """What was acquired with a place, and whether it can be used yet. (labgrid's own list of it
+    has one of each name only, and would choose one of two boards.)"""
+    found = []
+    for exporter, group, kind, name in place.acquired_resources:
+        entry = session.resources.get(exporter, {}).get(group, {}).get(name)
+        if entry is None or entry.data.get("cls") != kind:
+            raise NoBoardError(
+                f"{PREFIX}{place.name}: {exporter}/{group}/{name} is gone; is its "
+                "labgrid-exporter running?"
+            )
+        rename = place.getmatch((exporter, group, kind, name)).rename
+        one = Resource(rename or name, kind, entry.args, entry.extra, f"{exporter}/{group}")
+        found.append((one, entry.avail and (kind == NETWORK or bool(entry.args.get("port")))))
+    return found

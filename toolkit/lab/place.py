@@ -120,11 +120,11 @@ def _loaded(environment: Any) -> Any:
     if need := missing():
         raise UsageError(f"{environment}: {need}")
     from labgrid import Environment
-    from labgrid.exceptions import InvalidConfigError
+    from labgrid.exceptions import InvalidConfigError, NoConfigFoundError
 
     try:
         return Environment(environment)
-    except (OSError, InvalidConfigError) as error:
+    except (OSError, InvalidConfigError, NoConfigFoundError) as error:
         raise UsageError(f"{environment}: {error}; give a labgrid environment file") from error
 
 

@@ -20,6 +20,7 @@ class Resource:
     kind: str
     arguments: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
+    path: str = ""  # of its exporter: exporter/group
 
     def port(self, where: str) -> str:
         """As -p has it. UsageError when it cannot be reached from here."""
@@ -50,10 +51,10 @@ def choose(found: list[Resource], board: Board, name: str | None, where: str) ->
     for kinds in ((NETWORK,), SERIAL) if board.linux is not None else (SERIAL,):
         fit = [one for one in named if one.kind in kinds]
         if len(fit) > 1:
-            names = ", ".join(one.name for one in fit)
+            names = ", ".join(f"{one.name} ({one.path or one.kind})" for one in fit)
             raise SeveralBoardsError(
-                f"{where}: has {len(fit)} ways to a board: {names}; choose with "
-                f"{PREFIX}PLACE/RESOURCE"
+                f"{where}: has {len(fit)} ways to a board: {names}; choose one as "
+                f"{PREFIX}PLACE/NAME (labgrid-client add-named-match gives names)"
             )
         if fit:
             return fit[0]
