@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,9 @@ from qedge.runtime.errors import NoBoardError, SeveralBoardsError, UsageError
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.emulator import Emulator
 from qedge.toolkit.lab import environment_port, real_port
+from qedge.toolkit.lab.claim import Claim
 from qedge.toolkit.lab.resource import Resource
+from qedge.toolkit.lab.session import to_its_end
 
 LINUX_PORT = free_port()
 
@@ -88,22 +94,27 @@ def test_flash_and_run_through_a_place_and_it_is_free_afterwards(
     assert bench.holder(place) == ""
 
 
+def _holds_until_released(bench: Bench, process: subprocess.Popen[str], user: str) -> None:
+    assert process.stdout is not None and process.stdin is not None
+    assert any(line.startswith("in ") for line in iter(process.stdout.readline, ""))
+    assert bench.holder("sim") == f"bench/{user}"
+    process.stdin.close()
+
+
 def test_of_two_clients_at_once_one_gets_the_place_and_the_other_when_it_is_free(
     bench: Bench,
 ) -> None:
     both = {user: bench.hold(user, "labgrid:sim") for user in ("alice", "bob")}
-    ended = None
-    while ended is None:  # the one that was refused
-        ended = next((user for user in both if both[user].poll() is not None), None)
-    other = "alice" if ended == "bob" else "bob"
-    assert both[other].stdout is not None
-    while not (line := both[other].stdout.readline()).startswith("in "):
-        assert line, both[other].communicate()
-    assert bench.holder("sim") == f"bench/{other}"
+    with ThreadPoolExecutor() as pool:
+        waits = {pool.submit(both[user].wait, 60): user for user in both}
+        done, _ = wait(waits, return_when=FIRST_COMPLETED)
+        ended = waits[done.pop()]
+        other = "alice" if ended == "bob" else "bob"
+        _holds_until_released(bench, both[other], other)
     _, complaint = both[ended].communicate()
     assert both[ended].returncode == NoBoardError.exit_code
     assert f"is held by bench/{other}" in complaint and f"you are bench/{ended}" in complaint
-    assert both[other].communicate("")[1] == "" and both[other].returncode == 0
+    assert both[other].returncode == 0
     last = bench.hold(ended, "labgrid:sim")
     assert "in " in last.communicate("")[0] and last.returncode == 0
     assert bench.holder("sim") == ""
@@ -232,14 +243,42 @@ def test_a_board_that_two_places_share_is_refused_naming_the_other(
     assert bench.holder("sim") == bench.holder("sim-spare") == ""
 
 
-def test_no_coordinator_is_no_board_and_says_how_to_start_one(bench: Bench) -> None:
-    code, _, said = bench.run(
-        "me", "qedge", "run", "sim", "a", "-p", "labgrid:sim",
-        LG_COORDINATOR=f"127.0.0.1:{free_port()}",
-    )  # fmt: skip
-    assert code == NoBoardError.exit_code
-    assert said.startswith("NoBoardError: 127.0.0.1:") and "labgrid-coordinator" in said
-    assert len(said.splitlines()) == 1
+def test_no_coordinator_is_no_board_and_says_how_to_start_one(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(NoBoardError, match=f"^{address}: no labgrid coor.*labgrid-coordinator"),
+        real_port(load("sim"), "labgrid:sim", coordinator=address),
+    ):
+        pass
+    assert capfd.readouterr().err == ""
+
+
+def test_a_place_that_cannot_be_released_says_how_to_do_it_by_hand(
+    bench: Bench, me: str
+) -> None:
+    claim = Claim("sim", bench.address, load("sim"))
+    to_its_end(claim.take())
+    claim._address = f"127.0.0.1:{free_port()}"  # the coordinator is gone
+    with pytest.raises(NoBoardError, match="not released .*labgrid-client -p sim release"):
+        claim.give_back()
+    with real_port(load("sim"), "labgrid:sim"):
+        assert bench.holder("sim") == me
+    assert bench.holder("sim") == ""
+
+
+def test_an_interrupt_leaves_nothing_half_done() -> None:
+    done = []
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0)
+        done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        to_its_end(work())
+    assert done
 
 
 def test_a_board_with_linux_is_reached_by_its_network_service(bench: Bench, me: str) -> None:
@@ -302,8 +341,9 @@ def test_it_is_there(board, request):
 """
 
 
-@pytest.mark.parametrize("without", [(), ("-p", "no:labgrid")])
-@pytest.mark.parametrize("way", ["place", "environment"])
+@pytest.mark.parametrize(
+    ("way", "without"), [("place", ("-p", "no:labgrid")), ("environment", ())]
+)
 def test_the_pytest_plugin_takes_a_place_with_and_without_labgrid_s_own(
     way: str, without: tuple[str, ...], bench: Bench, tmp_path: Path
 ) -> None:
@@ -325,9 +365,6 @@ def test_the_pytest_plugin_takes_a_place_with_and_without_labgrid_s_own(
 
 
 def test_labgrid_s_options_without_labgrid_say_what_to_install(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     (tmp_path / "hide.py").write_text("import sys\nsys.modules['labgrid'] = None\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:labgrid", "-p", "hide", "--lg-env", "x"],

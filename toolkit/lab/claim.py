@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qedge.runtime.errors import NoBoardError, SeveralBoardsError
+from qedge.runtime.errors import NoBoardError, SeveralBoardsError, WriteError
 from qedge.toolkit.board import Board
 from qedge.toolkit.lab.resource import NETWORK, PREFIX, Resource, choose
 from qedge.toolkit.lab.session import ANSWER_SECONDS, reservations, session_with, to_its_end
@@ -198,8 +198,11 @@ class Claim:
 
         digest = hashlib.sha256(f"{self._address}\n{self.place}\n{self._me}".encode())
         path = Path(cache_folder()) / "labgrid" / f"{digest.hexdigest()[:16]}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+        except OSError as error:
+            raise WriteError(f"{path}: {error.strerror}; set QEDGE_CACHE") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -52,18 +52,19 @@ def real_port(
     from qedge.toolkit.lab.claim import Claim  # and asyncio: not for those with a plain port
     from qedge.toolkit.lab.session import to_its_end
 
+    if os.environ.get("LG_PROXY"):
+        raise UsageError(f"{port}: LG_PROXY is set, and qedge reaches boards directly only")
     address = coordinator or os.environ.get("LG_COORDINATOR") or COORDINATOR
     claim = Claim(_named(port.removeprefix(PREFIX)), address, board)
     try:
         found = to_its_end(claim.take())
         say(f"{PREFIX}{claim.place}: {found}, {claim.how}")
         yield found
-    except BaseException as error:
+    except BaseException:
         try:
             claim.give_back()
-        except QedgeError as another:  # what went wrong first is the one to tell
-            if not isinstance(error, QedgeError):
-                say(str(another))
+        except QedgeError as another:  # what went wrong first is what is raised
+            say(str(another))
         raise
     claim.give_back()
 

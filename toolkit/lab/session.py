@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from qedge.runtime.errors import NoBoardError, UsageError
@@ -15,8 +16,8 @@ _Result = TypeVar("_Result")
 
 
 def to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Runs it in a thread of its own (the caller may have an event loop). An interrupt does not
-    leave it half done; it is raised afterwards."""
+    """Runs it in a thread of its own: the caller may have an event loop. Ctrl-C and SIGTERM
+    wait for it, so a place is never taken without our knowing, or not given back."""
     ended: list[_Result] = []
     failed: list[BaseException] = []
 
@@ -26,19 +27,32 @@ def to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    interrupt: KeyboardInterrupt | None = None
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+    with _signals_wait():
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
     if failed:
         raise failed[0]
     return ended[0]
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """What comes meanwhile comes afterwards. (Only the main thread gets any.)"""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not None:  # None: not of Python's making
+                    before[number] = signal.getsignal(number)
+                    signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 @asynccontextmanager
