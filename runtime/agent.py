@@ -21,9 +21,9 @@ from qedge.runtime import cbor
 from qedge.runtime._engine import EngineError
 from qedge.runtime.errors import BudgetError, QedgeError
 from qedge.runtime.frame import Decoder, StreamDecoder, encode
-from qedge.runtime.jobs import ENGINE, MESSAGE, TICK_HZ, Jobs
+from qedge.runtime.jobs import ENGINE, MESSAGE, NO_IMAGE, TEST, TICK_HZ, WRONG_BOARD, Jobs
 from qedge.runtime.machine import cpus, peak_rss_bytes, total_bytes
-from qedge.runtime.slots import SlotError, Slots
+from qedge.runtime.slots import LOCKED, SlotError, Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ BLOCK_BYTES = 65536
 PACKET_BYTES = 40960  # a message at most, so that half a block fits
 PAGE_BYTES = 4096
 LOCK_SECONDS = 60.0
+TRIES = 3  # of an image that ends the agent, or the board, while it is tested
 OS, QEDGE = 0, 64
 OS_ECHO, OS_RESET = 0, 5
 HELLO, DIGEST, WRITE, COPY, JOB, STEP, CONDITION = range(7)
@@ -41,6 +42,13 @@ OTHER_BOARD, NO_SPACE, CANNOT_WRITE = 11, 13, 14
 _SMP_UNSUPPORTED, _SMP_INVALID = 8, 3
 _HEAD = struct.Struct(">BBHHBB")
 _READ_BYTES = 1 << 18
+_REASONS = {
+    NO_IMAGE: "there is no such image in its slot",
+    WRONG_BOARD: "it was built for another board",
+    TEST: "its golden test gave other tokens or logits",
+    ENGINE + 1: "it is damaged",
+    ENGINE + 3: "a hash does not match",
+}
 
 
 class Agent:
@@ -52,6 +60,44 @@ class Agent:
         self._board, self._emulated = board, emulated
         self._id = self._slots.board_id()
         self._last: tuple[bytes, bytes] | None = None
+        if self._slots.pending() is not None:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        """Verifies, tests and activates the image that was put on the board's card while the
+        board was off, as the firmware does with what lies in its first slot. One that fails is
+        not tried again, and why is kept (Slots.pending_error). The active slot stays what it
+        was until the other one has its record, so power may fail at any time."""
+        slots = self._slots
+        try:
+            slots.lock()
+            while (slot := slots.pending()) is not None:
+                slots.end_pending(slot, self._why_not(slot))
+        except (SlotError, OSError) as error:  # another is at it; or a disk that is read only
+            print(f"the image on the card has to wait: {error}", file=sys.stderr)
+        finally:
+            self._jobs.close()
+            slots.close()
+
+    def _why_not(self, slot: int) -> str:
+        """Takes up a slot's image; why it could not, or nothing."""
+        try:
+            image_id, tries = self._slots.try_pending(slot)
+            if slot == self._slots.active():  # the power failed behind the last step but one
+                found = self._slots.record(slot)["id"]
+                return "" if found == image_id else "the active slot is not written"
+            if tries >= TRIES:
+                return f"the agent ended {TRIES} times while it was tested"
+            self._jobs.begin({"job": "activate", "slot": slot, "id": image_id})
+            while not self._jobs.step().get("done"):
+                pass
+        except SlotError as error:
+            if error.code == LOCKED:
+                raise
+            return _REASONS.get(error.code, error.text or str(error))
+        except (EngineError, QedgeError, ValueError, KeyError, TypeError) as error:
+            return str(error)
+        return ""
 
     @property
     def locked(self) -> bool:
@@ -165,6 +211,8 @@ class Agent:
         }
         if (active := self._slots.active()) is not None:
             found["active"] = active
+        if reason := self._slots.pending_error():
+            found["pending_error"] = reason
         return found
 
     def _digest(self, slot: int, first: int, count: int) -> dict[str, Any]:

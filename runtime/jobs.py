@@ -112,6 +112,8 @@ class Jobs:
         yield {}
         yield from self._leaves(slot, last=False)
         with _opened(self._slots.path(slot)) as model:
+            if values.get("id", model.image_id) != model.image_id:
+                raise SlotError(NO_IMAGE)
             for found in self._golden(model):
                 if found["done"]:
                     image_id, size = model.image_id, model.image.bytes

@@ -4,11 +4,15 @@ interrupted, the active slot stays what it was.
     a.qimg, b.qimg      images, as far as they have come
     a.record, b.record  of a slot whose image was verified and tested: its sequence number, id,
                         size and security counter; the highest sequence is active
+    a.pending           beside an image that was put on the board's card while the board was off
+                        (JSON: id, bytes, tries): the agent verifies, tests and activates it
+    pending.error       why the last such image was not taken up
     id                  the board's, when the device tree has no serial number
     lock                held (flock) by whoever writes
 
 A record is removed before its slot's first write, and comes back by an atomic rename after the
-image is synced, so a record never stands for other bytes than were tested.
+image is synced, so a record never stands for other bytes than were tested. A pending mark goes
+before its slot is written, and after its slot has its record.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NAMES = ("a", "b")
+ERROR_NAME = "pending.error"
 
 
 class SlotError(Exception):
@@ -60,6 +65,47 @@ class Slots:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return {}
+
+    def pending_path(self, slot: int) -> str:
+        return os.path.join(self.folder, f"{NAMES[slot]}.pending")
+
+    def pending(self) -> int | None:
+        """The slot with a pending mark; None, quickly, when there is none."""
+        return next((n for n in (0, 1) if os.path.exists(self.pending_path(n))), None)
+
+    def try_pending(self, slot: int) -> tuple[str, int]:
+        """A pending mark's image id, and how often it was tried before; counts this try, on
+        the disk. ValueError for a mark that cannot be read."""
+        import json
+
+        path = self.pending_path(slot)
+        with open(path, encoding="ascii") as file:
+            found = json.load(file)
+        if not isinstance(found, dict) or not isinstance(found.get("id"), str):
+            raise ValueError("its pending mark cannot be read")
+        tries = found.get("tries", 0)
+        if not isinstance(tries, int):
+            raise ValueError("its pending mark cannot be read")
+        self._replace(path, json.dumps({**found, "tries": tries + 1}))
+        return found["id"], tries
+
+    def end_pending(self, slot: int, reason: str = "") -> None:
+        """Removes a pending mark; a reason for not taking its image up is kept first."""
+        path = os.path.join(self.folder, ERROR_NAME)
+        if reason:
+            self._replace(path, reason.encode("ascii", "replace").decode()[:500] + "\n")
+        for gone in (self.pending_path(slot), *(() if reason else (path,))):
+            _remove(gone)
+        self._sync_folder()
+
+    def pending_error(self) -> str:
+        """Why the last image that was put on the card was not taken up; empty: it was, or
+        there was none."""
+        try:
+            with open(os.path.join(self.folder, ERROR_NAME), encoding="ascii") as file:
+                return file.read(500).strip()
+        except (OSError, ValueError):
+            return ""
 
     def active(self) -> int | None:
         """The slot with the highest sequence number; None when no slot has a record."""
@@ -116,11 +162,9 @@ class Slots:
             self.lock()
             if slot == self.active():
                 raise SlotError(ACTIVE_SLOT)
-            try:
-                os.unlink(self._record_path(slot))
-                self._sync_folder()
-            except FileNotFoundError:
-                pass
+            for path in (self.pending_path(slot), self._record_path(slot)):
+                if _remove(path):
+                    self._sync_folder()
             self._files[slot] = os.open(self.path(slot), os.O_RDWR | os.O_CREAT, 0o644)
         return self._files[slot]
 
@@ -165,14 +209,18 @@ class Slots:
         self.lock()
         top = max(self.record(one).get("sequence", 0) for one in (0, 1))
         record = {"sequence": top + 1, "bytes": size, "id": image_id, "counter": counter}
-        path = self._record_path(slot)
+        self._replace(self._record_path(slot), json.dumps(record))
+        _remove(os.path.join(self.folder, ERROR_NAME))
+        self.close()
+
+    def _replace(self, path: str, text: str) -> None:
+        """A small file's new content, at once or not at all."""
         with open(path + ".new", "w", encoding="ascii") as file:
-            json.dump(record, file)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".new", path)
         self._sync_folder()
-        self.close()
 
     def _sync_folder(self) -> None:
         number = os.open(self.folder, os.O_RDONLY)
@@ -210,3 +258,12 @@ class Slots:
         self._sync_folder()
         with open(path, "rb") as file:
             return file.read()
+
+
+def _remove(path: str) -> bool:
+    """Whether there was such a file."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True

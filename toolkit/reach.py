@@ -65,6 +65,7 @@ def reach(
 
         with reached(board, port, identity, say, service=service, dry=dry) as found:
             check_board(found.hello, board, port)
+            _say_pending(found.hello, port, say)
             yield Reached(found.device, found.hello, port, found.seconds, found)
         return
     baud = SERIAL_BAUD if board.linux is not None else device_of(board).baud
@@ -74,6 +75,12 @@ def reach(
     try:
         hello = device.hello()
         check_board(hello, board, port)
+        _say_pending(hello, port, say)
         yield Reached(device, hello, port)
     finally:
         device.close()
+
+
+def _say_pending(hello: Hello, port: str, say: Callable[[str], None]) -> None:
+    if hello.pending_error:
+        say(f"{port}: the image put on its card was not taken up: {hello.pending_error}")

@@ -25,6 +25,7 @@ from qedge.toolkit.image import new_file
 
 MAGIC, VERSION, CONTEXT = b"QEDGESIG", 1, b"qedge image v1\n\0"
 _TRAILER = struct.Struct("<8s2I64s")
+TRAILER_BYTES = _TRAILER.size
 COUNTER_LIMIT = 2**32 - 1
 
 

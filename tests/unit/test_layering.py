@@ -38,6 +38,8 @@ WALK = [
     "emulated_linux",
     "signature",
     "flash",
+    "card",
+    "sdcard",
     "uf2",
     "ssh",
     "service",

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from qedge.runtime import NoBoardError, UsageError
+from qedge.toolkit.cli.card import flash_card
 from qedge.toolkit.cli.common import connected, emit, json_option, port_option
 
 key_option = click.option(
@@ -48,6 +49,13 @@ def trusted(key: Path | None) -> bytes | None:
     metavar="[LINE]",
     help="A board with Linux: run the agent as a service on a serial line (/dev/serial0).",
 )
+    "--sdcard",
+    type=click.Path(path_type=Path),
+    help="Put it on a board's memory card instead: a block device, or a file that is one.",
+)
+@click.option("--partition", type=int, help="Of the card; default: the last one with ext4.")
+@click.option("--user", help="Whose home on the card; default: the only one, or root's.")
+@click.option("--yes", is_flag=True, help="Write to the card without asking.")
 @json_option
 def flash(
     image: Path,
@@ -57,6 +65,10 @@ def flash(
     dry_run: bool,
     uf2: Path | None,
     service: str | None,
+    sdcard: Path | None,
+    partition: int | None,
+    user: str | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
@@ -67,6 +79,13 @@ def flash(
 
     board = load(name)
     fields: dict[str, Any]
+    if sdcard is not None:
+        if port is not None or uf2 is not None:
+            raise UsageError("--sdcard writes to a card: give neither --port nor --uf2")
+        flash_card(image, board, sdcard, partition, user, dry_run, yes, as_json)
+        return
+    if partition is not None or user is not None or yes:
+        raise UsageError("--partition, --user and --yes go with --sdcard")
     if uf2 is not None:
         from qedge.toolkit.uf2 import write
 

@@ -89,6 +89,7 @@ class Hello:
     ram: int = 0  # of a board with Linux, where image and arena share it
     peak_rss: int = 0
     threads: int = 1
+    pending_error: str = ""  # why the image that was put on its card was not taken up
 
     @property
     def image_id(self) -> str | None:
@@ -148,6 +149,7 @@ class Device:
                 floor=found.get("floor", 0),
                 ram=found.get("ram", 0),
                 peak_rss=found.get("peak_rss", 0),
+                pending_error=str(found.get("pending_error", "")),
                 threads=found.get("threads", 1),
                 **{name: found[name] for name in same},
             )
