@@ -194,7 +194,7 @@ class LinuxEmulator:
     def _power_off(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         with contextlib.suppress(OSError):
-            process.stdin.write(b"\nsync; reboot -f\n")
+            process.stdin.write(b"\nsync; mount -o remount,ro /; reboot -f\n")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_SECONDS)
         if process.poll() is None:
