@@ -21,6 +21,7 @@ from qedge.toolkit.wheel import Built, build_wheel
 
 ROOT = "${XDG_DATA_HOME:-$HOME/.local/share}/qedge"
 AGENT_SECONDS = 60.0  # until the agent answers: an emulator starts Python slowly
+PENDING_SECONDS = 900.0  # when it first tests an image that was put on its card
 SPARE_BYTES = 16 << 20  # of the disk, for the runtime
 
 _PROBE = r"""
@@ -46,6 +47,7 @@ for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
     v=$("$p" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     say python "$p $v"
 done
+ls "$root"/?.pending >/dev/null 2>&1 && say pending yes
 say runtimes "$(cd "$root" 2>/dev/null && echo runtime-*)"
 """
 
@@ -69,6 +71,7 @@ class Facts:
     free: int
     pythons: tuple[tuple[str, str], ...]  # (program, version)
     runtimes: tuple[str, ...]
+    pending: bool = False  # an image was put on its card, and waits to be tested
 
     @classmethod
     def parse(cls, text: str) -> Facts:
@@ -104,6 +107,7 @@ class Facts:
             number("free"),
             pythons,
             tuple(found.get("runtimes", "").split()),
+            found.get("pending") == "yes",
         )
 
 
@@ -252,7 +256,9 @@ def reached(
         link = Link(line, port, patience=30.0, noisy=False)
         device = Device(link, port)
         try:
-            hello = device.hello(patience=AGENT_SECONDS)
+            if facts.pending:
+                say(f"{port}: tests the image that was put on its card")
+            hello = device.hello(patience=PENDING_SECONDS if facts.pending else AGENT_SECONDS)
             lap("agent")
             yield LinuxBoard(shell, device, facts, hello, command, seconds)
         finally:

@@ -24,12 +24,14 @@ from qedge.runtime.errors import (
     WriteError,
     WrongBoardError,
 )
-from qedge.runtime.slots import Slots
+from qedge.runtime.model import Model
+from qedge.runtime.slots import NAMES, Slots
 from qedge.toolkit import card, remote, sdcard
-from qedge.toolkit.board import Board, load
+from qedge.toolkit.board import Board, linux_of, load
 from qedge.toolkit.build import build
-from qedge.toolkit.emulated_linux import LinuxEmulator
+from qedge.toolkit.emulated_linux import LinuxEmulator, make_disk
 from qedge.toolkit.reach import reach
+from qedge.toolkit.rootfs import system
 
 PATH = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 MIB, AT = 1 << 20, 1 << 20  # the partition's place
@@ -466,20 +468,23 @@ def test_a_block_device_is_a_card(tmp_path: Path, images: list[Path], pi5: Board
 def test_a_board_takes_up_what_was_put_on_its_disk(
     linux_board: Board, make_image: MakeImage, tmp_path: Path
 ) -> None:
+    """On a disk as new, which has no runtime yet; then beside the image that is active."""
     disk = tmp_path / "disk.ext4"
-    for number in (1, 2):  # onto a disk as new, and beside an active image
-        image = make_image(40 + number)
-        if disk.exists():
-            wanted = put(disk, image, linux_board)
-            assert wanted.slot == "b" and sound(disk, 0)
+    make_disk(disk, system(linux_of(linux_board).emulator.partition(",")[0]))
+    for seed, slot in ((41, 0), (42, 1)):
+        image = make_image(seed)
+        done = put(disk, image, linux_board)
+        assert done.slot == NAMES[slot] and sound(disk, 0)
+        said: list[str] = []
         with LinuxEmulator(linux_board, disk) as emulator:
-            if number == 2:
-                with pytest.raises(UsageError, match="at work"):
-                    put(disk, image, linux_board)
-            with reach(linux_board, emulator.port, str(emulator.identity)) as there:
-                if number == 1:
-                    from qedge.toolkit import flash
-
-                    flash.apply(there.device, flash.plan(there.device, image, linux_board))
-                assert there.device.hello().image_id == image_id(image)
-                assert remote.test(there.device)
+            with pytest.raises(UsageError, match="at work"):
+                put(disk, image, linux_board)
+            identity = str(emulator.identity)
+            with reach(linux_board, emulator.port, identity, said.append) as there:
+                assert there.hello.active == slot and not there.hello.pending_error
+                assert there.hello.image_id == done.image_id == image_id(image)
+                with Model.open(image) as model:
+                    assert remote.test(there.device) == model.test()
+        assert any("tests the image" in line for line in said)
+        listed = debugfs(disk, "ls -p /root/.local/share/qedge", offset=0)
+        assert "/a.qimg/" in listed and ".pending/" not in listed
