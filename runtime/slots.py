@@ -91,6 +91,7 @@ class Slots:
 
     def end_pending(self, slot: int, reason: str = "") -> None:
         """Removes a pending mark; a reason for not taking its image up is kept first."""
+        self.lock()
         path = os.path.join(self.folder, ERROR_NAME)
         if reason:
             self._replace(path, reason.encode("ascii", "replace").decode()[:500] + "\n")

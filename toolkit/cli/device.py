@@ -49,6 +49,7 @@ def trusted(key: Path | None) -> bytes | None:
     metavar="[LINE]",
     help="A board with Linux: run the agent as a service on a serial line (/dev/serial0).",
 )
+@click.option(
     "--sdcard",
     type=click.Path(path_type=Path),
     help="Put it on a board's memory card instead: a block device, or a file that is one.",
