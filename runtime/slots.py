@@ -244,18 +244,30 @@ class Slots:
             except (OSError, ValueError):
                 continue
         path = os.path.join(self.folder, "id")
+        damaged = False
         try:
             with open(path, "rb") as file:
                 found = file.read()
             if len(found) == 8:
                 return found
+            damaged = True
         except FileNotFoundError:
             pass
-        with open(path + ".new", "wb") as file:
+        new = f"{path}.{os.getpid()}.new"  # another agent may start at the same time
+        with open(new, "wb") as file:
             file.write(os.urandom(8))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(path + ".new", path)
+        try:
+            if damaged:
+                os.replace(new, path)
+            else:
+                os.link(new, path)  # the first one's stays
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(new, path)
+        _remove(new)
         self._sync_folder()
         with open(path, "rb") as file:
             return file.read()
