@@ -28,6 +28,14 @@ from qedge.toolkit.lab.session import to_its_end
 LINUX_PORT = free_port()
 
 
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Also where this pytest was started in a shell's background, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def mute() -> Iterator[socket.socket]:
     """A line at which nobody answers; whoever opens it is accepted by the test."""
