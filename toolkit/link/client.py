@@ -117,7 +117,13 @@ class Link:
             self._send(data)
 
     def stream(
-        self, group: int, command: int, many: Iterable[dict[str, Any]], patience: float
+        self,
+        group: int,
+        command: int,
+        many: Iterable[dict[str, Any]],
+        *,
+        patience: float,
+        pause: float,
     ) -> Iterator[None]:
         """Writes one after the other; yields once for each that was answered. On a line that
         loses nothing the next ones are under way meanwhile. Errors as of `request`."""
@@ -125,7 +131,7 @@ class Link:
             yield from self._windowed(group, command, many, patience)
             return
         for values in many:
-            self.request(group, command, values, write=True, patience=patience, pause=1.0)
+            self.request(group, command, values, write=True, patience=patience, pause=pause)
             yield
 
     def _windowed(

@@ -192,7 +192,8 @@ class Device:
 
     def _stream(self, command: int, many: Iterable[dict[str, Any]]) -> Iterator[None]:
         try:
-            yield from self._link.stream(QEDGE, command, many, WRITE_PATIENCE)
+            patient = {"patience": WRITE_PATIENCE, "pause": WRITE_PAUSE}
+            yield from self._link.stream(QEDGE, command, many, **patient)
         except Refused as refused:
             self._fail(refused)
 
