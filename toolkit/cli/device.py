@@ -122,7 +122,10 @@ def flash(
         fields["seconds_before"] = there.seconds
     emit(as_json, fields)
     if not as_json:
-        show.table("flashed", fields, answer=True)
+        if there.seconds:
+            parts = (f"{name} {seconds:.1f}" for name, seconds in there.seconds.items())
+            fields["seconds_before"] = ", ".join(parts)
+        show.table("flashed", {**fields, "seconds": round(done.seconds, 2)}, answer=True)
 
 
 def _would_flash(
