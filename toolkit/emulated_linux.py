@@ -73,7 +73,6 @@ class LinuxEmulator:
         disk: Path,
         *,
         ssh_port: int = 0,
-        identity_file: Path | None = None,
         overlay: Path | None = None,
         options: Sequence[str] = (),
     ) -> None:
@@ -85,7 +84,7 @@ class LinuxEmulator:
         self.board = board
         self._disk, self._overlay, self._options = disk, overlay, options
         keys = identity()
-        self.identity = identity_file or keys.private
+        self.identity = keys.private
         self.known_hosts = keys.known_hosts
         self._port = ssh_port
         self._ready = threading.Event()
