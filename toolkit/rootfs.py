@@ -175,16 +175,16 @@ def _call(command: list[str], **options: object) -> str:
     return str(ended.stdout)
 
 
-class _Apt:
+class Apt:
     """An apt of another architecture, with a state of its own and this machine's sources."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, architecture: str = "arm64") -> None:
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         (folder / "state/status").touch()
         config = folder / "apt.conf"
         config.write_text(
-            'APT::Architecture "arm64"; APT::Architectures "arm64";\n'
+            f'APT::Architecture "{architecture}"; APT::Architectures "{architecture}";\n'
             f'Dir::State "{folder}/state"; Dir::State::status "{folder}/state/status";\n'
             f'Dir::Cache "{folder}/cache";\n'
             'APT::Install-Recommends "false"; APT::Sandbox::User "";\n'
@@ -192,10 +192,17 @@ class _Apt:
         )
         self._env = {**os.environ, "APT_CONFIG": str(config)}
         self.archives = folder / "cache/archives"
-        self._call("apt-get", "update", "-qq")
+        self._stale = ""
+        try:
+            self._call("apt-get", "update", "-qq")
+        except NoBoardError as error:  # a mirror in the middle of its sync: the rest may do
+            self._stale = f" (before: {error})"
 
     def _call(self, *command: str, cwd: Path | None = None) -> str:
-        return _call([*command], env=self._env, cwd=cwd)
+        try:
+            return _call([*command], env=self._env, cwd=cwd)
+        except NoBoardError as error:
+            raise NoBoardError(f"{error}{self._stale}") from None
 
     def install(self, *names: str) -> None:
         """Fetches packages and all they need into `archives`."""
@@ -211,7 +218,7 @@ class _Apt:
 
 def _make(machine: str, folder: Path) -> None:
     work = folder / "work"
-    apt = _Apt(work / "apt")
+    apt = Apt(work / "apt")
     kernel = apt.kernel(KERNELS[machine])
     boot = work / "kernel"
     _call(["dpkg-deb", "-x", str(kernel), str(boot)])
