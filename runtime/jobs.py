@@ -222,6 +222,8 @@ class Jobs:
             yield found
 
     def _bench(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        from qedge.runtime.measure import spread
+
         model = self._active()
         count, depth = values.get("prompt", 16), values.get("depth", 1)
         limit, context = values.get("decode", 16), model.context
@@ -232,7 +234,7 @@ class Jobs:
         times = {"prompt": count, "prefill_ticks": 0, "first_ticks": 0, "decode_ticks": 0}
         engine.rewind(0)
         batch, vocab = model.plan["batch"], model.config["vocab_size"]
-        prompt, behind = _spread(vocab, count, 1), _spread(vocab, depth, 2)
+        prompt, behind = spread(vocab, count, 1), spread(vocab, depth, 2)
         for tokens, key in ((prompt, "prefill_ticks"), (behind, "")):
             for at in range(0, len(tokens), batch):
                 began = clock()
@@ -246,7 +248,7 @@ class Jobs:
                 engine.sample()
                 times["first_ticks"] = times[key] + clock() - began
                 engine.rewind(0)
-        for drawn, token in enumerate(_spread(vocab, limit, 3), 1):
+        for drawn, token in enumerate(spread(vocab, limit, 3), 1):
             began = clock()
             engine.eval((token,))
             times["decode_ticks"] += clock() - began
@@ -361,11 +363,6 @@ def _slot(values: dict[str, Any]) -> int:
     if slot not in (0, 1):
         raise SlotError(RANGE)
     return int(slot)
-
-
-def _spread(vocab_size: int, count: int, seed: int) -> list[int]:
-    """Tokens spread over the vocabulary, the same every time."""
-    return [(seed + n * 2654435761) % 2**32 * vocab_size >> 32 for n in range(count)]
 
 
 def _set_sampler(model: Model, values: dict[str, Any], seed: int) -> None:

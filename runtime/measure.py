@@ -176,7 +176,7 @@ def _power(samples: Sequence[dict[str, Any]], rate: float) -> dict[str, Any]:
     }
 
 
-def _tokens(vocab_size: int, count: int, seed: int) -> list[int]:
+def spread(vocab_size: int, count: int, seed: int) -> list[int]:
     """Tokens spread over the vocabulary, the same every time."""
     return [(seed + n * 2654435761) % 2**32 * vocab_size >> 32 for n in range(count)]
 
@@ -196,8 +196,8 @@ class _Rounds:
             )
         vocab_size = model.config["vocab_size"]
         self._model, self._prompt_tokens = model, prompt_tokens
-        self._filling = _tokens(vocab_size, max(prompt_tokens, *depths, 1), 1)
-        self._drawn = _tokens(vocab_size, decode_tokens, 3)
+        self._filling = spread(vocab_size, max(prompt_tokens, *depths, 1), 1)
+        self._drawn = spread(vocab_size, decode_tokens, 3)
         self._depths = depths
         model.engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
         self.clear()

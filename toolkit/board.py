@@ -170,12 +170,16 @@ def with_ram(board: Board, ram_bytes: int | None) -> Board:
     return replace(board, ram_bytes=ram_bytes)
 
 
+def _all_with(table: str) -> str:
+    return ", ".join(name for name in names() if getattr(load(name), table))
+
+
 def device_of(board: Board) -> Device:
     """What the board's firmware needs to know; NoBoardError for a board without one."""
     if board.device is None:
         raise NoBoardError(
             f"{board.name} is a machine's profile, not a board with qedge's firmware; "
-            f"those are {', '.join(n for n in names() if load(n).device)}"
+            f"those are {_all_with('device')}"
         )
     return board.device
 
@@ -184,7 +188,6 @@ def linux_of(board: Board) -> Linux:
     """What is known of a board with Linux; NoBoardError for another."""
     if board.linux is None:
         raise NoBoardError(
-            f"{board.name} is not a board with Linux; those are "
-            f"{', '.join(n for n in names() if load(n).linux)}"
+            f"{board.name} is not a board with Linux; those are {_all_with('linux')}"
         )
     return board.linux

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,16 +99,18 @@ def test_a_connection_that_is_lost_in_the_middle(
             assert remote.test(there.device) == model.test()
 
 
-def test_a_full_disk(
-    prepared: Prepared, linux_board: Board, make_image: MakeImage, tmp_path: Path
-) -> None:
+@pytest.fixture
+def alone(prepared: Prepared, linux_board: Board, tmp_path: Path) -> Iterator[LinuxEmulator]:
+    """A board of the test's own, whose disk it may spoil."""
     overlay = tmp_path / "overlay"
-    with (
-        LinuxEmulator(linux_board, prepared.disk, overlay=overlay) as emulator,
-        Shell(emulator.port, emulator.identity) as shell,
-    ):
-        key = str(emulator.identity)
-        with reach(linux_board, emulator.port, key) as there:
+    with LinuxEmulator(linux_board, prepared.disk, overlay=overlay) as emulator:
+        yield emulator
+
+
+def test_a_full_disk(alone: LinuxEmulator, linux_board: Board, make_image: MakeImage) -> None:
+    key = str(alone.identity)
+    with Shell(alone.port, key) as shell:
+        with reach(linux_board, alone.port, key) as there:
             active = there.hello.image_id
             shell.run("dd if=/dev/zero of=/fill bs=1M; sync; rm -rf /var/spare")
             with pytest.raises(BudgetError, match="a slot of"):
@@ -116,30 +119,26 @@ def test_a_full_disk(
         shell.run(f"rm -rf {probe(shell).root}/runtime-*; dd if=/dev/zero of=/fill2 bs=64k")
         with (
             pytest.raises(WriteError, match="cannot be written|are free"),
-            reach(linux_board, emulator.port, key),
+            reach(linux_board, alone.port, key),
         ):
             pass
         shell.run("rm /fill /fill2")
-        with reach(linux_board, emulator.port, key) as there:
+        with reach(linux_board, alone.port, key) as there:
             assert there.hello.image_id == active
             assert put(there, make_image(32), linux_board).verified
 
 
 def test_a_disk_that_became_read_only(
-    prepared: Prepared, linux_board: Board, make_image: MakeImage, tmp_path: Path
+    alone: LinuxEmulator, linux_board: Board, make_image: MakeImage
 ) -> None:
-    overlay = tmp_path / "overlay"
-    with (
-        LinuxEmulator(linux_board, prepared.disk, overlay=overlay) as emulator,
-        Shell(emulator.port, emulator.identity) as shell,
-    ):
-        key = str(emulator.identity)
-        with reach(linux_board, emulator.port, key) as there:
+    key = str(alone.identity)
+    with Shell(alone.port, key) as shell:
+        with reach(linux_board, alone.port, key) as there:
             shell.run("mount -o remount,ro /")
             with pytest.raises(WriteError, match="cannot be written"):
                 put(there, make_image(33), linux_board)
         with (
             pytest.raises(WriteError, match="cannot be written"),
-            reach(linux_board, emulator.port, key),
+            reach(linux_board, alone.port, key),
         ):
             pass

@@ -169,8 +169,8 @@ class Device:
 
     def write(self, board_id: str, slot: int, offset: int, data: bytes) -> None:
         """Whole pages of an image; a block is erased when its first page is written."""
-        values = {"id": bytes.fromhex(board_id), "slot": slot, "offset": offset, "data": data}
-        self._ask(WRITE, values, write=True, patience=WRITE_PATIENCE, pause=WRITE_PAUSE)
+        for _ in self.write_all(board_id, slot, [(offset, data)]):
+            pass
 
     def write_all(
         self, board_id: str, slot: int, pieces: Iterable[tuple[int, bytes]]
