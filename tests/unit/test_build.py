@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,3 +121,14 @@ def test_unknown_key_of_a_board_names_the_nearest() -> None:
 def test_unknown_board_names_the_nearest() -> None:
     with pytest.raises(NoBoardError, match="did you mean x86-64-v4"):
         board.load("x86-64-v2")
+
+
+def test_running_an_image_imports_no_numpy(tiny_gguf: Path, tmp_path: Path) -> None:
+    image = build(tiny_gguf, board.load("host"), tmp_path / "m.qimg").image
+    code = (
+        "import sys; from qedge.toolkit.cli import cli; "
+        f"cli.main(['run', {str(image)!r}, 'a', '-n', '2'], standalone_mode=False); "
+        "sys.exit(bool({'numpy', 'asyncio', 'serial'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

@@ -104,10 +104,10 @@ def board_with_ram(name: str, ram: str | None) -> Any:
 
 def board_of(target: str, port: str | None) -> Any:
     """The board that a TARGET names, or None when it is an image on this machine."""
+    if os.path.exists(target) and port is None:
+        return None  # before numpy is imported with what knows boards: it costs 14 MiB
     from qedge.toolkit import board
 
-    if os.path.exists(target) and port is None:
-        return None
     if port is None and target not in board.names():
         return None
     found = board.load(target)
