@@ -15,7 +15,7 @@ from types import TracebackType
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.toolkit.board import Board, linux_of
 from qedge.toolkit.image import new_file
-from qedge.toolkit.rootfs import DISK_BYTES, READY, System, identity, lacking, system
+from qedge.toolkit.rootfs import DISK_BYTES, READY, System, lacking, own_keys, system
 
 QEMU = "qemu-system-aarch64"
 RAM = {"virt": "512", "raspi3b": "1024"}  # MiB
@@ -57,6 +57,21 @@ def _copy_sparse(source: int, output: int) -> None:
             at += os.pwrite(output, os.pread(source, min(1 << 20, end - at), at), at)
 
 
+def _public_key(private: Path) -> str:
+    """A private key's other half, TYPE:KEY; from FILE.pub when it has a passphrase."""
+    import asyncssh
+
+    try:
+        try:
+            key = asyncssh.read_private_key(private)
+        except asyncssh.KeyImportError:
+            key = asyncssh.read_public_key(f"{private}.pub")
+        kind, data = key.export_public_key().decode("ascii").split()[:2]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{private}: not a private key that can be read ({error})") from error
+    return f"{kind}:{data}"
+
+
 def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -74,17 +89,20 @@ class LinuxEmulator:
         *,
         ssh_port: int = 0,
         overlay: Path | None = None,
+        identity: Path | None = None,
         options: Sequence[str] = (),
     ) -> None:
         """disk: the file that keeps the board's disk. overlay: a qcow2 file on top of it that
         takes all writes; what the board has not flushed to it is lost when QEMU is killed, as
-        in a disk's write cache. options: more of QEMU's own."""
+        in a disk's write cache. identity: the private key that may log in; unless given, one
+        for all emulated boards of this user. options: more of QEMU's own."""
         if need := missing(board):
             raise NoBoardError(need)
         self.board = board
         self._disk, self._overlay, self._options = disk, overlay, options
-        keys = identity()
-        self.identity = keys.private
+        keys = own_keys()
+        self.identity = identity or keys.private
+        self._public = _public_key(self.identity)
         self.known_hosts = keys.known_hosts
         self._port = ssh_port
         self._ready = threading.Event()
@@ -105,12 +123,14 @@ class LinuxEmulator:
         file, format = (
             (self._overlay, "qcow2") if self._overlay is not None else (self._disk, "raw")
         )
-        drive = f"file={file},format={format},cache=writeback"
+        # QEMU's SD card knows no flush: what it has taken has to be kept
+        cache = "writeback" if machine == "virt" else "writethrough"
+        drive = f"file={file},format={format},cache={cache}"
         net = f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
         found = [QEMU, "-M", machine, "-m", RAM[machine], "-display", "none"]
         found += ["-monitor", "none", "-kernel", str(made.kernel), "-initrd", str(made.initrd)]
         found += ["-no-reboot", "-netdev", net]
-        quiet = "quiet loglevel=3 panic=-1"
+        quiet = f"quiet loglevel=3 panic=-1 qkey={self._public}"
         if machine == "virt":
             append = f"console=ttyAMA0 qroot=/dev/vda {quiet}"
             return [

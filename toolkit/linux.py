@@ -230,8 +230,8 @@ def reached(
         began = now
 
     with Shell(port, identity) as shell:
-        if shell.new_host:
-            say(f"{port}: met for the first time, its host key is {shell.new_host}")
+        for host in shell.met:
+            say(f"{port}: met for the first time, with this host key: {host}")
         facts = probe(shell)
         python = check(facts, board, port)
         if facts.throttled not in ("", "0x0"):

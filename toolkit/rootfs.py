@@ -3,7 +3,8 @@ system, made in seconds of Debian's own packages by a private apt. Nothing of th
 changed, and no package's script is run.
 
 Debian's /sbin/init is not used: busybox starts an ssh server (dropbear) and says READY on the
-console. Python is Debian's; nothing else is installed.
+console. Who may log in is the kernel command line's to say (qkey=TYPE:KEY, a public key).
+Python is Debian's; nothing else is installed.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ while [ $i -lt 400 ]; do
     for n in /sys/class/net/[euw]*; do [ -e $n ] && break 2; done; sleep 0.05; i=$((i+1))
 done
 IF=${n##*/}; ip link set $IF up; ip addr add 10.0.2.15/24 dev $IF
+F=/root/.ssh/authorized_keys
+K=$(sed -n 's/.*qkey=\\([^ ]*\\).*/\\1/p' /proc/cmdline | tr : ' ')
+grep -qsxF "$K" $F || echo "$K" >>$F; chmod 600 $F
 dropbear -r /etc/dropbear/dropbear_ed25519_host_key -W 2097152 -p 22
 echo QEDGE-READY
 while :; do setsid sh -c "exec sh </dev/console >/dev/console 2>&1"; sleep 1; done
@@ -85,7 +89,7 @@ class Identity:
     host_key: bytes  # as dropbear stores it
 
 
-def identity() -> Identity:
+def own_keys() -> Identity:
     """The keys, made the first time."""
     folder = cache_folder() / "emulated"
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +143,7 @@ def system(machine: str) -> System:
             f"making an emulated board's Debian needs {', '.join(absent)}: a Debian system has "
             "them (apt, dpkg, e2fsprogs)"
         )
-    mark = repr((_INIT, _INITRD, PACKAGES, MODULES, DISK_BYTES, identity().host_key))
+    mark = repr((_INIT, _INITRD, PACKAGES, MODULES, DISK_BYTES, own_keys().host_key))
     stamp = hashlib.sha256(mark.encode()).hexdigest()[:12]
     folder = cache_folder() / f"debian-arm64-{machine}-{stamp}"
     with _only_one(folder.with_suffix(".lock")):
@@ -270,15 +274,12 @@ def _finish(root: Path) -> None:
     (root / "etc/passwd").write_text(master)
     shutil.copyfile(root / "usr/share/base-passwd/group.master", root / "etc/group")
     (root / "etc/shells").write_text("/bin/sh\n")
-    keys = identity()
+    keys = own_keys()
     (root / "etc/dropbear").mkdir(exist_ok=True)
     (root / "etc/dropbear/dropbear_ed25519_host_key").write_bytes(keys.host_key)
     (root / "etc/dropbear/dropbear_ed25519_host_key").chmod(0o600)
-    allowed = root / "root/.ssh/authorized_keys"
-    allowed.write_bytes(keys.private.with_suffix(".pub").read_bytes())
     (root / "root").chmod(0o700)
     (root / "root/.ssh").chmod(0o700)
-    allowed.chmod(0o600)
     (root / "init").write_text(_INIT)
     (root / "init").chmod(0o755)
 

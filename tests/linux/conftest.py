@@ -35,7 +35,7 @@ def own_known_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Hosts that tests meet are no business of this user's."""
     patch = pytest.MonkeyPatch()
     path = tmp_path_factory.mktemp("ssh") / "known_hosts"
-    patch.setattr("qedge.toolkit.ssh.known_hosts_file", lambda: path)
+    patch.setattr("qedge.toolkit.ssh_connect.known_hosts_file", lambda: path)
     yield
     patch.undo()
 

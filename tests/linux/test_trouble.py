@@ -13,7 +13,7 @@ from linux.test_power_cut import Cut
 
 from qedge.runtime.errors import BudgetError, NoBoardError, WriteError, WrongBoardError
 from qedge.runtime.model import Model
-from qedge.toolkit import remote, ssh
+from qedge.toolkit import remote, ssh_connect
 from qedge.toolkit.board import Board
 from qedge.toolkit.emulated_linux import LinuxEmulator
 from qedge.toolkit.linux import probe
@@ -55,7 +55,7 @@ def test_a_host_key_that_has_changed(
     known = tmp_path / "known_hosts"
     port = running.port.rpartition(":")[2]
     known.write_text(f"[127.0.0.1]:{port} {public.decode()}\n")
-    monkeypatch.setattr(ssh, "known_hosts_file", lambda: known)
+    monkeypatch.setattr(ssh_connect, "known_hosts_file", lambda: known)
     with (
         pytest.raises(WrongBoardError, match="host's key is not"),
         Shell(running.port, running.identity),

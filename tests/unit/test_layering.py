@@ -41,6 +41,7 @@ WALK = [
     "card",
     "sdcard",
     "uf2",
+    "ssh_connect",
     "ssh",
     "service",
     "linux",

@@ -15,7 +15,7 @@ from qedge.runtime.errors import (
 from qedge.toolkit.board import load
 from qedge.toolkit.linux import Facts, check
 from qedge.toolkit.reach import is_address
-from qedge.toolkit.ssh import Address
+from qedge.toolkit.ssh_connect import Address
 
 PI5 = """model=Raspberry Pi 5 Model B Rev 1.0
 revision=00c04170

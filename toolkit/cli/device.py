@@ -221,9 +221,18 @@ def rollback(name: str, port: str | None, identity: str | None, as_json: bool) -
 @click.option(
     "--flash-file", type=click.Path(path_type=Path), help="Keeps the board's flash, or disk."
 )
+@click.option(
+    "--identity",
+    envvar="QEDGE_IDENTITY",
+    type=click.Path(path_type=Path),
+    help="A board with Linux: the private key that may log in, instead of qedge's own for "
+    "emulated boards; default: QEDGE_IDENTITY.",
+)
 @key_option
 @json_option
-def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool) -> None:
+def emulate(
+    name: str, flash_file: Path | None, identity: Path | None, key: Path | None, as_json: bool
+) -> None:
     """Start an emulated board and stay until interrupted; prints its port."""
     from qedge.toolkit import show
     from qedge.toolkit.board import load
@@ -235,7 +244,7 @@ def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool)
         signal.signal(number, lambda *_: stop.set())
     board = load(name)
     if board.linux is not None:
-        _emulate_linux(board, flash_file, stop, as_json)
+        _emulate_linux(board, flash_file, identity, stop, as_json)
         return
     show.say(f"{name}: building the firmware, unless it is there")
     if board.device is not None and board.device.emulator == "rp2040js":
@@ -258,7 +267,9 @@ def emulate(name: str, flash_file: Path | None, key: Path | None, as_json: bool)
                     raise NoBoardError(emulator.end_text())
 
 
-def _emulate_linux(board: Any, disk: Path | None, stop: threading.Event, as_json: bool) -> None:
+def _emulate_linux(
+    board: Any, disk: Path | None, key: Path | None, stop: threading.Event, as_json: bool
+) -> None:
     from qedge.toolkit import show
     from qedge.toolkit.emulated_linux import LinuxEmulator
 
@@ -266,7 +277,8 @@ def _emulate_linux(board: Any, disk: Path | None, stop: threading.Event, as_json
     with tempfile.TemporaryDirectory() as folder:
         if disk is None:
             show.say("no --flash-file: what is flashed is gone when this ends")
-        with LinuxEmulator(board, disk or Path(folder) / "disk.ext4") as emulator:
+        place = disk or Path(folder) / "disk.ext4"
+        with LinuxEmulator(board, place, identity=key) as emulator:
             identity = str(emulator.identity)
             if as_json:
                 fields = {"port": emulator.port, "identity": identity, "board": board.name}
