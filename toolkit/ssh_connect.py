@@ -106,7 +106,9 @@ async def _hop(
         options["client_keys"] = [identity]
         options["ignore_encrypted"] = bool(os.environ.get("SSH_AUTH_SOCK"))  # it may have it
     with _told(name, identity):
-        found = asyncssh.SSHClientConnectionOptions(host=address.host, **options)
+        found = await asyncssh.SSHClientConnectionOptions.construct(
+            config=(), host=address.host, **options
+        )
         behind |= {address.host}
         if way.end is None and isinstance(found.tunnel, str):
             jumps = [Address.parse(one) for one in found.tunnel.split(",")]

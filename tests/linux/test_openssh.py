@@ -80,7 +80,6 @@ def board_with_openssh(
             assert shell.run("tar -xz -C /", packed).code == 0
             done = shell.run("sh -s", _SET_UP.encode())
             assert done.code == 0, done.complaints
-            print(shell.run("ps; netstat -ltnp; cat /etc/passwd | tail -2; /usr/sbin/sshd -T -f /etc/ssh/qedge | grep -i hostkey"))
         yield emulator
 
 
