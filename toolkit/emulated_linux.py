@@ -92,10 +92,11 @@ class LinuxEmulator:
         identity: Path | None = None,
         options: Sequence[str] = (),
     ) -> None:
-        """disk: the file that keeps the board's disk. overlay: a qcow2 file on top of it that
-        takes all writes; what the board has not flushed to it is lost when QEMU is killed, as
-        in a disk's write cache. identity: the private key that may log in; unless given, one
-        for all emulated boards of this user. options: more of QEMU's own."""
+        """disk: the file that keeps the board's disk. overlay: a file that takes all writes in
+        its place; what the board has not flushed to it is lost when QEMU is killed, as in a
+        disk's write cache (not with an SD card: that has none). identity: the private key that
+        may log in; unless given, one for all emulated boards of this user. options: more of
+        QEMU's own."""
         if need := missing(board):
             raise NoBoardError(need)
         self.board = board
@@ -114,18 +115,20 @@ class LinuxEmulator:
         return f"root@127.0.0.1:{self._port}"
 
     @property
+    def _caches(self) -> bool:
+        """Whether its disk has a write cache. QEMU's SD card knows no flush: what it has taken
+        it has to keep."""
+        return linux_of(self.board).emulator.startswith("virt")
+
+    @property
     def ended(self) -> int | None:
         """QEMU's exit code, when it has ended."""
         return None if self._process is None else self._process.poll()
 
     def _command(self, made: System) -> list[str]:
         machine, _, cpu = linux_of(self.board).emulator.partition(",")
-        file, format = (
-            (self._overlay, "qcow2") if self._overlay is not None else (self._disk, "raw")
-        )
-        # QEMU's SD card knows no flush: what it has taken has to be kept
-        cache = "writeback" if machine == "virt" else "writethrough"
-        drive = f"file={file},format={format},cache={cache}"
+        format = "qcow2" if self._overlay is not None and self._caches else "raw"
+        drive = f"file={self._overlay or self._disk},format={format},cache=writeback"
         net = f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
         found = [QEMU, "-M", machine, "-m", RAM[machine], "-display", "none"]
         found += ["-monitor", "none", "-kernel", str(made.kernel), "-initrd", str(made.initrd)]
@@ -150,14 +153,19 @@ class LinuxEmulator:
             *("-device", "usb-net,netdev=n"),
         ]
 
+    def _make_overlay(self, path: Path) -> None:
+        if not self._caches:
+            with new_file(path) as file, open(self._disk, "rb") as source:
+                _copy_sparse(source.fileno(), file.fileno())
+            return
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw"]
+        subprocess.run([*command, "-b", str(self._disk.resolve()), str(path)], check=True)
+
     def __enter__(self) -> LinuxEmulator:
         made = system(linux_of(self.board).emulator.partition(",")[0])
         make_disk(self._disk, made)
         if self._overlay is not None and not self._overlay.exists():
-            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw"]
-            subprocess.run(
-                [*command, "-b", str(self._disk.resolve()), str(self._overlay)], check=True
-            )
+            self._make_overlay(self._overlay)
         self._port = self._port or _free_port()
         try:
             self._process = subprocess.Popen(

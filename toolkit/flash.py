@@ -39,7 +39,7 @@ class Plan:
     image_bytes: int
     arena_bytes: int
     slot: int
-    data: bytes  # the image, padded to whole blocks
+    data: bytes  # the image
     sent: tuple[int, ...]
     copied: tuple[int, ...]
     active: bool  # it is active already: nothing to do
@@ -50,6 +50,10 @@ class Plan:
         """Without the padding behind the image's end."""
         block = self.hello.block
         return sum(min(block, self.image_bytes - n * block) for n in self.sent)
+
+    def piece(self, at: int) -> bytes:
+        """What one message writes; whole blocks are written, with 0xff behind the image."""
+        return self.data[at : at + self.write_bytes].ljust(self.write_bytes, b"\xff")
 
     @property
     def write_bytes(self) -> int:
@@ -121,7 +125,7 @@ def check_image(
 
 def _blocks(data: bytes, block: int) -> list[bytes]:
     return [
-        hashlib.sha256(data[at : at + block]).digest()[:DIGEST_BYTES]
+        hashlib.sha256(data[at : at + block].ljust(block, b"\xff")).digest()[:DIGEST_BYTES]
         for at in range(0, len(data), block)
     ]
 
@@ -155,11 +159,10 @@ def plan(device: Device, path: Path, board: Board) -> Plan:
     )
     other = hello.slots[slot]
     present = not active and other.sequence > 0 and other.image_id == image_id
-    padded = data + b"\xff" * (-len(data) % hello.block)
     sent: list[int] = []
     copied: list[int] = []
     if not active and not present:
-        wanted = _blocks(padded, hello.block)
+        wanted = _blocks(data, hello.block)
         here = _digests(device, slot, len(wanted))
         there = [b""] * len(wanted)
         if hello.active is not None:
@@ -173,7 +176,7 @@ def plan(device: Device, path: Path, board: Board) -> Plan:
         image_bytes=len(data),
         arena_bytes=image.plan["arena_bytes"],
         slot=slot,
-        data=padded,
+        data=data,
         sent=tuple(sent),
         copied=tuple(copied),
         active=active,
@@ -201,7 +204,7 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
             for done, _ in enumerate(copied, 1):
                 tell("copy", done, len(plan.copied))
         pieces = (
-            (at, plan.data[at : at + step])
+            (at, plan.piece(at))
             for number in plan.sent
             for at in range(number * block, (number + 1) * block, step)
         )

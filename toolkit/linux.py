@@ -1,7 +1,8 @@
 """A board with Linux, by ssh: what it is, its runtime, and the link to its agent.
 
 The runtime is unpacked from a wheel into a folder that its hash names, so an update never
-touches what another one runs; nothing is fetched on the board, and nothing compiled.
+touches what another one runs; of old ones the last few stay. Nothing is fetched on the board,
+and nothing compiled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from qedge.runtime.errors import NoBoardError, WriteError, WrongBoardError
 from qedge.toolkit.board import Board, linux_of
 from qedge.toolkit.link import Device, Hello, Link
-from qedge.toolkit.service import STATE, make_user
+from qedge.toolkit.service import STATE, UNIT, make_user
 from qedge.toolkit.ssh import Shell
 from qedge.toolkit.wheel import Built, build_wheel
 
@@ -23,6 +24,7 @@ ROOT = "${XDG_DATA_HOME:-$HOME/.local/share}/qedge"
 AGENT_SECONDS = 60.0  # until the agent answers: an emulator starts Python slowly
 PENDING_SECONDS = 900.0  # when it first tests an image that was put on its card
 SPARE_BYTES = 16 << 20  # of the disk, for the runtime
+KEPT = 3  # runtimes, of the last ones used; the service's stays, too
 
 _PROBE = r"""
 say() { printf '%s=%s\n' "$1" "$2"; }
@@ -172,7 +174,10 @@ def install(shell: Shell, facts: Facts, python: str, wheel: Built, run_as: str =
             f"at=$(echo {new}/venv/lib/python3*/site-packages); else rm -rf {new}/venv; "
             f"at={new}/packages; mkdir $at; fi; "
             f"{python} -m zipfile -e {new}/wheel.zip $at; rm {new}/wheel.zip; sync; "
-            f"mv -T {new} {where} 2>/dev/null || [ -d {where} ]; sync"
+            f"mv -T {new} {where} 2>/dev/null || [ -d {where} ]; sync; "
+            f"ls -dt {shlex.quote(facts.root)}/runtime-* | grep -v '\\.new$' | "
+            f"tail -n +{KEPT + 1} | while read -r old; do "
+            f'grep -qsF "$old/" {UNIT} || rm -rf "$old"; done'
         )
         ended = shell.run(f"{run_as} sh -c {shlex.quote(script)}", wheel.path.read_bytes())
         if ended.code:
@@ -181,7 +186,8 @@ def install(shell: Shell, facts: Facts, python: str, wheel: Built, run_as: str =
                 "was there stays"
             )
     return (
-        f"if [ -x {where}/venv/bin/python3 ]; then P={where}/venv/bin/python3; else "
+        f"touch {where} 2>/dev/null; if [ -x {where}/venv/bin/python3 ]; then "
+        f"P={where}/venv/bin/python3; else "
         f"P={python}; export PYTHONPATH={where}/packages; fi; exec $P"
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 from linux.conftest import MakeImage, Prepared
 
@@ -24,13 +25,20 @@ QEDGE = (sys.executable, "-m", "qedge.toolkit")
 def started(
     prepared: Prepared, linux_board: Board, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
-    """What `qedge emulate --json` prints; at the end it is told to stop, and must."""
-    disk = tmp_path_factory.mktemp("emulate") / "disk"
+    """What `qedge emulate --json` prints, with an identity of the user's own; at the end it is
+    told to stop, and must."""
+    folder = tmp_path_factory.mktemp("emulate")
+    disk, key = folder / "disk", folder / "id_rsa"
+    key.write_bytes(asyncssh.generate_private_key("ssh-rsa").export_private_key())
+    key.chmod(0o600)
     subprocess.run(["cp", "--sparse=always", prepared.disk, disk], check=True)
     command = [*QEDGE, "emulate", linux_board.name, "--flash-file", str(disk), "--json"]
+    command += ["--identity", str(key)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    yield json.loads(process.stdout.readline())
+    found = json.loads(process.stdout.readline())
+    assert found["identity"] == str(key)
+    yield found
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stdout.close()
