@@ -133,7 +133,7 @@ class Agent:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             found = _error(QEDGE, NO_SPACE if full else CANNOT_WRITE, error.strerror or "")
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except Exception as error:  # of what a message has in it: it must not end the agent
             found = _error(group, MESSAGE if group == QEDGE else _SMP_INVALID, str(error))
         body = cbor.dumps(found)
         head = _HEAD.pack((op & 7) + 1 | op & 0x18, 0, len(body), group, sequence, command)

@@ -106,7 +106,9 @@ class Jobs:
             raise SlotError(NO_IMAGE) from None
 
     def _activate(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        slot = _slot(values)
+        slot, counter = _slot(values), values.get("counter", 0)
+        if not isinstance(counter, int) or not 0 <= counter < 1 << 32:
+            raise SlotError(MESSAGE)
         self._slots.lock()
         self.close()
         yield {}
@@ -117,7 +119,7 @@ class Jobs:
             for found in self._golden(model):
                 if found["done"]:
                     image_id, size = model.image_id, model.image.bytes
-                    self._slots.activate(slot, image_id, size, values.get("counter", 0))
+                    self._slots.activate(slot, image_id, size, counter)
                 yield found
 
     def _test(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -346,6 +348,8 @@ def _float(bits: Any, default: float) -> float:
     """A float as the link has it: the bits of a float32."""
     if not isinstance(bits, int):
         return default
+    if not 0 <= bits < 1 << 32:
+        raise SlotError(MESSAGE)
     return float(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 

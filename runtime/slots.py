@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NAMES = ("a", "b")
+ID_BYTES = 32
 ERROR_NAME = "pending.error"
 
 
@@ -60,9 +61,15 @@ class Slots:
         try:
             with open(self._record_path(slot), encoding="ascii") as file:
                 found = json.load(file)
-            if found["sequence"] > 0 and found["bytes"] <= os.path.getsize(self.path(slot)):
+            numbers = found["sequence"], found["bytes"], found.get("counter", 0)
+            if (
+                all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+                and numbers[0] > 0
+                and 0 < numbers[1] <= os.path.getsize(self.path(slot))
+                and len(bytes.fromhex(found["id"])) == ID_BYTES
+            ):
                 return dict(found)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
         return {}
 

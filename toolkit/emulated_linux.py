@@ -72,6 +72,13 @@ def _public_key(private: Path) -> str:
     return f"{kind}:{data}"
 
 
+def _ends_with_us() -> list[str]:
+    """What comes before a command that is not to outlive the thread which starts it, even when
+    that is killed."""
+    program = shutil.which("setpriv")  # of util-linux
+    return [] if program is None else [program, "--pdeathsig", "KILL", "--"]
+
+
 def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -169,7 +176,7 @@ class LinuxEmulator:
         self._port = self._port or _free_port()
         try:
             self._process = subprocess.Popen(
-                [*self._command(made), *self._options],
+                [*_ends_with_us(), *self._command(made), *self._options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

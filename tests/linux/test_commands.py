@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +43,24 @@ def started(
     yield found
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def test_a_killed_emulate_leaves_no_emulator(linux_board: Board) -> None:
+    command = [*QEDGE, "emulate", linux_board.name, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    port = int(json.loads(process.stdout.readline())["port"].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as line:
+        assert line.recv(4) == b"SSH-"
+        process.kill()
+        process.wait()
+        line.settimeout(10.0)
+        with contextlib.suppress(ConnectionResetError):
+            while line.recv(4096):
+                pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
     process.stdout.close()
 
 
