@@ -7,6 +7,7 @@ and nothing compiled.
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -83,13 +84,13 @@ class Facts:
         pythons = tuple(
             (value.split()[0], value.split()[1])
             for key, value in rows
-            if key == "python" and len(value.split()) == 2
+            if key == "python" and re.fullmatch(r"\S+ +\d{1,3}\.\d{1,3}\s*", value)
         )
 
         def number(key: str) -> int:
             try:
                 return int(float(found.get(key, "")))
-            except ValueError:
+            except (ValueError, OverflowError):
                 return 0
 
         limits = [n for n in (number("ram"), number("cgroup")) if n > 0]

@@ -3,6 +3,9 @@ there."""
 
 from __future__ import annotations
 
+import contextlib
+import random
+
 import pytest
 
 from qedge.runtime.errors import (
@@ -105,3 +108,18 @@ def test_bad_addresses(text: str) -> None:
 @pytest.mark.parametrize("port", ["/dev/ttyACM0", "socket://localhost:4000", "rfc2217://h:1"])
 def test_a_serial_line_is_no_address(port: str) -> None:
     assert not is_address(port)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_a_board_prints_is_facts_or_a_refusal(seed: int) -> None:
+    dice = random.Random(seed)
+    odd = ["", "=", "x", "1e999", "nan", "-1", "max", "python3 3.x", "python3 3.11 4", "\0"]
+    odd += ["9" * 999, "9" * 9999]
+    for _ in range(200):
+        lines = [
+            f"{line.partition('=')[0]}={dice.choice(odd)}" if dice.random() < 0.3 else line
+            for line in PI5.splitlines()
+        ]
+        facts = Facts.parse("\n".join(lines))
+        with contextlib.suppress(QedgeError):
+            assert check(facts, load("pi5"), "pi")
