@@ -178,7 +178,7 @@ def install(shell: Shell, facts: Facts, python: str, wheel: Built, run_as: str =
             f"mv -T {new} {where} 2>/dev/null || [ -d {where} ]; sync; "
             f"ls -dt {shlex.quote(facts.root)}/runtime-* | grep -v '\\.new$' | "
             f"tail -n +{KEPT + 1} | while read -r old; do "
-            f'grep -qsF "$old/" {UNIT} || rm -rf "$old"; done'
+            f'[ "$old" = {where} ] || grep -qsF "$old/" {UNIT} || rm -rf "$old"; done'
         )
         ended = shell.run(f"{run_as} sh -c {shlex.quote(script)}", wheel.path.read_bytes())
         if ended.code:
