@@ -61,10 +61,16 @@ def _public_key(private: Path) -> str:
     """A private key's other half, TYPE:KEY; from FILE.pub when it has a passphrase."""
     import asyncssh
 
+    if not private.is_file():
+        raise UsageError(f"{private}: no such identity file; give that of a private key")
+    if private.suffix == ".pub":
+        raise UsageError(f"{private}: is the public half; give the private key's file")
     try:
         try:
             key = asyncssh.read_private_key(private)
         except asyncssh.KeyImportError:
+            if not os.path.exists(f"{private}.pub"):
+                raise
             key = asyncssh.read_public_key(f"{private}.pub")
         kind, data = key.export_public_key().decode("ascii").split()[:2]
     except (OSError, ValueError) as error:
@@ -109,7 +115,7 @@ class LinuxEmulator:
         self.board = board
         self._disk, self._overlay, self._options = disk, overlay, options
         keys = own_keys()
-        self.identity = identity or keys.private
+        self.identity = (identity or keys.private).absolute()
         self._public = _public_key(self.identity)
         self.known_hosts = keys.known_hosts
         self._port = ssh_port

@@ -142,10 +142,10 @@ def _digests(device: Device, slot: int, count: int) -> list[bytes]:
 
 def plan(device: Device, path: Path, board: Board) -> Plan:
     """Asks the board what it has and decides what to send. Writes nothing."""
-    with open(path, "rb") as file:
-        data = file.read()
     image = open_image(path)
     verify_image(image, path)
+    with open(path, "rb") as file:
+        data = file.read()
     hello = device.hello()
     check_board(hello, board, device.name)
     data = data[: signature.end(data, image.bytes)]

@@ -236,9 +236,7 @@ def reached(
         seconds[name] = round(now - began, 3)
         began = now
 
-    with Shell(port, identity) as shell:
-        for host in shell.met:
-            say(f"{port}: met for the first time, with this host key: {host}")
+    with Shell(port, identity, say) as shell:
         facts = probe(shell)
         python = check(facts, board, port)
         if facts.throttled not in ("", "0x0"):

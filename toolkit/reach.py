@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qedge.runtime.errors import NoBoardError
+from qedge.runtime.errors import UsageError
 from qedge.toolkit.board import Board, device_of
 from qedge.toolkit.flash import check_board
 from qedge.toolkit.lab import is_place, real_port
@@ -50,7 +50,7 @@ def reach(
     is reached by a serial line at which its agent answers; service: as its service's user;
     dry: linux.NotInstalled where that had to be. A place of labgrid (`labgrid:PLACE`) is taken,
     and given back in the end. WrongBoardError for another board, NoBoardError when none
-    answers."""
+    answers, UsageError for a board with Linux without an address."""
     if is_place(port):
         with (
             real_port(board, port, say) as real,
@@ -59,7 +59,7 @@ def reach(
             yield there
         return
     if board.linux is not None and port is None:
-        raise NoBoardError(f"{board.name}: give its address with -p user@host")
+        raise UsageError(f"{board.name}: give its address with -p user@host")
     if board.linux is not None and port is not None and is_address(port):
         from qedge.toolkit.linux import reached
 

@@ -168,8 +168,8 @@ def rollback(device: Device) -> Hello:
     hello = device.hello()
     if hello.active is None or not hello.slots[1 - hello.active].sequence:
         raise ImageError(
-            f"{device.name}: its other slot holds no verified image; there is nothing to go "
-            "back to"
+            f"{device.name}: holds no verified image but the active one; there is "
+            "nothing to go back to"
         )
     device.finish("activate", slot=1 - hello.active)
     return device.hello()

@@ -45,10 +45,12 @@ def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
     grid.add_column(overflow="fold")
     for key, value in rows.items():
         grid.add_row(key, str(value))
-    console = Console(stderr=not answer, highlight=False, markup=False)
+    stream = sys.stdout if answer else sys.stderr
+    width = None if stream.isatty() else 1000  # nothing is folded for another program
+    console = Console(stderr=not answer, highlight=False, markup=False, width=width)
     with console.capture() as drawn:  # rich would end the process on a broken pipe
         console.print(grid)
-    print(drawn.get(), end="", file=sys.stdout if answer else sys.stderr, flush=True)
+    print(drawn.get(), end="", file=stream, flush=True)
 
 
 @contextmanager

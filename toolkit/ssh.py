@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -34,9 +34,15 @@ class Ended:
 class Shell:
     """A connection to a board. Use it with `with`."""
 
-    def __init__(self, address: str, identity: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        identity: str | os.PathLike[str] | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """identity: a file with a private key; unless given, QEDGE_IDENTITY's, and else what
-        the user's ssh would take."""
+        the user's ssh would take. say: takes the fingerprint of a host that is met for the
+        first time."""
         self.name = address
         self._address = Address.parse(address)
         chosen = identity or os.environ.get("QEDGE_IDENTITY") or None
@@ -45,19 +51,21 @@ class Shell:
         self._identity = None if chosen is None else str(chosen)
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
-        self._way = Way()
-        self.met: list[str] = []  # hosts that were met the first time, with their fingerprints
+        self._say = say
+        self._way = Way(self._met)
 
     def __enter__(self) -> Shell:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
-            self._way = self._do(connect(self._address, self._identity, self.name))
+            self._way = self._do(connect(self._address, self._identity, self.name, self._met))
         except BaseException:
             self.close()
             raise
-        self.met = self._way.met
         return self
+
+    def _met(self, host: str) -> None:
+        self._say(f"{self.name}: met for the first time, with this host key: {host}")
 
     def __exit__(
         self,

@@ -59,8 +59,8 @@ def known_hosts_file() -> Path:
 class Way:
     """Connections to jump hosts, in order, and the one to the board, which is the last."""
 
+    say: Callable[[str], None]  # takes "host fingerprint" of hosts that were never seen
     connections: list[asyncssh.SSHClientConnection] = field(default_factory=list)
-    met: list[str] = field(default_factory=list)  # "host fingerprint" of hosts never seen
 
     @property
     def end(self) -> asyncssh.SSHClientConnection | None:
@@ -74,10 +74,13 @@ class Way:
                 await asyncio.wait_for(connection.wait_closed(), 2.0)
 
 
-async def connect(address: Address, identity: str | None, name: str) -> Way:
+async def connect(
+    address: Address, identity: str | None, name: str, say: Callable[[str], None]
+) -> Way:
     """The way to an address. identity: a private key's file, for the last host only; without
-    one, what the configuration says. NoBoardError, WrongBoardError, UsageError."""
-    way = Way()
+    one, what the configuration says. say: see Way. NoBoardError, WrongBoardError,
+    UsageError."""
+    way = Way(say)
     try:
         await _hop(way, address, identity, name, frozenset())
     except BaseException:
@@ -145,9 +148,10 @@ def _told(name: str, identity: str | None) -> Iterator[None]:
             "with `ssh-copy-id`, or give it with --identity"
         ) from error
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        closed = "passphrase" in str(error).lower()
+        help = "put it into your ssh agent (ssh-add)" if closed else "give a private key's file"
         raise UsageError(
-            f"{identity or name}: no private key that can be read ({error}); one with a "
-            "passphrase has to be in your ssh agent (ssh-add)"
+            f"{identity or name}: no private key that can be read ({error}); {help}"
         ) from error
     except ValueError as error:  # a configuration or known_hosts that makes no sense
         raise UsageError(
@@ -194,4 +198,4 @@ async def _meet(
     host = alias if port == 22 else f"[{alias}]:{port}"
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{host} {key.export_public_key().decode().strip()}\n")
-    way.met.append(f"{host} {key.get_fingerprint()}")
+    way.say(f"{host} {key.get_fingerprint()}")

@@ -17,8 +17,10 @@ import asyncssh
 import pytest
 from linux.conftest import MakeImage, Prepared
 
+from qedge.runtime.errors import UsageError
 from qedge.runtime.model import Model
 from qedge.toolkit.board import Board
+from qedge.toolkit.emulated_linux import LinuxEmulator
 
 QEDGE = (sys.executable, "-m", "qedge.toolkit")
 
@@ -44,6 +46,18 @@ def started(
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("id.pub", "public half"), ("id", "can be read"), ("no", "no such")]
+)
+def test_an_identity_that_is_none(
+    linux_board: Board, tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "id.pub").write_text("ssh-ed25519 AAAA")
+    (tmp_path / "id").write_text("no key")
+    with pytest.raises(UsageError, match=said):
+        LinuxEmulator(linux_board, tmp_path / "disk", identity=tmp_path / name)
 
 
 def test_a_killed_emulate_leaves_no_emulator(linux_board: Board) -> None:

@@ -75,7 +75,8 @@ def port_option(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "-p",
             "--port",
-            help="A serial port or URL, user@host, or labgrid:PLACE; default: looks for it.",
+            help="A serial port or URL, user@host, or labgrid:PLACE; default: looks for a "
+            "microcontroller's line.",
         ),
     ):
         function = option(function)

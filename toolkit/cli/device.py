@@ -6,6 +6,8 @@ import json
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ def flash(
     as_json: bool,
 ) -> None:
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
+    from qedge.runtime.image import open_image
     from qedge.toolkit import flash as flashing
     from qedge.toolkit import show
     from qedge.toolkit.board import load
@@ -96,8 +99,11 @@ def flash(
         if not as_json:
             show.table("drag and drop, in this order", fields, answer=True)
         return
-    if service and (board.linux is None or dry_run):
-        raise UsageError("--service is for boards with Linux, and not with --dry-run")
+    if service and board.linux is None:
+        raise UsageError(f"--service is for boards with Linux, and {name} has none")
+    if service and dry_run:
+        raise UsageError("--service writes to the board, --dry-run does not: leave one out")
+    open_image(image)  # what is wrong with it is said before a board is looked for
     if dry_run:
         fields = _would_flash(image, board, port, identity)
         emit(as_json, fields)
@@ -105,13 +111,13 @@ def flash(
             show.table("would write", fields, answer=True)
         return
     with (
+        _stopped(),
         reach(board, port, identity, show.say, service=bool(service)) as there,
         show.bar(True) as tell,
     ):
         plan = flashing.plan(there.device, image, board)
         done = flashing.apply(there.device, plan, tell)
         if service and there.linux is not None:
-            from qedge.runtime.image import open_image
             from qedge.toolkit.service import enable, unit
 
             text = unit(board, there.linux.python, open_image(image), service)
@@ -126,6 +132,18 @@ def flash(
             parts = (f"{name} {seconds:.1f}" for name, seconds in there.seconds.items())
             fields["seconds_before"] = ", ".join(parts)
         show.table("flashed", {**fields, "seconds": round(done.seconds, 2)}, answer=True)
+
+
+@contextmanager
+def _stopped() -> Iterator[None]:
+    """Says what an interrupted flash leaves behind."""
+    from qedge.toolkit import show
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        show.say("what is active on the board stays so; run this again, and it goes on")
+        raise
 
 
 def _would_flash(
@@ -273,12 +291,13 @@ def _emulate_linux(
     from qedge.toolkit import show
     from qedge.toolkit.emulated_linux import LinuxEmulator
 
-    show.say(f"{board.name}: making its Debian, unless it is there")
     with tempfile.TemporaryDirectory() as folder:
         if disk is None:
             show.say("no --flash-file: what is flashed is gone when this ends")
         place = disk or Path(folder) / "disk.ext4"
-        with LinuxEmulator(board, place, identity=key) as emulator:
+        made = LinuxEmulator(board, place, identity=key)
+        show.say(f"{board.name}: making its Debian, unless it is there")
+        with made as emulator:
             identity = str(emulator.identity)
             if as_json:
                 fields = {"port": emulator.port, "identity": identity, "board": board.name}

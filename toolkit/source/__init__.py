@@ -84,7 +84,9 @@ def _refuse_tokenizer(path: Path, tokenizer: Path | None) -> None:
 def _first_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise ImageError(f"{path}: there is no such file or folder")
+            raise ImageError(
+                f"{path}: there is no such file or folder; `qedge pull` fetches models by name"
+            )
         with path.open("rb") as file:
             return file.read(32)
     except OSError as error:
