@@ -50,7 +50,8 @@ def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
     console = Console(stderr=not answer, highlight=False, markup=False, width=width)
     with console.capture() as drawn:  # rich would end the process on a broken pipe
         console.print(grid)
-    print(drawn.get(), end="", file=stream, flush=True)
+    lines = (line.rstrip() for line in drawn.get().splitlines())
+    print("\n".join(lines), file=stream, flush=True)
 
 
 @contextmanager
