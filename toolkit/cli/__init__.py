@@ -9,7 +9,7 @@ import sys
 import click
 
 from qedge.runtime import BudgetError, QedgeError, WriteError
-from qedge.toolkit.cli import advice, device, model, report, target
+from qedge.toolkit.cli import advice, device, flash, model, report, target
 
 
 class Verbs(click.Group):
@@ -37,8 +37,9 @@ def cli() -> None:
     everywhere."""
 
 
-for verb in (*model.VERBS, *advice.VERBS, *target.VERBS, *report.VERBS, *device.VERBS):
-    cli.add_command(verb)
+for room in (model, advice, target, report, flash, device):
+    for verb in room.VERBS:
+        cli.add_command(verb)
 
 
 def main() -> None:
