@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from qedge.runtime.errors import UsageError, WriteError
-from qedge.toolkit.ssh_connect import Address, Way, connect
+from qedge.toolkit.ssh_connect import Address, Way
 
 _READ_SECONDS = 0.05
 _CHUNK_BYTES = 1 << 18
@@ -58,7 +58,7 @@ class Shell:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
-            self._way = self._do(connect(self._address, self._identity, self.name, self._met))
+            self._do(self._way.open(self._address, self._identity, self.name))
         except BaseException:
             self.close()
             raise

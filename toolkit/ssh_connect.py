@@ -66,27 +66,21 @@ class Way:
     def end(self) -> asyncssh.SSHClientConnection | None:
         return self.connections[-1] if self.connections else None
 
+    async def open(self, address: Address, identity: str | None, name: str) -> None:
+        """To an address. identity: a private key's file, for the last host only; without one,
+        what the configuration says. NoBoardError, WrongBoardError, UsageError."""
+        try:
+            await _hop(self, address, identity, name, frozenset())
+        except BaseException:
+            await self.close()
+            raise
+
     async def close(self) -> None:
         while self.connections:
             connection = self.connections.pop()
             connection.close()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(connection.wait_closed(), 2.0)
-
-
-async def connect(
-    address: Address, identity: str | None, name: str, say: Callable[[str], None]
-) -> Way:
-    """The way to an address. identity: a private key's file, for the last host only; without
-    one, what the configuration says. say: see Way. NoBoardError, WrongBoardError,
-    UsageError."""
-    way = Way(say)
-    try:
-        await _hop(way, address, identity, name, frozenset())
-    except BaseException:
-        await way.close()
-        raise
-    return way
 
 
 async def _hop(
