@@ -42,6 +42,7 @@ WALK = [
     "sdcard",
     "uf2",
     "ssh_connect",
+    "shell",
     "ssh",
     "service",
     "linux",

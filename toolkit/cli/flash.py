@@ -101,9 +101,10 @@ def flash(
         if service and there.linux is not None:
             from qedge.toolkit.service import enable, unit
 
-            text = unit(board, there.linux.python, open_image(image), service)
+            found = there.linux
+            text = unit(board, found.python, found.runtime, open_image(image), service)
             there.device.reset()  # the service has its own lock
-            enable(there.linux.shell, text)
+            enable(found.shell, text)
     fields = asdict(done)
     if there.seconds:
         fields["seconds_before"] = there.seconds
