@@ -71,7 +71,8 @@ class Shell:
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._say = say
-        self._way = Way(self._met)
+        self._said: set[str] = set()
+        self._way = Way(self._met, self._once)
 
     def __enter__(self) -> Shell:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -86,6 +87,11 @@ class Shell:
     def _met(self, host: str) -> None:
         self._say(f"{self.name}: met for the first time, with this host key: {host}")
 
+    def _once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -95,14 +101,21 @@ class Shell:
         self.close()
 
     def close(self) -> None:
-        if self._way.connections:
-            with contextlib.suppress(Exception):
-                self._do(self._way.close(), 10.0)
         if self._thread is not None:
+            with contextlib.suppress(Exception):
+                self._do(self._end(), 10.0)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
             self._thread = None
+
+    async def _end(self) -> None:
+        """Closes all, so that the loop ends with nothing under way."""
+        await self._way.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _do(self, work: Coroutine[Any, Any, _Result], seconds: float | None = None) -> _Result:
         """TimeoutError after so many seconds."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.board_shells import INTERPRETERS, LOGINS, NAMES, LocalShell, everything, tools
+from ssh.shells import INTERPRETERS, LOGINS, NAMES, LocalShell, everything, tools
 
 from qedge.runtime.errors import WriteError
 from qedge.toolkit.linux import KEPT, Facts, check, install, probe, runtime_folder
