@@ -69,8 +69,17 @@ class _Config(SSHClientConfig):
             self._set_bool(option, args)
         args.clear()
 
+    def _include(self, option: str, args: list[str]) -> None:
+        depth = getattr(self, "_depth", 0)
+        if depth >= 16:
+            self._error("files include each other without an end")
+        self._depth = depth + 1
+        super()._include(option, args)
+        self._depth = depth
+
     _handlers = {
         **SSHClientConfig._handlers,
+        "include": ("Include", _include),
         "stricthostkeychecking": ("StrictHostKeyChecking", _strict),
         "hashknownhosts": ("HashKnownHosts", _hash),
     }
@@ -89,14 +98,6 @@ class _Config(SSHClientConfig):
             self._line_no += 1
             self._take(line.decode("utf-8", "surrogateescape").strip())
         self._set_tokens()
-
-    def _include(self, option: str, args: list[str]) -> None:
-        depth = getattr(self, "_depth", 0)
-        if depth >= 16:
-            self._error("files include each other without an end")
-        self._depth = depth + 1
-        super()._include(option, args)
-        self._depth = depth
 
     def _take(self, line: str) -> None:
         match = re.match(r"([A-Za-z0-9]+)\s*(?:=\s*|\s|$)(.*)", line)

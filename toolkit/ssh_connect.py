@@ -30,7 +30,7 @@ from qedge.toolkit.ssh_keys import keys_for
 
 CONNECT_SECONDS = 20.0
 KEEPALIVE_SECONDS = 15
-_USER = re.compile(r"[^-\s'\"`;&<>|(){}][^\s'\"`;&<>|(){}]*")  # as OpenSSH's client
+_USER = re.compile(r"(?!-)[^\s'\"`;&<>|(){}\x00-\x1f\x7f]+")  # as OpenSSH's client
 _HOST = re.compile(r"[\w.][\w.%+-]*")
 
 
@@ -63,7 +63,7 @@ class Address:
             port = number if colon else None
             if not _HOST.fullmatch(host):
                 raise UsageError(advice)
-        if user is not None and not _USER.fullmatch(user):
+        if not rest.isprintable() or (user is not None and not _USER.fullmatch(user)):
             raise UsageError(advice)
         if port is not None and not (
             port.isascii() and port.isdigit() and int(port) in range(1, 65536)
