@@ -129,9 +129,8 @@ def check(facts: Facts, board: Board, name: str) -> str:
             f"{name}: its system is for {facts.machine}, {board.name} needs "
             f"{' or '.join(linux.machines)}; take the 64-bit system, or another board"
         )
-    least = tuple(map(int, linux.min_python.split(".")))
-    usable = [p for p, v, _ in facts.pythons if tuple(map(int, v.split("."))) >= least]
-    if not usable:
+    python = least_python(facts, board)
+    if python is None:
         there = ", ".join(f"{p} {v}" for p, v, _ in facts.pythons) or "none"
         raise NoBoardError(
             f"{name}: needs Python {linux.min_python} or later, has {there}; update its system"
@@ -146,7 +145,14 @@ def check(facts: Facts, board: Board, name: str) -> str:
             f"{name}: nothing can be run from {facts.root}, whose disk is mounted noexec; set "
             "XDG_DATA_HOME there to a folder of another disk, or mount it with exec"
         )
-    return usable[0]
+    return python
+
+
+def least_python(facts: Facts, board: Board) -> str | None:
+    """The first of its Pythons that is recent enough."""
+    least = tuple(map(int, linux_of(board).min_python.split(".")))
+    usable = (p for p, v, _ in facts.pythons if tuple(map(int, v.split("."))) >= least)
+    return next(usable, None)
 
 
 def runtime_folder(wheel: Built) -> str:
@@ -214,7 +220,7 @@ def reached(
     with the folders and as the user of the board's service, which are made when missing.
     dry: NotInstalled instead of putting it there."""
     linux = linux_of(board)
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = {"connect": 0.0}
     began = time.monotonic()
 
     def lap(name: str) -> None:
@@ -223,6 +229,10 @@ def reached(
         seconds[name] = round(now - began, 3)
         began = now
 
+    # what is missing here is said before a host is met, and a board looked at
+    wheel = build_wheel(linux.wheel)
+    folder = runtime_folder(wheel)
+    lap("wheel")
     with Shell(port, identity, say) as shell:
         facts = probe(shell)
         python = check(facts, board, port)
@@ -238,9 +248,6 @@ def reached(
             facts = probe(shell, place, owner)
             python = facts.path(check(facts, board, port))
         lap("connect")
-        wheel = build_wheel(linux.wheel)
-        folder = runtime_folder(wheel)
-        lap("wheel")
         if dry and folder not in facts.runtimes:
             raise NotInstalled(facts, wheel)
         install(shell, facts, python, wheel, place, owner)

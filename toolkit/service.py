@@ -10,8 +10,9 @@ import re
 from string import Template
 
 from qedge.runtime._engine import Image
-from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.runtime.errors import NoBoardError, UsageError, WriteError
 from qedge.runtime.session import RESIDENT_BYTES
+from qedge.runtime.text import printable
 from qedge.toolkit.board import Board, linux_of
 from qedge.toolkit.shell import script
 from qedge.toolkit.ssh import NotStarted, Shell
@@ -20,13 +21,13 @@ USER, STATE, RUNTIMES = "qedge", "/var/lib/qedge", "/opt/qedge"
 UNIT = "/etc/systemd/system/qedge.service"
 LINE = "/dev/serial0"  # Raspberry Pi OS's name of the port on the header
 _NO_SYSTEMD = 71
+_LINE = re.compile(r"/dev/[A-Za-z0-9_./:+-]+")
 
 # Which directive does what: systemd.exec(5), systemd.resource-control(5).
 _UNIT = Template("""\
 [Unit]
 Description=qedge: a language model on this board's serial line ($board)
-StartLimitIntervalSec=60
-StartLimitBurst=5
+StartLimitIntervalSec=0
 
 [Service]
 WorkingDirectory=$runtime
@@ -36,8 +37,8 @@ Group=$user
 SupplementaryGroups=dialout
 StateDirectory=qedge
 StateDirectoryMode=0750
-Restart=on-failure
-RestartSec=2
+Restart=always
+RestartSec=3
 MemoryMax=$memory
 MemorySwapMax=0
 TasksMax=$tasks
@@ -73,32 +74,32 @@ WantedBy=multi-user.target
 """)
 
 
+def check_line(line: str) -> None:
+    """UsageError for a name that the unit would take for more than a line's."""
+    if not _LINE.fullmatch(line):
+        raise UsageError(f"--service {printable(line)}: no serial line's name; give /dev/…")
+
+
 def memory_limit(image: Image) -> int:
     """Bytes for MemoryMax: the image's pages, its arena, and a runtime."""
     return int(image.bytes + image.plan["arena_bytes"] + RESIDENT_BYTES)
 
 
 def unit(board: Board, python: str, runtime: str, image: Image, line: str = LINE) -> str:
-    """The unit's text. python: a program's full path; runtime: the name of its folder."""
+    """The unit's text. python: a program's full path; runtime: the name of its folder.
+    UsageError as of `check_line`."""
+    check_line(line)
     agent = [python, "-E", "-s", "-m", "qedge.runtime.agent", "--root", STATE]
     agent += ["--board", board.name, "--serial", line]
     return _UNIT.substitute(
         board=board.name,
         runtime=f"{RUNTIMES}/{runtime}",
-        command=" ".join(_quoted(word) for word in agent),
+        command=" ".join(agent),
         user=USER,
         memory=memory_limit(image),
         tasks=4 + 2 * linux_of(board).cores,
         line=line,
     )
-
-
-def _quoted(word: str) -> str:
-    """A word of a command line as systemd.service(5) has it."""
-    if re.fullmatch(r"[\w./:-]+", word, re.ASCII):
-        return word
-    found = word.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + found.replace("%", "%%").replace("$", "$$") + '"'
 
 
 def make_user(shell: Shell) -> None:

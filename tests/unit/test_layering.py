@@ -51,6 +51,7 @@ WALK = [
     "linux",
     "lab",
     "reach",
+    "connected",
     "remote",
     "trust",
     "record",

@@ -84,6 +84,10 @@ def flash(
         raise UsageError(f"--service is for boards with Linux, and {name} has none")
     if service and dry_run:
         raise UsageError("--service writes to the board, --dry-run does not: leave one out")
+    if service:
+        from qedge.toolkit.service import check_line
+
+        check_line(service)
     open_image(image)  # what is wrong with it is said before a board is looked for
     if dry_run:
         fields = _would_flash(image, board, port, identity)
