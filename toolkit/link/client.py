@@ -15,6 +15,7 @@ import serial
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.runtime.frame import Decoder, StreamDecoder, encode
 from qedge.runtime.text import printable
+from qedge.toolkit.link.answers import error
 from qedge.toolkit.link.port import open_port
 
 READ, WRITE = 0, 2
@@ -207,16 +208,10 @@ def _checked(answer: dict[str, Any], group: int) -> dict[str, Any]:
     """The answer; Refused when it is an error."""
     wrong = answer.get("err")
     if isinstance(wrong, dict):
-        text = printable(str(wrong.get("text", ""))[:500])
-        raise Refused(_whole(wrong.get("group"), group), _whole(wrong.get("rc"), 0), text)
+        raise Refused(*error(wrong, group))
     if answer.get("rc"):
-        raise Refused(group, _whole(answer["rc"], 0))
+        raise Refused(*error(answer, group))
     return answer
-
-
-def _whole(value: Any, otherwise: int) -> int:
-    """A number of the other end, which may send anything in its place."""
-    return value if type(value) is int and abs(value) < 1 << 31 else otherwise
 
 
 def _answer(body: bytes) -> dict[str, Any] | None:

@@ -8,8 +8,9 @@ from serial.tools import list_ports
 
 from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError
 from qedge.runtime.text import printable
+from qedge.toolkit.link.answers import Hello
 from qedge.toolkit.link.client import Link, open_line
-from qedge.toolkit.link.device import Device, Hello
+from qedge.toolkit.link.device import Device
 
 LOOK_SECONDS = 1.5
 
