@@ -64,14 +64,17 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
     return Model.open(target, **{name: options[name] for name in names})
 
 
+identity_option = click.option(
+    "--identity",
+    envvar="QEDGE_IDENTITY",
+    help="A private key for ssh; default: as your ssh configuration says.",
+)
+
+
 def port_option(function: Callable[..., None]) -> Callable[..., None]:
     """-p, and the key for a board that is reached by ssh."""
     for option in (
-        click.option(
-            "--identity",
-            envvar="QEDGE_IDENTITY",
-            help="A private key for ssh; default: as your ssh configuration says.",
-        ),
+        identity_option,
         click.option(
             "-p",
             "--port",
