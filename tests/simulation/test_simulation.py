@@ -1,6 +1,6 @@
 """Two clients on one board, every message of theirs interleaved, with kills, power cuts and
 bits that flip between any two. After each, the active image has every byte that it was made
-active with; a run gives the logits of the image that it began with; in the end nothing is stuck.
+active with; a run gives the logits of the image that it began with; and nothing is stuck.
 
     python tests/simulation/test_simulation.py 10000            # so many seeds, of both boards
     python tests/simulation/test_simulation.py 1 linux 4711     # one of them, with its trace
