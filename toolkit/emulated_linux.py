@@ -14,7 +14,7 @@ from types import TracebackType
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.toolkit.board import Board, linux_of
-from qedge.toolkit.image import new_file
+from qedge.toolkit.files import new_file
 from qedge.toolkit.rootfs import DISK_BYTES, READY, System, lacking, own_keys, system
 
 QEMU = "qemu-system-aarch64"

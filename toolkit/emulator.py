@@ -22,11 +22,10 @@ from types import TracebackType
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.elf import flat
+from qedge.toolkit.files import cache_folder, new_file
 from qedge.toolkit.firmware import Firmware, build
-from qedge.toolkit.image import new_file
 from qedge.toolkit.link import Device as LinkedDevice
 from qedge.toolkit.link import Hello, Link, open_line
-from qedge.toolkit.pull import cache_folder
 
 RP2040JS = "rp2040js@1.4.1"
 ID_BYTES = 8

@@ -23,7 +23,7 @@ from pathlib import Path
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.elf import fill_boot_crc, segments
-from qedge.toolkit.pull import cache_folder
+from qedge.toolkit.files import cache_folder
 
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
 BARE = ["-ffunction-sections", "-fdata-sections"]

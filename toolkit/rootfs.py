@@ -25,8 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qedge.runtime.errors import NoBoardError
-from qedge.toolkit.image import new_file
-from qedge.toolkit.pull import cache_folder
+from qedge.toolkit.files import cache_folder, new_file
 
 READY = b"QEDGE-READY"
 DISK_BYTES = 1 << 30  # sparse; a power of two, as SD cards want

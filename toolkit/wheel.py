@@ -29,7 +29,7 @@ from pathlib import Path
 
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.toolkit.board import linux_of, load
-from qedge.toolkit.pull import cache_folder
+from qedge.toolkit.files import cache_folder
 
 NAME = "qedge_runtime"  # not qedge: pip must not take one for another version of the other
 MODULE = "_engine.abi3.so"  # the ending that every CPython 3 on Linux looks for

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "runtime" / "engine"
 WALK = [
+    "files",
     "vocabulary",
     "vocabulary_table",
     "source",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 
 import click
 
@@ -42,19 +43,28 @@ for room in (model, advice, target, report, flash, device):
         cli.add_command(verb)
 
 
+def end_on_signals() -> None:
+    """A polite end and a closed terminal clean up as Ctrl-C does; what whoever started us
+    ignores (nohup) stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> None:
     """Entry point: every failure to its exit code; a traceback means a bug."""
     from qedge.toolkit import show
 
     show.open_streams()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
+    end_on_signals()
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be what has gone
+            print("interrupted", file=sys.stderr, flush=True)
         sys.exit(2)
     except QedgeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

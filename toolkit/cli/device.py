@@ -93,7 +93,7 @@ def emulate(
     from qedge.toolkit.firmware import build
 
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     board = load(name)
     if board.linux is not None:
