@@ -35,7 +35,6 @@ cdef extern from "host/host.h" nogil:
         pass
     ctypedef struct qe_session:
         uint32_t position
-        uint64_t arena_bytes
     ctypedef struct qe_sampler:
         float temperature, top_p, min_p, repeat_penalty
         uint32_t top_k
@@ -83,14 +82,19 @@ cdef extern from "host/host.h" nogil:
 
     uint32_t qe_host_features()
     uint32_t qe_host_cpus(uint32_t *, uint32_t)
-    int qe_host_map(const char *, const uint8_t **, uint64_t *)
-    void qe_host_unmap(const uint8_t *, uint64_t)
+    ctypedef struct qe_file:
+        pass
+    int qe_host_image_open(qe_image *, qe_file *, const char *)
+    void qe_host_image_close(qe_file *)
+    int qe_host_image_touched(qe_file *)
+    int qe_host_end_when_cut(const char *, int, const char *)
     void *qe_host_arena(uint64_t)
     void qe_host_arena_free(void *, uint64_t)
     uint64_t qe_host_float_enter()
     void qe_host_float_leave(uint64_t)
     qe_pool *qe_pool_open(uint32_t, int)
     void qe_pool_close(qe_pool *)
+    int qe_pool_is_here(const qe_pool *)
     const qe_workers *qe_pool_workers(qe_pool *)
 
 from qedge.runtime.errors import UsageError
@@ -102,8 +106,8 @@ class EngineError(Exception):
     """A negative result of the engine: `code` is one of qedge.h's QE_ERR_*."""
 
     def __init__(self, int code):
-        self.code = code
         super().__init__((<bytes>qe_error_text(code)).decode())
+        self.code = code
 
 
 cdef int checked(int result) except -1:
@@ -137,6 +141,11 @@ def cpus():
     """CPUs worth a worker: that this process may run on, one a core, the fastest cores only."""
     cdef uint32_t chosen[64]
     return qe_host_cpus(chosen, 64)
+
+
+def end_when_cut(bytes text not None, int code, bytes unfinished=b""):
+    """qe_host_end_when_cut, for programs: 0 or an errno value."""
+    return qe_host_end_when_cut(text, code, unfinished)
 
 
 def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads, uint32_t kv):
@@ -196,15 +205,16 @@ cdef bytes decode(const qe_vocab *vocab, uint32_t token, bint special):
             PyMem_Free(out)
 
 
-cdef describe_vocab(const qe_vocab *vocab):
-    cdef uint32_t bos = qe_vocab_bos(vocab), eos = qe_vocab_eos(vocab)
-    return {"size": qe_vocab_token_count(vocab), "bos": None if bos == NONE else bos,
-            "eos": None if eos == NONE else eos, "add_bos": bool(qe_vocab_adds_bos(vocab))}
+cdef describe_vocab(const qe_vocab *v):
+    bos, eos = (None if at == NONE else at for at in (qe_vocab_bos(v), qe_vocab_eos(v)))
+    return {"size": qe_vocab_token_count(v), "bos": bos, "eos": eos,
+            "add_bos": bool(qe_vocab_adds_bos(v))}
 
 
 cdef class Vocab:
     """A tokenizer section on its own (SPEC-vocab.md), in memory that is aligned for it."""
 
+    cdef readonly object size, bos, eos
     cdef qe_vocab vocab
     cdef void *memory
     cdef uint64_t memory_bytes
@@ -217,6 +227,8 @@ cdef class Vocab:
             raise MemoryError
         memcpy(self.memory, <const char *>section, n)
         checked(qe_vocab_open(&self.vocab, self.memory, n))
+        facts = describe_vocab(&self.vocab)
+        self.size, self.bos, self.eos = facts["size"], facts["bos"], facts["eos"]
 
     def __dealloc__(self):
         if self.memory != NULL:
@@ -231,40 +243,28 @@ cdef class Vocab:
     def is_stop(self, uint32_t token):
         return bool(qe_vocab_is_stop(&self.vocab, token))
 
-    @property
-    def size(self):
-        return qe_vocab_token_count(&self.vocab)
-
-    @property
-    def bos(self):
-        return describe_vocab(&self.vocab)["bos"]
-
-    @property
-    def eos(self):
-        return describe_vocab(&self.vocab)["eos"]
-
 
 cdef class Image:
-    """A mapped and opened image."""
+    """A mapped and opened image; what opening has checked nobody can change any more."""
 
     cdef qe_image image
-    cdef const uint8_t *base
-    cdef uint64_t mapped
+    cdef qe_file file
 
     def __cinit__(self, bytes path not None):
         cdef int error
         cdef const char *name = path
         with nogil:
-            error = qe_host_map(name, &self.base, &self.mapped)
-        if error:
+            error = qe_host_image_open(&self.image, &self.file, name)
+        if error > 0:
             raise OSError(error, "cannot map")
-        with nogil:
-            error = qe_image_open(&self.image, self.base, self.mapped)
         checked(error)
 
     def __dealloc__(self):
-        if self.base != NULL:
-            qe_host_unmap(self.base, self.mapped)
+        qe_host_image_close(&self.file)
+
+    def touched(self):
+        """qe_host_image_touched: 0 unless somebody has written into the file meanwhile."""
+        return qe_host_image_touched(&self.file)
 
     @property
     def config(self):
@@ -304,7 +304,7 @@ cdef class Image:
         return None if p == NULL else PyBytes_FromStringAndSize(<const char *>p, n)
 
     def section_bytes(self, uint32_t kind):
-        cdef uint64_t n = 0
+        cdef uint64_t n
         return None if qe_image_section(&self.image, kind, &n) == NULL else n
 
     def tensors(self):
@@ -348,39 +348,35 @@ cdef class Session:
     cdef qe_pool *pool
     cdef const void *kernel_set
     cdef void *arena
-    cdef uint64_t arena_size
     cdef uint32_t context_size
     cdef readonly uint32_t running
+    cdef readonly uint64_t arena_bytes
     cdef bint at_work  # read and written with the GIL held
 
     def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
                   uint32_t kv, uint32_t running, kernels=None, bint pin=False):
-        """`threads` sizes the arena, `running` of them (at most) do the work; pin: each worker
-        stays on a CPU of its own."""
+        """`threads` sizes the arena, `running` of them do the work; pin: each on its own CPU."""
         cdef qe_session_options o
         cdef bytes name
         o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
         self.image = image
         self.context_size = context
         self.running = running
-        self.arena_size = qe_session_size(&image.image.config, &o)
-        if kernels is None:
-            self.kernel_set = qe_kernels_find(NULL, qe_host_features())
-        else:
-            name = kernels.encode()
-            self.kernel_set = qe_kernels_find(name, qe_host_features())
+        self.arena_bytes = qe_session_size(&image.image.config, &o)
+        name = b"" if kernels is None else kernels.encode()
+        self.kernel_set = qe_kernels_find(NULL if kernels is None else <const char *>name, qe_host_features())
         if self.kernel_set == NULL:
             raise EngineError(QE_ERR_KERNELS)
-        if self.arena_size == 0 or not 1 <= running <= threads:
+        if self.arena_bytes == 0 or not 1 <= running <= threads:
             raise EngineError(QE_ERR_USAGE)
-        self.arena = qe_host_arena(self.arena_size)
+        self.arena = qe_host_arena(self.arena_bytes)
         if self.arena == NULL:
             raise MemoryError
         self.pool = qe_pool_open(running, pin)
         if self.pool == NULL:
             raise MemoryError
         checked(qe_session_init(&self.session, &image.image, &o, self.kernel_set,
-                                qe_pool_workers(self.pool), self.arena, self.arena_size))
+                                qe_pool_workers(self.pool), self.arena, self.arena_bytes))
         qe_sha256_init(&self.sha)
         self.sampler.top_p = 1
         self.sampler.repeat_penalty = 1
@@ -389,9 +385,16 @@ cdef class Session:
         if self.pool != NULL:
             qe_pool_close(self.pool)
         if self.arena != NULL:
-            qe_host_arena_free(self.arena, self.arena_size)
+            qe_host_arena_free(self.arena, self.arena_bytes)
+
+    @property
+    def elsewhere(self):
+        """Whether another process opened this, which this one was forked from."""
+        return not qe_pool_is_here(self.pool)
 
     cdef int check_free(self) except -1:
+        if not qe_pool_is_here(self.pool):
+            raise UsageError("another process opened this session, before a fork; open one here")
         if self.at_work:
             raise UsageError("another thread uses this session; give each thread its own")
         return 0
@@ -399,10 +402,6 @@ cdef class Session:
     @property
     def position(self):
         return self.session.position
-
-    @property
-    def arena_bytes(self):
-        return self.arena_size
 
     @property
     def kernels(self):
@@ -482,6 +481,7 @@ cdef class Session:
 
     def logits(self):
         """A copy of the last token's logits: float32 bytes."""
+        self.check_free()
         return PyBytes_FromStringAndSize(<const char *>qe_session_logits(&self.session),
                                          4 * self.image.image.config.vocab_size)
 

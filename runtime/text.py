@@ -1,4 +1,5 @@
-"""Texts on their way in and out: what a refused text means, and token bytes to text pieces."""
+"""Texts on their way in and out: what it means when the engine refuses, and token bytes to text
+pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import codecs
 from qedge.runtime._engine import EngineError
 from qedge.runtime.errors import BudgetError, ImageError, QedgeError
 
-_ERR_TEXT, _ERR_USAGE = -6, -9  # qedge.h
+_ERR_CONTEXT, _ERR_TEXT, _ERR_NUMERIC, _ERR_USAGE = -5, -6, -8, -9  # qedge.h
 _MOST_BYTES = 1 << 26  # QE_VOCAB_TEXT_MAX
 
 
@@ -18,6 +19,17 @@ def text_failure(what: str, size: int, error: EngineError) -> QedgeError:
     if error.code == _ERR_USAGE:
         return BudgetError(f"{what} has {size:,} bytes, of at most {_MOST_BYTES:,}; split it")
     return ImageError(f"{what}: {error}")
+
+
+def engine_failure(path: str, error: EngineError) -> QedgeError:
+    """The error to raise for tokens that the engine does not evaluate, or draw."""
+    if error.code == _ERR_NUMERIC:
+        return ImageError(
+            f"{path}: {error}; check the weights with `qedge inspect --verify {path}`"
+        )
+    if error.code == _ERR_CONTEXT:
+        return BudgetError(f"{path}: {error}; open with a longer context")
+    return ImageError(f"{path}: {error}")
 
 
 class StopText:
