@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -33,6 +33,9 @@ CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 _NAME_BYTES = 200  # of a name, kept in a temporary one: file systems take 255
 _DRAWN = 8  # characters that are drawn
 _log = logging.getLogger("qedge")
+_unfinished: list[str] = []  # temporary names of this process, the newest last
+# Told of the newest one, or "": what a process that is ended by a signal has to remove.
+watch: Callable[[str], object] = str
 
 
 def cache_folder(cache: Path | None = None) -> Path:
@@ -169,6 +172,8 @@ def new_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         _remove_stale(final)
         mode = 0o600 if private or before is not None else 0o666
         file, temporary = _create(final, mode)
+        _unfinished.append(temporary)
+        watch(temporary)
         with file:
             if before is not None and not private:
                 _hand_on(before, file.fileno())
@@ -189,6 +194,8 @@ def new_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+            _unfinished.remove(temporary)
+            watch(_unfinished[-1] if _unfinished else "")
 
 
 def _target(path: Path) -> str:

@@ -3,14 +3,21 @@ click."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from contextlib import suppress
 
 import click
 
-from qedge.runtime import BudgetError, QedgeError, WriteError
+from qedge.runtime import BudgetError, ImageError, QedgeError, WriteError, _engine
+from qedge.toolkit import files
 from qedge.toolkit.cli import advice, device, flash, model, report, target
+
+_CUT = (
+    "ImageError: a file was cut short while it was in use: something wrote over it, or its "
+    "disk failed; put new files in place by renaming them (mv), and run this again\n"
+)
 
 
 class Verbs(click.Group):
@@ -51,12 +58,24 @@ def end_on_signals() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
+def end_when_cut() -> None:
+    """A mapped file that somebody cuts short gives no error to catch: the system ends us, which
+    at least says why, and leaves nothing half written."""
+
+    def watch(unfinished: str) -> None:
+        _engine.end_when_cut(_CUT.encode(), ImageError.exit_code, os.fsencode(unfinished))
+
+    watch("")
+    files.watch = watch
+
+
 def main() -> None:
     """Entry point: every failure to its exit code; a traceback means a bug."""
     from qedge.toolkit import show
 
     show.open_streams()
     end_on_signals()
+    end_when_cut()
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
