@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import logging
 import os
 import secrets
 import stat
@@ -32,7 +31,6 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS)
 _NAME_BYTES = 200  # of a name, kept in a temporary one: file systems take 255
 _DRAWN = 8  # characters that are drawn
-_log = logging.getLogger("qedge")
 _unfinished: list[str] = []  # temporary names of this process, the newest last
 # Told of the newest one, or "": what a process that is ended by a signal has to remove.
 watch: Callable[[str], object] = str
@@ -108,7 +106,11 @@ def _lock(file: IO[bytes], *, wait: bool) -> bool:
 def held(path: Path, what: str) -> Iterator[None]:
     """Keeps a file for this process alone while it is used. UsageError when another has it."""
     while True:
-        with open(path, "rb") as file:
+        try:
+            opened = open(path, "rb")  # noqa: SIM115 (its errors are ours, the body's are not)
+        except OSError as error:
+            raise WriteError(f"{path}: {error.strerror}; name another file") from error
+        with opened as file:
             try:
                 _lock(file, wait=False)
             except BlockingIOError:
@@ -274,33 +276,3 @@ def _remove_stale(final: str) -> None:
                 continue
             if _lock(file, wait=False) and _is_at(file, place):
                 os.unlink(place)
-
-
-def keep(path: Path, data: bytes) -> None:
-    """Writes a file of the cache, and its hash beside it. WriteError."""
-    private_folder(path.parent)
-    with new_file(path) as file:
-        file.write(data)
-    with new_file(_hash_of(path)) as file:
-        file.write(hashlib.sha256(data).hexdigest().encode() + b"\n")
-
-
-def kept(path: Path) -> bytes | None:
-    """A file that `keep` wrote, if it still has its hash; None when it is to be made anew,
-    which is said if it was there and is damaged."""
-    try:
-        data, wanted = path.read_bytes(), _hash_of(path).read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(data).hexdigest().encode() == wanted.strip():
-        return data
-    say_damaged(path)
-    return None
-
-
-def say_damaged(path: Path) -> None:
-    _log.warning("%s: what the cache keeps here is damaged; it is made anew", path)
-
-
-def _hash_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")

@@ -19,8 +19,6 @@ from qedge.toolkit import files
 from qedge.toolkit.files import (
     cache_folder,
     held,
-    keep,
-    kept,
     locked,
     new_file,
     private_folder,
@@ -313,22 +311,6 @@ def test_folder_that_cannot_be_made_is_a_write_error(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(WriteError, match="QEDGE_CACHE"):
             private_folder(place)
-
-
-def test_what_is_kept_is_given_back_while_it_has_its_hash(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "cache" / "thing"
-    assert kept(path) is None
-    keep(path, b"the bytes")
-    assert kept(path) == b"the bytes" and not caplog.records
-    for spoilt in (b"", b"the byteS", b"the bytes and more"):
-        keep(path, b"the bytes")
-        path.write_bytes(spoilt)
-        assert kept(path) is None and str(path) in caplog.records.pop().message
-    keep(path, b"the bytes")
-    path.with_name("thing.sha256").unlink()
-    assert kept(path) is None
 
 
 def test_lock_is_waited_for(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "runtime" / "engine"
 WALK = [
     "files",
+    "kept",
     "vocabulary",
     "vocabulary_table",
     "source",
