@@ -5,6 +5,7 @@ write to the cache may write the hash: it guards against accidents, permissions 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -50,8 +51,7 @@ def kept_or_made(path: Path, make: Callable[[], bytes], *, runs: bool = False) -
     WriteError where the cache takes none."""
     data = kept(path)
     if data is None:
-        private_folder(path.parent)
-        with writing(path.parent), locked(path.with_name(f".{path.name}.lock")):
+        with _alone(path):
             data = kept(path, say=False)  # another process may just have made it
             if data is None:
                 data = make()
@@ -59,13 +59,22 @@ def kept_or_made(path: Path, make: Callable[[], bytes], *, runs: bool = False) -
     return data
 
 
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Only one process makes what is kept at a path; gives whether that is sure. WriteError."""
+    private_folder(path.parent)
+    with contextlib.ExitStack() as stack:
+        with writing(path.parent):  # what goes wrong in making it is not the folder's fault
+            alone = stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
+        yield alone
+
+
 def made_folder(folder: Path, make: Callable[[Path], object]) -> Path:
     """A folder of the cache, whose files have the hash that they had when `make` filled it;
     filled anew, by one process at a time, unless it is so. WriteError, and what make says."""
     wanted = _hash_of(folder)
     if not _is_as_made(folder, wanted):
-        private_folder(folder.parent)
-        with writing(folder.parent), locked(folder.with_name(f".{folder.name}.lock")) as alone:
+        with _alone(folder) as alone:
             if not _is_as_made(folder, wanted):  # another process may just have made it
                 if wanted.exists():
                     say_damaged(folder)
@@ -86,14 +95,17 @@ def _fill(folder: Path, make: Callable[[Path], object], alone: bool) -> None:
     prefix = f".{folder.name}.made-"
     for stale in folder.parent.glob(prefix + "*") if alone else ():  # of one that was killed
         shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True
-    ) as private:
-        new = Path(private) / "new"
+    with writing(folder.parent):
+        private = tempfile.TemporaryDirectory(
+            prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True
+        )
+        new = Path(private.name) / "new"
         new.mkdir(0o700)
+    with private:
         make(new)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(new, folder)
+        with writing(folder.parent):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(new, folder)
 
 
 def _tree_hash(folder: Path) -> str:

@@ -20,6 +20,14 @@ _CUT = (
 )
 
 
+def _no_more_processes(error: Exception) -> bool:
+    """Whether the system gives no thread or process more: a container's limit of pids, or
+    ulimit -u. A stream that would have to be waited for has the same number."""
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in str(error)
+    return isinstance(error, BlockingIOError) and not hasattr(error, "characters_written")
+
+
 class Verbs(click.Group):
     """Answers for standard output; click would make a bug's exit code of a broken pipe."""
 
@@ -32,7 +40,7 @@ class Verbs(click.Group):
         except BrokenPipeError:  # whoever read us has read enough
             show.discard_output()
         except OSError as error:
-            if error.filename is not None:
+            if error.filename is not None or _no_more_processes(error):
                 raise
             show.discard_output()
             raise WriteError(f"standard output: {error.strerror}; send it elsewhere") from error
@@ -74,6 +82,9 @@ def main() -> None:
     from qedge.toolkit import show
 
     show.open_streams()
+    # Nothing here multiplies by BLAS. Its threads would cost their stacks, and where none is to
+    # be had numpy's OpenBLAS interrupts the process.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     end_on_signals()
     end_when_cut()
     try:
@@ -88,6 +99,15 @@ def main() -> None:
     except QedgeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (RuntimeError, OSError) as error:
+        if not _no_more_processes(error):
+            raise
+        print(
+            "BudgetError: the system gives this no more threads or processes; raise the limit "
+            "(a container's pids, ulimit -u)",
+            file=sys.stderr,
+        )
+        sys.exit(BudgetError.exit_code)
     except MemoryError:
         print("BudgetError: the system has no memory left for this", file=sys.stderr)
         sys.exit(BudgetError.exit_code)
