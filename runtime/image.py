@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 
 from qedge.runtime._engine import EngineError, Image
+from qedge.runtime.arguments import path_name
 from qedge.runtime.errors import ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it takes milliseconds of a start that is counted in them
+    from typing import Any
 
 _MAGIC = b"QEDGEIMG"
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
@@ -24,7 +29,9 @@ SECTIONS = {
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
-    """Maps and opens an image. ImageError when it is damaged, not an image or not there."""
+    """Maps and opens an image. ImageError when it is damaged, not an image or not there,
+    UsageError for what is no path."""
+    path = path_name(path)
     name = os.fsencode(path)
     if b"\0" in name:
         raise ImageError(f"{path!r}: a path holds no zero byte; give that of an image (.qimg)")
@@ -64,3 +71,48 @@ def verify_image(image: Image, path: str | os.PathLike[str] = "image") -> int:
             f"{path}: {error} (in leaves {first} to {first + 63}); copy it again"
         ) from None
     return first
+
+
+def check_untouched(image: Image, path: str) -> None:
+    """ImageError when somebody wrote other bytes into the file since it was opened."""
+    if touched := image.touched():
+        try:
+            if touched == 1:
+                verify_image(image, path)
+                return
+        except ImageError:
+            pass
+        raise ImageError(
+            f"{path}: was written over while it was in use, so what it said cannot be trusted; "
+            "put a new image there by renaming it (mv), and open it again"
+        )
+
+
+def golden_of(image: Image) -> tuple[list[int], list[int], str] | None:
+    """The image's own proof: prompt, expected tokens, logits_hash; None when it has none that
+    can be run."""
+    section = image.section(8)
+    if section is None or len(section) < 48:
+        return None
+    words = memoryview(section[: len(section) // 4 * 4]).cast("I")
+    prompt, expected = words[1], words[2]
+    if not prompt or not expected or 12 + prompt + expected > len(words):
+        return None
+    if max(words[12 : 12 + prompt + expected]) >= image.config["vocab_size"]:
+        return None
+    return (
+        list(words[12 : 12 + prompt]),
+        list(words[12 + prompt : 12 + prompt + expected]),
+        section[16:48].hex(),
+    )
+
+
+def provenance_of(image: Image) -> dict[str, Any]:
+    """What the image says of where it comes from; {} when that cannot be read."""
+    import json
+
+    try:
+        found = json.loads(image.section(9) or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -18,13 +18,13 @@ from qedge.runtime.model import Model
 from qedge.toolkit import rope
 from qedge.toolkit.board import Board
 from qedge.toolkit.budget import Plan, plan
+from qedge.toolkit.files import new_file
 from qedge.toolkit.image import (
     KINDS,
     Golden,
     ImageWriter,
     TensorEntry,
     frame_bytes,
-    new_file,
 )
 from qedge.toolkit.predict import of_entries, predict
 from qedge.toolkit.quantize import TYPES, layout_for, pack, packed_bytes

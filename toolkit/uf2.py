@@ -16,9 +16,9 @@ from qedge.runtime.image import open_image, verify_image
 from qedge.toolkit import signature
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.elf import flat
+from qedge.toolkit.files import new_file
 from qedge.toolkit.firmware import build
 from qedge.toolkit.flash import check_image
-from qedge.toolkit.image import new_file
 
 FIRST, SECOND, LAST = 0x0A324655, 0x9E5D5157, 0x0AB16F30
 FAMILY_GIVEN = 0x2000

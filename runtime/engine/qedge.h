@@ -102,6 +102,10 @@ typedef struct {
  * QE_ERR_IMAGE, _VERSION, _HASH; QE_ERR_USAGE when base is not aligned to 64. */
 int qe_image_open(qe_image *image, const void *base, uint64_t bytes);
 
+/* Bytes at the start that qe_image_open verifies and that offsets and texts are read from later:
+ * who maps a file that others may write to has to keep a copy of them. 0: not an image. */
+uint64_t qe_image_front(const void *base, uint64_t bytes);
+
 /* Verifies leaves first .. first + count - 1 of the hash tree (clipped to the last). Returns
  * the number verified, 0 beyond the end, or QE_ERR_HASH. Call it in steps to show progress. */
 int32_t qe_image_verify(const qe_image *image, uint32_t first, uint32_t count);

@@ -369,7 +369,7 @@ def test_output_that_cannot_be_written_is_exit_code_8(
 ) -> None:
     for output in (
         *("none/out.qimg", tiny_gguf / "out.qimg", tmp_path, "/", ".", "/dev/full"),
-        "n" * 250,
+        "n" * 256,
     ):
         fails(8, "build", tiny_gguf, "-b", "x86-64", "-o", output)
     fails(8, "build", tiny_gguf, "-b", "x86-64", "-o", b"")

@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "runtime" / "engine"
 WALK = [
+    "files",
+    "kept",
     "vocabulary",
     "vocabulary_table",
     "source",
@@ -146,7 +148,7 @@ def test_engine_includes_three_headers_and_its_own() -> None:
 def test_binding_and_host_see_the_public_header_only() -> None:
     host = (ROOT / "runtime" / "host" / "host.h").read_text("utf-8")
     assert re.findall(r"include \"([^\"]+)\"", host) == ["../engine/qedge.h"]
-    assert 'cdef extern from "host/host.h"' in (ROOT / "runtime" / "_engine.pyx").read_text(
+    assert 'cdef extern from "host/host.h"' in (ROOT / "runtime" / "_engine.pxi").read_text(
         "utf-8"
     )
 
