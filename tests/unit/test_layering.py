@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "runtime" / "engine"
 WALK = [
+    "locate",
     "vocabulary",
     "vocabulary_table",
     "source",
@@ -29,6 +30,7 @@ WALK = [
     "evaluate",
     "describe",
     "pull",
+    "auto",
     "elf",
     "firmware",
     "wheel",
