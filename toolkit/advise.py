@@ -90,8 +90,8 @@ def _choice(
     entries = tensor_table(source, recipe, board)
     size = sized(source, entries, vocabulary, board)
     config = source.config
-    longest = longest_context(config, board, recipe.kv, size, config.context)
-    wanted = context or min(config.context, USUAL_CONTEXT)
+    longest = longest_context(config, board, recipe.kv, size, config.longest)
+    wanted = context or min(config.longest, USUAL_CONTEXT)
     tokens = wanted if context or not longest else min(wanted, longest)
     planned = measure(config, board, tokens, recipe.kv, size)
     weights = of_entries(entries)
@@ -125,7 +125,7 @@ def advise(
     if not any(choice.fits for choice in choices):
         raise BudgetError(_nothing(source, vocabulary, board, choices, wanted))
     stored = stored_type(source)
-    useful = min(USEFUL_CONTEXT, wanted or source.config.context)
+    useful = min(USEFUL_CONTEXT, wanted or source.config.longest)
     picks = _picks(choices, stored, useful)
     return Advice(source.config.name, board.name, stored, choices, picks)
 
