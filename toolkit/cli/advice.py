@@ -19,7 +19,7 @@ from qedge.toolkit.cli.common import (
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-b", "--board", required=True, help="A board's name, or host for this machine.")
+@click.option("-b", "--board", help="A board's name; default: host, this machine.")
 @click.option(
     "--context",
     default="auto",
@@ -31,7 +31,7 @@ from qedge.toolkit.cli.common import (
 @json_option
 def advise(
     model: Path,
-    board: str,
+    board: str | None,
     context: str,
     tokenizer: Path | None,
     ram: str | None,
@@ -62,7 +62,7 @@ def advise(
             "llama3_8b_perplexity_percent": PERPLEXITY_PERCENT[choice.quant],
         }
 
-    found = find(model, board_with_ram(board, ram), context_value(context), tokenizer)
+    found = find(model, board_with_ram(board or "host", ram), context_value(context), tokenizer)
     emit(
         as_json,
         {

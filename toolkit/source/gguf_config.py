@@ -81,7 +81,7 @@ class Keys:
         number = isinstance(value, bool) == isinstance(allowed[0], bool)
         if not (plain and number and value in allowed):
             raise ImageError(
-                f"{self.path}: {ARCHITECTURE}.{key} is {value!s:.60}; "
+                f"{self.path}: {ARCHITECTURE}.{key} is {value!r:.60}; "
                 f"only {allowed[0]} is supported"
             )
 

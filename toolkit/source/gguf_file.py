@@ -76,8 +76,10 @@ def read_all_metadata(path: Path) -> dict[str, object]:
 
 
 def _check_kind(metadata: dict[str, object], path: Path) -> None:
-    kind = metadata.get("general.type")
-    if isinstance(kind, str) and kind in NO_MODELS:
+    kind = metadata.get("general.type", "model")
+    if not isinstance(kind, str):
+        raise ImageError(f"{path}: general.type is not text; the file is damaged")
+    if kind in NO_MODELS:
         raise ImageError(f"{path}: is {NO_MODELS[kind]}")
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture != ARCHITECTURE:
@@ -93,7 +95,7 @@ def _place(metadata: dict[str, object], path: Path) -> tuple[int, int]:
     for key in (SPLIT_NUMBER, SPLIT_COUNT):
         value = metadata.get(key, 0)
         if type(value) is not int or value < 0:
-            raise ImageError(f"{path}: {key} is {value!s:.60}, not a count")
+            raise ImageError(f"{path}: {key} is {value!r:.60}, not a count")
         found.append(value)
     number, count = found
     return (number, count) if count > 1 else (0, 0)
@@ -139,13 +141,13 @@ def _headers(path: Path) -> list[Header]:
             agrees = key == SPLIT_NUMBER or np.array_equal(value, first.get(key, value))  # type: ignore[arg-type]
             if not agrees:
                 raise ImageError(
-                    f"{name}: {key} is {value!s:.60}, in {names[0].name} it is "
-                    f"{first[key]!s:.60}; the parts belong to different models"
+                    f"{name}: {key} is {value!r:.60}, in {names[0].name} it is "
+                    f"{first[key]!r:.60}; the parts belong to different models"
                 )
     found = sum(len(part.tensors) for part in headers)
     if found != total:
         raise ImageError(
-            f"{path}: the {count} parts hold {found} tensors, the first says {total!s:.20}; "
+            f"{path}: the {count} parts hold {found} tensors, the first says {total!r:.20}; "
             "they belong to different models, or one is damaged: download them again"
         )
     return headers

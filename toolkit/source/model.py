@@ -184,6 +184,14 @@ class SourceModel:
     def files(self) -> tuple[Path, ...]:
         return tuple(file.path for file in self.opened)
 
+    def stored_type(self) -> str:
+        """GGML's name of the type that most weights of the file have."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            size = tensor.rows * tensor.columns
+            counts[tensor.source_type] = counts.get(tensor.source_type, 0) + size
+        return max(counts, key=lambda kind: counts[kind])
+
     def check_unchanged(self) -> None:
         """ImageError when a file of the model is no longer what was opened."""
         for file in self.opened:
