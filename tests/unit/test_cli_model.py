@@ -1,5 +1,5 @@
-"""The verbs of models as people type them first: no board, types in any case, a text on standard
-input, a model where an image was meant; and what is said instead of done in silence."""
+"""The verbs of models as people type them first: no board, types in any case, a text on
+standard input, a model where an image was meant; and what is said, not done in silence."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def test_another_boards_image_is_never_replaced_in_silence(
     assert "replaced" not in qedge(*words, "-b", "pico").stderr
     assert "replaced" not in qedge(*words, "-b", "pico").stderr
     said = qedge(*words, "-b", "host").stderr
-    assert f"{output}: was an image for pico, and will be replaced" in said
+    assert f"{output} was an image for pico, and is replaced" in said
     output.write_bytes(b"my thesis")
-    assert "was no image that can be opened, and will be replaced" in qedge(*words).stderr
+    assert "was no image that can be opened, and is replaced" in qedge(*words).stderr
 
 
 def test_a_hub_repositorys_image_has_the_models_name(qedge: Call, tmp_path: Path) -> None:

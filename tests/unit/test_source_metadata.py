@@ -1,6 +1,6 @@
 """Every key of a GGUF that is read, with a value of every type, builds or is refused by a
-sentence that names the file. The same for every setting of a config.json, and for the entries of
-a safetensors header."""
+sentence that names the file. The same for every setting of a config.json, and for the entries
+of a safetensors header."""
 
 from __future__ import annotations
 

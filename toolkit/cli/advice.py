@@ -39,7 +39,7 @@ def advise(
 ) -> None:
     """Say which types of MODEL fit a board, how fast they should be, and which to take."""
     from qedge.toolkit import show
-    from qedge.toolkit.advise import PERPLEXITY_PERCENT, Choice
+    from qedge.toolkit.advise import Choice
     from qedge.toolkit.advise import advise as find
 
     def fields(choice: Choice) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def advise(
             "predicted_tokens_per_second_at_context": choice.deep,
             "predicted_load_seconds": choice.prediction.load_seconds,
             "accuracy": choice.accuracy,
-            "llama3_8b_perplexity_percent": PERPLEXITY_PERCENT[choice.quant],
+            "llama3_8b_perplexity_percent": choice.perplexity_percent,
         }
 
     found = find(model, board_with_ram(board or "host", ram), context_value(context), tokenizer)
@@ -71,10 +71,13 @@ def advise(
             "stored": found.stored,
             "choices": [fields(choice) for choice in found.choices],
             "picks": {pick.goal: asdict(pick) for pick in found.picks},
+            "notes": found.notes,
         },
     )
     if not as_json:
         show.advice(found)
+        for note in found.notes:
+            print(f"note: {note}")
 
 
 VERBS = (advise,)

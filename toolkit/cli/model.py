@@ -83,11 +83,8 @@ def build(
     from qedge.toolkit.build import output_path, replaced
 
     chosen = board_with_ram(board or "host", ram)
-    if board is None:
-        show.say(f"for this machine ({chosen.name}); -b names another board")
     output = output_path(model, chosen, quant, output)
-    if (other := replaced(output, chosen)) is not None:
-        show.say(f"{output}: was {other}, and will be replaced")
+    other = replaced(output, chosen)
     key = None
     if sign is not None:
         from qedge.toolkit import signature
@@ -130,7 +127,12 @@ def build(
     )
     if not as_json:
         show.built(found)
-    for note in found.notes:
+    notes = list(found.notes)
+    if board is None:
+        notes.insert(0, f"for this machine ({chosen.name}); -b names another board")
+    if other is not None:
+        notes.append(f"{output} was {other}, and is replaced")
+    for note in notes:
         show.say(f"note: {note}")
 
 
