@@ -93,8 +93,9 @@ def _kept_path(model: Path, cache: Path) -> Path:
     for file in locate.model_files(model):
         name = os.fsencode(file.name) if model.is_dir() else b""
         digest.update(name + b"\0" + _file_digest(file))
-    stem = model.name if model.is_dir() else model.stem
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:80].lstrip(".") or "model"
+    stem = (
+        re.sub(r"[^A-Za-z0-9._-]+", "_", locate.model_name(model))[:80].lstrip(".") or "model"
+    )
     return cache / "images" / f"{stem}-{QUANT}-{digest.hexdigest()[:16]}.qimg"
 
 

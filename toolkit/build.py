@@ -27,7 +27,7 @@ from qedge.toolkit.image import (
     frame_bytes,
     new_file,
 )
-from qedge.toolkit.locate import REPOSITORY
+from qedge.toolkit.locate import model_name
 from qedge.toolkit.predict import of_entries, predict
 from qedge.toolkit.quantize import TYPES, layout_for, pack, packed_bytes
 from qedge.toolkit.recipe import Recipe, type_named
@@ -143,14 +143,9 @@ def output_path(model: Path, board: Board, quant: str, given: Path | None) -> Pa
     that images for two boards do not take each other's place."""
     if given is not None:
         return given
-    stem = model.resolve().name
-    if model.is_file():
-        stem = model.stem
-    elif (match := REPOSITORY.fullmatch(stem)) and match[1] == "models":
-        stem = stem.split("--")[-1]
     kind = type_named("--quant", quant, TYPES)
     there = "" if board.name == _here() else f"-{board.name}"
-    return Path(f"{stem}-{kind}{there}.qimg")
+    return Path(f"{model_name(model)}-{kind}{there}.qimg")
 
 
 def _here() -> str | None:

@@ -223,6 +223,19 @@ def split_parts(path: Path) -> tuple[Path, ...] | None:
     )
 
 
+def model_name(path: Path) -> str:
+    """What a model's file or folder is called: without the numbers of a part, and in the hub's
+    cache as its repository."""
+    if not path.is_dir():
+        part = SPLIT.fullmatch(path.name)
+        return part[1] if part else path.stem
+    folder = path.resolve()
+    if folder.parent.name == "snapshots":
+        folder = folder.parents[1]
+    match = REPOSITORY.fullmatch(folder.name)
+    return folder.name.split("--")[-1] if match and match[1] == "models" else folder.name
+
+
 def model_files(path: Path) -> tuple[Path, ...]:
     """The files of a model that was located, in order: those that may shape its image."""
     if not path.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qedge.runtime.errors import ImageError
+from qedge.toolkit.locate import model_name
 from qedge.toolkit.source.model import Bound, ModelConfig, RopeScaling, SourceTensor
 
 ARCHITECTURE = "llama"
@@ -103,7 +104,7 @@ class Keys:
         name = self.metadata.get("general.name", "")
         if not isinstance(name, str):
             raise ImageError(f"{self.path}: general.name is not text; the file is damaged")
-        return name or self.path.stem
+        return name or model_name(self.path)
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A count; one for each layer is accepted when all are equal."""

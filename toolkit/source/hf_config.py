@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qedge.runtime.errors import ImageError
+from qedge.toolkit.locate import model_name
 from qedge.toolkit.source.hf_rope import read_rope
 from qedge.toolkit.source.model import Bound, ModelConfig, shortest
 from qedge.toolkit.source.opened import read_json
@@ -68,7 +69,7 @@ def read_config(folder: Path) -> ModelConfig:
     rope = read_rope(settings, context, head_size)
     return ModelConfig(
         architecture="llama",
-        name=folder.resolve().name,
+        name=model_name(folder),
         layers=settings.integer("num_hidden_layers"),
         dim=dim,
         ffn=settings.integer("intermediate_size"),
