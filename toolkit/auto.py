@@ -52,12 +52,12 @@ def image_for(
     when the cache cannot be written, and what pull raises."""
     if _is_image(target):
         return Path(target)
-    if not target.startswith(pull.HUB_PREFIX):
-        model = _model(target)
-        if model is not None:
-            kept = _kept_path(model, pull.cache_folder(cache))
-            if _is_right(kept):
-                return kept
+    if not target.startswith(pull.HUB_PREFIX):  # the hub's client is as large as numpy
+        model = _model(target, say, progress, cache)
+        kept = _kept_path(model, pull.cache_folder(cache))
+        if _is_right(kept):
+            return kept
+        target = os.fspath(model)
     return _made_elsewhere(target, say, progress, cache)
 
 
@@ -71,12 +71,17 @@ def _is_image(target: str) -> bool:
         return False
 
 
-def _model(target: str) -> Path | None:
-    """The model's file or folder; None for a name that has to be fetched first."""
+def _model(target: str, say: Say, progress: Progress | None, cache: Path | None) -> Path:
+    """The model's file or folder, which is fetched when `target` is a name for that."""
     if os.path.lexists(target):
         return locate.locate(Path(target))
-    if target in pull.CATALOGUE:
-        return None
+    if target in pull.CATALOGUE or target.startswith(pull.HUB_PREFIX):
+        if not pull.is_here(target, cache):
+            say(f"{target}: fetching it, once")
+        found = pull.pull(
+            target, cache, (lambda done, of: progress("fetch", done, of)) if progress else None
+        )
+        return locate.locate(found.path)
     hint = pull.near_name(target)
     raise ImageError(
         f"{target}: no such file{hint}; give an image (.qimg), made by `qedge build`, a model, "
@@ -165,12 +170,7 @@ def make(
     target: str, say: Say, progress: Progress | None = None, cache: Path | None = None
 ) -> Path:
     """As image_for, in this process."""
-    tell = progress or (lambda step, done, of: None)
-    model = None if target.startswith(pull.HUB_PREFIX) else _model(target)
-    if model is None:
-        say(f"{target}: fetched by name, once")
-        fetched = pull.pull(target, cache, lambda done, of: tell("fetch", done, of))
-        model = locate.locate(fetched.path)
+    model = _model(target, say, progress, cache)
     kept = _kept_path(model, pull.cache_folder(cache))
     with pull.writing(kept.parent):
         kept.parent.mkdir(parents=True, exist_ok=True)

