@@ -147,6 +147,15 @@ def test_eval_reads_standard_input(qedge: Call, tiny_image: Path, tmp_path: Path
     assert given["perplexity"] == file["perplexity"]
 
 
+def test_eval_of_a_model_builds_its_image_once(qedge: Call, gguf: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "QEDGE_CACHE": str(tmp_path / "cache")}
+    text = "the rain in spain " * 400
+    first = qedge("eval", gguf, "-", "--json", input=text, env=environment)
+    again = qedge("eval", gguf, "-", "--json", input=text, env=environment)
+    assert answer(first)["perplexity"] == answer(again)["perplexity"]
+    assert "once (q8_0" in first.stderr and "once (q8_0" not in again.stderr
+
+
 # ---- inspect ----
 
 

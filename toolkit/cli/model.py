@@ -190,22 +190,24 @@ def evaluate(
 ) -> None:
     """Perplexity of TEXTFILE (lower is better), by llama.cpp's rule; - reads standard input.
     --context is the chunk: 512, or what the image has if that is less."""
-    from qedge.toolkit import show
+    from qedge.runtime.image import open_image
+    from qedge.toolkit import board, show
+    from qedge.toolkit.auto import image_for
     from qedge.toolkit.evaluate import CHUNK
     from qedge.toolkit.evaluate import evaluate as score
 
     if chunks is not None and chunks < 1:
         raise UsageError(f"--chunks {chunks}: it must be at least 1")
     text = _text_of(textfile)
-    if options["context"] is None:
-        from qedge.runtime.image import open_image
-
-        options["context"] = CHUNK
-        if os.path.isfile(image):
+    with show.bar(True) as tell:
+        if image not in board.names():
+            image = os.fspath(image_for(image, show.say, tell))
             built = open_image(image).plan["context"]
-            options["context"] = min(CHUNK, built)
-            if built < CHUNK:
+            if options["context"] is None and built < CHUNK:
                 show.say(f"chunks of {built} tokens, the image's context ({CHUNK} is usual)")
+                options["context"] = built
+        if options["context"] is None:
+            options["context"] = CHUNK
     with open_model(image, options) as model, show.bar(True) as tell:
         step = (
             (lambda done, of, value: tell(f"perplexity {value:.4f}", done, of))
