@@ -58,6 +58,8 @@ def _damage(name: bytes, error: EngineError) -> str:
         return f"{error}; build or copy the image again"
     if start.startswith(b"GGUF"):
         return "is a GGUF file; make an image of it with `qedge build`"
+    if start.startswith(b"version https://"):
+        return "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"
     if not start.startswith(_MAGIC):
         return "is not an image; give one (.qimg), made by `qedge build`"
     if len(start) == _SIZE_AT + 8:

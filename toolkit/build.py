@@ -208,6 +208,9 @@ def build(
             raise UsageError(f"{output}: is the model itself; name another output")
     check_output(output)
     source = open_source(model, tokenizer)
+    for file in source.files:  # one of a folder's, or another part
+        if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
+            raise UsageError(f"{output}: is a file of the model; name another output")
     entries = tensor_table(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
     vocabulary = pack_vocabulary(source.vocabulary)

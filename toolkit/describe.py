@@ -9,6 +9,7 @@ from typing import Any
 
 from qedge.runtime.errors import ImageError
 from qedge.runtime.image import KV_NAMES, SECTIONS, open_image, verify_image
+from qedge.toolkit.locate import FIRST_BYTES, refuse_placeholder
 from qedge.toolkit.quantize import TYPES
 from qedge.toolkit.source import open_source
 from qedge.toolkit.source.gguf_file import read_all_metadata
@@ -25,7 +26,9 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
     is checked. Of a model's file or folder: files, configuration, types, vocabulary.
 
     ImageError when anything is broken."""
-    if path.is_dir() or _starts_as_gguf(path):
+    start = _first_bytes(path)
+    refuse_placeholder(path, start)
+    if path.is_dir() or start.startswith(MAGIC):
         return _describe_model(path, verify)
     image = open_image(path)
     leaves = verify_image(image, path) if verify else None
@@ -58,14 +61,15 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
     }
 
 
-def _starts_as_gguf(path: Path) -> bool:
+def _first_bytes(path: Path) -> bytes:
+    """Of a regular file; none when it cannot be read: opening it says why."""
     try:
         if not path.is_file():
-            return False
+            return b""
         with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+            return file.read(FIRST_BYTES)
     except OSError:
-        return False  # opening it says why
+        return b""
 
 
 def _describe_model(path: Path, verify: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ SPLIT = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.ASCII | re.DOTALL)
 PARTS_LIMIT = 1000
 # The hub's cache: hub/models--ORG--NAME/snapshots/REVISION/ and refs/main, which names one.
 REPOSITORY = re.compile(r"(models|datasets|spaces)--.+", re.DOTALL)
+REPOSITORY_FOLDERS = ("snapshots", "blobs", "refs")
 # What may shape the image of a folder, by the end of its name.
 FOLDER_FILES = (".json", ".safetensors", ".jinja", ".model")
 LFS = b"version https://git-lfs"
@@ -59,9 +60,11 @@ def locate(path: Path) -> Path:
             f"{path}: is an adapter (LoRA, by PEFT) and no model; merge it into its base model "
             "first (in Python: merge_and_unload(), then save_pretrained()) and give that folder"
         )
-    if CONFIG in names:
+    weights = any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names)
+    ggufs = any(name.lower().endswith(".gguf") for name in names)
+    if CONFIG in names and (weights or not ggufs):
         return path
-    return _lone_gguf(path, names)
+    return _lone_gguf(path, names)  # some put a config.json beside their GGUFs
 
 
 def _mode(path: Path) -> int:
@@ -124,12 +127,11 @@ def _in_hub_cache(folder: Path) -> Path:
     names = names_in(folder)
     if CONFIG in names:
         return folder
-    if REPOSITORY.fullmatch(folder.resolve().name):
+    whole = folder.resolve()
+    if REPOSITORY.fullmatch(whole.name):
         return _snapshot(folder)
-    if folder.resolve().name == "snapshots" and REPOSITORY.fullmatch(
-        folder.resolve().parent.name
-    ):
-        return _snapshot(folder.resolve().parent)
+    if whole.name in REPOSITORY_FOLDERS and REPOSITORY.fullmatch(whole.parent.name):
+        return _snapshot(whole.parent)
     if any(name.endswith(".gguf") for name in names):
         return folder
     models = [name for name in names if name.startswith("models--")]
@@ -194,6 +196,8 @@ def _what_it_is(names: list[str]) -> str:
     """A folder without config.json, by the files that it has instead."""
     if not names:
         return "; this one is empty"
+    if any(name.startswith("adapter_model.") for name in names):
+        return "; this is an adapter (LoRA): merge it into its base model first, and give that"
     if "params.json" in names:
         return (
             "; these are the weights as their makers wrote them (params.json): take the "

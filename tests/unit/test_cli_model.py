@@ -186,6 +186,15 @@ def test_inspect_of_a_gguf_that_cannot_be_built_says_what_it_is(
     assert done.returncode == 6 and "cut short" in done.stderr
 
 
+def test_a_pointer_in_place_of_an_image_or_model_is_named(qedge: Call, tmp_path: Path) -> None:
+    pointer = tmp_path / "m.qimg"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    for words in (("inspect",), ("test",), ("build",), ("advise",)):
+        done = qedge(*words, pointer)
+        assert done.returncode == 6, done.stderr
+        assert "is a Git LFS pointer, not the file itself; run `git lfs pull`" in done.stderr
+
+
 # ---- names in any bytes ----
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,9 @@ def test_an_adapter_is_to_be_merged(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     lora = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.zeros((8, 32))}
     save_file(lora, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "bare").mkdir()
+    shutil.copyfile(tmp_path / "adapter_model.safetensors", tmp_path / "bare/adapter_model.bin")
+    refused(tmp_path / "bare", "this is an adapter (LoRA): merge it into its base model first")
     refused(tmp_path, "is an adapter (LoRA, by PEFT) and no model; merge it into its base")
     folder = write_hf(tmp_path / "hf", TINY, WEIGHTS)
     save_file(hf_tensors(TINY, WEIGHTS) | lora, folder / "model.safetensors")
@@ -105,6 +109,8 @@ def test_an_adapter_is_to_be_merged(tmp_path: Path) -> None:
         ({"quant_method": "exl3"}, "EXL3"),
         ({"quant_method": "mxfp4"}, "mxfp4"),
         ({"group_size": 64, "bits": 4}, "MLX"),
+        ({"group_size": 128, "bits": 4, "desc_act": False}, "GPTQ"),
+        ({"w_bit": 4, "q_group_size": 128}, "AWQ"),
         ("aqlm", "aqlm"),
     ],
 )
@@ -166,7 +172,6 @@ def test_fp8_weights_are_named(tmp_path: Path) -> None:
         (["tf_model.h5"], "TensorFlow's weights"),
         (["flax_model.msgpack"], "Flax's weights"),
         (["weights.npz"], "MLX's or numpy's"),
-        (["tiny.gguf"], "give the GGUF in it"),
         (["consolidated.safetensors"], "has neither model.safetensors nor its index"),
         ([], "download the safetensors files of the model"),
     ],
@@ -321,6 +326,21 @@ def write_nameless(path: Path) -> Path:
     plain.unlink()
     path.write_bytes(data.replace(value, emptied))
     return path
+
+
+def test_texts_of_a_gguf_may_be_any_bytes(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", TINY, WEIGHTS, extra={"general.notes": "x" * 9})
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"x" * 9, b"mod\xe8le \xff\xfe"))
+    assert same_weights(open_source(path))
+    name = struct.pack("<Q", 4) + b"tiny"
+    path.write_bytes(data.replace(name, struct.pack("<Q", 4) + b"t\xe9\xe8y"))
+    built = build(path, load("host"), tmp_path / "m.qimg", quant="f32")
+    with Model.open(built.image) as model:
+        provenance = json.loads(model.image.section(9).decode("utf-8"))
+    assert provenance["model"] == "t\ufffd\ufffdy"
+    path.write_bytes(data.replace(b"message['role']", b"m\xe8ssage['role']"[:15]))
+    refused(path, "tokenizer.chat_template is not text in UTF-8")
 
 
 @pytest.mark.parametrize("where", ["tokenizer_config.json", "list"])

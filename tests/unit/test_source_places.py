@@ -15,7 +15,7 @@ import pytest
 from unit.source_damage import TINY, WEIGHTS, open_and_read_everything, refused, same_weights
 from unit.tiny_models import make_weights, write_gguf, write_hf
 
-from qedge.runtime import BudgetError, ImageError, Model, WriteError
+from qedge.runtime import BudgetError, ImageError, Model, UsageError, WriteError
 from qedge.toolkit.board import load
 from qedge.toolkit.build import build
 from qedge.toolkit.encode import open_vocabulary
@@ -195,7 +195,9 @@ def test_a_repository_of_the_hubs_cache_is_its_main_snapshot(tmp_path: Path) -> 
     older = repository / "snapshots" / ("f" * 40)
     older.mkdir()
     (older / "config.json").write_text("{}")
-    for given in (repository, repository / "snapshots", repository / "snapshots" / REVISION):
+    snapshots = repository / "snapshots"
+    inner = (snapshots, repository / "blobs", repository / "refs", snapshots / REVISION)
+    for given in (repository, *inner):
         model = open_source(given)
         assert same_weights(model) and model.config.name == "tiny"
     (repository / "refs" / "main").unlink()
@@ -234,6 +236,29 @@ def test_a_folder_with_one_gguf_is_that_and_several_are_named(tmp_path: Path) ->
     assert same_weights(open_source(tmp_path))
     shutil.copyfile(tmp_path / "tiny.gguf", tmp_path / "more.gguf")
     refused(tmp_path, f"give one: {tmp_path / 'more.gguf'}, {tmp_path / 'tiny.gguf'}")
+
+
+def test_a_config_beside_a_gguf_does_not_hide_it(tmp_path: Path) -> None:
+    """Repositories of GGUFs often hold a config.json of two lines."""
+    write_gguf(tmp_path / "tiny.gguf", TINY, WEIGHTS)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert same_weights(open_source(tmp_path))
+    write_hf(tmp_path, TINY, make_weights(2, TINY))
+    assert same_weights(open_source(tmp_path), make_weights(2, TINY))
+
+
+def test_an_output_is_never_a_file_of_the_model(tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / "hf", TINY, WEIGHTS, shards=2)
+    part = split(tmp_path / "tiny")[1]
+    for model, output in (
+        (folder, folder / "model-00002-of-00002.safetensors"),
+        (folder, folder / "tokenizer.json"),
+        (tmp_path / "tiny-00001-of-00003.gguf", part),
+    ):
+        before = output.read_bytes()
+        with pytest.raises(UsageError, match="is a file of the model; name another output"):
+            build(model, load("host"), output)
+        assert output.read_bytes() == before
 
 
 def test_a_pipe_a_socket_and_a_device_are_said_as_what_they_are(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def open_gguf(path: Path) -> SourceModel:
     check_config(config, path)
     ordered = check_tensors(config, tensors, path)
     template = metadata.get("tokenizer.chat_template")
-    if template is not None and not isinstance(template, str):
-        raise ImageError(f"{path}: tokenizer.chat_template is not text")
+    if template is not None and not (isinstance(template, str) and _is_utf8(template)):
+        raise ImageError(f"{path}: tokenizer.chat_template is not text in UTF-8")
     try:
         words = vocabulary.from_gguf(metadata)
     except ImageError as error:
@@ -73,6 +73,14 @@ def read_all_metadata(path: Path) -> dict[str, object]:
         return metadata
     first = _names(path, metadata)[0]
     return read_metadata(first)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_kind(metadata: dict[str, object], path: Path) -> None:

@@ -54,7 +54,8 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """`metadata` holds str, bool, int and float; arrays are numpy, or list[bytes] for text."""
+    """`metadata` holds str (bytes that are not UTF-8 as surrogates), bool, int and float;
+    arrays are numpy, or list[bytes] for text."""
 
     metadata: dict[str, object]
     tensors: tuple[TensorEntry, ...]
@@ -159,8 +160,8 @@ class _Reader:
         return pairs
 
     def value(self, kind: int, key: str) -> object:
-        if kind == STRING:
-            return self.text(key)
+        if kind == STRING:  # a description in any bytes is no damage
+            return self.string(key).decode("utf-8", "surrogateescape")
         if kind == ARRAY:
             return self.array(key)
         form = self.scalar_form(kind, key)

@@ -48,6 +48,14 @@ METHODS = {
     "exl3": "EXL3",
     "mlx": "MLX",
 }
+# What tells a method from a quantization_config without its name, first match.
+SILENT = (
+    ({"load_in_4bit", "load_in_8bit"}, "bitsandbytes"),
+    ({"desc_act", "damp_percent"}, "gptq"),
+    ({"zero_point", "w_bit"}, "awq"),
+    ({"head_bits"}, "exl2"),
+    ({"group_size"}, "mlx"),
+)
 # Names that only quantized weights have, by the end of the name.
 QUANTIZED_NAMES = (
     (re.compile(r"\.(?:quant_map|absmax|quant_state\..+|SCB|nested_absmax)"), "bitsandbytes"),
@@ -93,9 +101,7 @@ def refuse_quantized(settings: dict[str, Any], path: Path) -> None:
         if isinstance(found, dict) and _is_off(found):
             continue
         if method is None and isinstance(found, dict):
-            method = "mlx" if "group_size" in found and "bits" in found else None
-            if "load_in_4bit" in found or "load_in_8bit" in found:
-                method = "bitsandbytes"
+            method = next((one for keys, one in SILENT if keys & found.keys()), None)
         name = METHODS.get(
             str(method).lower(), f"{method!s:.40}" if method else "an unnamed way"
         )
@@ -153,7 +159,6 @@ def refuse_weights(folder: Path, names: Iterable[str]) -> NoReturn:
             f"make safetensors of it, where it is trusted: {convert}"
         )
     others = (
-        (".gguf", "give the GGUF in it"),
         (
             ".h5",
             "these are TensorFlow's weights: take the model's safetensors, or a GGUF of it",
