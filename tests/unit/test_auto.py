@@ -73,7 +73,9 @@ def test_a_folders_settings_count_as_the_model(tmp_path: Path, cache: Path) -> N
     assert image_for(str(folder), print) != first
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "another"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", "cut", "empty", "another", "unsigned", "missing"]
+)
 def test_a_damaged_image_in_the_cache_is_built_again(
     damage: str, gguf: Path, cache: Path
 ) -> None:
@@ -84,12 +86,19 @@ def test_a_damaged_image_in_the_cache_is_built_again(
         "cut": whole[:-1000],
         "empty": b"",
         "another": b"GGUF" + whole[4:],
+        "unsigned": whole,
+        "missing": None,
     }
-    image.write_bytes(broken[damage])
+    if damage == "unsigned":
+        image.with_name(f"{image.name}.sha256").write_bytes(b"\xff")
+    if broken[damage] is None:
+        image.unlink()
+    else:
+        image.write_bytes(broken[damage])
     said: list[str] = []
     assert image_for(str(gguf), said.append) == image
     assert image.read_bytes() == whole
-    assert any("built again" in line for line in said)
+    assert any("built again" in line for line in said) == (damage != "missing")
 
 
 def test_two_at_once_build_once(gguf: Path, cache: Path) -> None:
@@ -108,8 +117,8 @@ def test_two_at_once_build_once(gguf: Path, cache: Path) -> None:
     assert all(process.returncode == 0 for process in running), ended
     assert len({out for out, _ in ended}) == 1
     assert sum("building its image" in said for _, said in ended) == 1
-    names = [path.name for path in (cache / "images").iterdir() if path.suffix != ".lock"]
-    assert names == kept(cache) and len(names) == 1
+    names = sorted(p.name for p in (cache / "images").iterdir() if p.suffix != ".lock")
+    assert len(kept(cache)) == 1 and names == [*kept(cache), f"{kept(cache)[0]}.sha256"]
 
 
 def test_a_catalogue_name_is_pulled_and_built(
