@@ -168,8 +168,8 @@ def check_context(config: ModelConfig, context: int | str) -> None:
         )
     if config.bound is not None and context > config.bound.positions:
         raise UsageError(
-            f"--context {context}: of {config.name} {config.bound.why} {config.longest} "
-            f"tokens, which is not supported beyond them; take --context {config.longest}"
+            f"--context {context}: {config.name}: {config.bound.why} {config.longest} tokens, "
+            f"and a longer context is not supported; take --context {config.longest}"
         )
 
 

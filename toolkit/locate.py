@@ -33,6 +33,7 @@ NOT_THE_FILE = {
     b"version https://hawser": "is a Git LFS pointer; run `git lfs pull` in its folder",
     b"<!doctype html": "is a web page, not the file itself; download the file (its raw link)",
     b"<html": "is a web page, not the file itself; download the file (its raw link)",
+    b'{"error"': "is a server's answer that it has failed, not the file; download it again",
     b"entry not found": "is a server's answer that there is no such file; check its name",
     b"repository not found": "is a server's answer that there is no such model; check its name",
     b"invalid username": "is a server's refusal, not the file; log in and download it again",

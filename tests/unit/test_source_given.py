@@ -63,6 +63,7 @@ def test_a_pointer_among_shards_is_named(tmp_path: Path) -> None:
         (POINTER, "Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "is a web page, not the file itself"),
         (b"\n <HTML lang=en>", "is a web page"),
+        (b'{"error":"Repository not found"}', "is a server's answer that it has failed"),
         (b"Entry not found", "there is no such file; check its name"),
         (b"Invalid username or password.", "log in and download it again"),
         (b"Access to model acme/tiny is restricted.", "ask for access"),
