@@ -35,6 +35,8 @@ PREFIX = "tokenizer.ggml."
 # llama2.c's tokens: <unk> <s> </s>, then a token for each byte.
 LLAMA2C_FIRST_BYTE = 3
 LLAMA2C_TOKEN_LIMIT_BYTES = 1 << 16
+# What writers put where a model has no such token: -1, and what becomes of it unsigned.
+NO_IDS = (-1, (1 << 32) - 1, (1 << 64) - 1)
 
 
 def from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
@@ -140,10 +142,9 @@ def _special_ids(
             default = defaults.get(name)
             found[name] = default if default is not None and default < count else None
             continue
-        try:
-            found[name] = int(value)  # type: ignore[call-overload]
-        except (TypeError, ValueError):
-            raise ImageError(f"GGUF: {PREFIX}{key}_token_id is {value!r}, no id") from None
+        if type(value) is not int:
+            raise ImageError(f"GGUF: {PREFIX}{key}_token_id is {value!r:.60}, no id")
+        found[name] = None if value in NO_IDS else value
     named = {number for name, number in found.items() if name not in ("bos", "unknown")}
     return {
         "bos": found["bos"],
@@ -208,8 +209,10 @@ def _numbers(metadata: Mapping[str, object], key: str, count: int, kind: type) -
 
 
 def _flag(metadata: Mapping[str, object], key: str, default: bool) -> bool:
-    value = metadata.get(PREFIX + key)
-    return default if value is None else bool(value)
+    value = metadata.get(PREFIX + key, default)
+    if type(value) not in (bool, int) or value not in (False, True):
+        raise ImageError(f"GGUF: {PREFIX}{key} is {value!r:.60}, not true or false")
+    return bool(value)
 
 
 def from_llama2c(path: Path, vocab_size: int) -> Vocabulary:
