@@ -65,9 +65,12 @@ static int encode_word(qe_merging *m, qe_id_sink *sink)
         m->lengths[i] = 1;
         m->starts[i] = i;
     }
-    qe_merging_run(m);
+    int error = qe_merging_run(m);
+    if (error) {
+        return error;
+    }
     for (uint32_t at = 0; at < m->count; at += m->lengths[at]) {
-        int error = put_symbol(m, at, sink);
+        error = put_symbol(m, at, sink);
         if (error) {
             return error;
         }
@@ -79,11 +82,12 @@ int qe_bpe_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *
 {
     qe_words words;
     size_t start = 0, end;
-    qe_words_start(&words, m->vocab->pretokenizer, text, bytes);
+    qe_words_start(&words, m->vocab, text, bytes);
     while ((end = qe_words_next(&words)) != 0) {
         m->text = text + start;
         m->count = (uint32_t)(end - start);
         int error = encode_word(m, sink);
+        error = error ? error : qe_work_did(m->work, end - start);
         if (error) {
             return error;
         }

@@ -67,11 +67,11 @@ static int join(qe_merging *m, uint32_t left, int use_tree)
     return 1;
 }
 
-void qe_merging_run(qe_merging *m)
+int qe_merging_run(qe_merging *m)
 {
     uint32_t count = m->count, merged;
     if (count < 2) {
-        return;
+        return QE_OK;
     }
     memset(m->priorities, 0xFF, (size_t)count * 4);
     for (uint32_t at = 0; at < count; at += m->lengths[at]) {
@@ -86,7 +86,7 @@ void qe_merging_run(qe_merging *m)
                 }
             }
             if (m->priorities[best] == QE_VOCAB_NONE || !join(m, best, 0)) {
-                return;
+                return QE_OK;
             }
         }
     }
@@ -94,5 +94,10 @@ void qe_merging_run(qe_merging *m)
         play(m, node);
     }
     while (m->priorities[m->tree[1]] != QE_VOCAB_NONE && join(m, m->tree[1], 1)) {
+        int error = qe_work_did(m->work, 16); /* about what a byte costs elsewhere, times that */
+        if (error) {
+            return error;
+        }
     }
+    return QE_OK;
 }
