@@ -60,12 +60,14 @@ static int encode_word(qe_merging *m, qe_id_sink *sink)
             return qe_sink_put(sink, id);
         }
     }
-    for (uint32_t i = 0; i < m->count; i++) {
+    int error = QE_OK;
+    for (uint32_t i = 0; i < m->count && !error; i++) {
         m->ids[i] = qe_vocab_load(vocab->byte_tokens, m->text[i]);
         m->lengths[i] = 1;
         m->starts[i] = i;
+        error = i % QE_WORK_STEP ? QE_OK : qe_work_did(m->work, QE_WORK_STEP);
     }
-    int error = qe_merging_run(m);
+    error = error ? error : qe_merging_run(m);
     if (error) {
         return error;
     }

@@ -166,12 +166,15 @@ static int claim_sorted(const qe_vocab *vocab, const uint8_t *text, size_t bytes
             return error;
         }
         for (size_t i = 0; i < bytes; i++) {
-            if (found[i] == QE_VOCAB_NONE ||
-                !qe_special_read(vocab, &vocab->raw, found[i], &special)) {
+            if (found[i] == QE_VOCAB_NONE) {
+                continue;
+            }
+            if (map[i] != RAW || !qe_special_read(vocab, &vocab->raw, found[i], &special)) {
+                found[i] = QE_VOCAB_NONE;
                 continue;
             }
             if (special.bytes == length) {
-                if (map[i] == RAW && map[i + length - 1] == RAW) {
+                if (map[i + length - 1] == RAW) {
                     (void)mark_special(text, bytes, map, i, length, special.attributes);
                     found[i] = QE_VOCAB_NONE;
                     continue;

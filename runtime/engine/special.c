@@ -5,6 +5,9 @@
 #include "unicode.h"
 #include "vocab_internal.h"
 
+/* Bytes that are compared at once: a token may be as long as its author likes. */
+enum { BLOCK = 64 };
+
 /* Words of a table's entry. */
 enum { STRING, BYTES, ID, SHORTER, ENTRY_BYTES = 16, BYTES_MAX = (1 << 24) - 1 };
 
@@ -47,6 +50,10 @@ uint32_t qe_special_longest(const qe_vocab *vocab, const qe_special_table *table
         size_t most = special.bytes < bytes ? special.bytes : bytes;
         size_t equal = low_equal < high_equal ? low_equal : high_equal;
         equal = equal < most ? equal : most;
+        while (most - equal >= BLOCK &&
+               memcmp(special.string + equal, text + equal, BLOCK) == 0) {
+            equal += BLOCK;
+        }
         while (equal < most && special.string[equal] == text[equal]) {
             equal++;
         }

@@ -87,7 +87,8 @@ typedef struct qe_work {
     size_t done;
 } qe_work;
 
-enum { QE_WORK_BYTES = 1 << 18 };
+/* Done between two questions; and, in a loop over symbols, between two reports of it. */
+enum { QE_WORK_BYTES = 1 << 18, QE_WORK_STEP = 4096 };
 
 static inline int qe_work_did(qe_work *work, size_t bytes)
 {
