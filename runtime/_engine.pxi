@@ -63,6 +63,11 @@ cdef extern from "host/host.h" nogil:
     size_t qe_vocab_scratch_bytes(const qe_vocab *, size_t)
     int32_t qe_vocab_encode(const qe_vocab *, const uint8_t *, size_t, uint32_t, uint32_t *, size_t,
                             void *, size_t)
+    ctypedef struct qe_poll:
+        int (*stop)(void *) noexcept nogil
+        void *context
+    int32_t qe_vocab_encode_polled(const qe_vocab *, const uint8_t *, size_t, uint32_t, uint32_t *,
+                                   size_t, void *, size_t, const qe_poll *)
     int32_t qe_vocab_decode(const qe_vocab *, uint32_t, int, uint8_t *, size_t)
     int qe_vocab_is_stop(const qe_vocab *, uint32_t)
     uint32_t qe_vocab_token_count(const qe_vocab *)

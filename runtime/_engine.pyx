@@ -3,6 +3,7 @@
 around everything that takes time.  What the functions mean is said in qedge.h and host.h."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport SIZE_MAX, int32_t, uint8_t, uint32_t, uint64_t
@@ -77,28 +78,53 @@ def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads
     return qe_session_size(&c, &o)
 
 
+cdef int is_interrupted(void *context) noexcept nogil:
+    """Ctrl-C in the middle of a long text; the exception is set, and raised by who asked."""
+    with gil:
+        try:
+            PyErr_CheckSignals()
+            return 0
+        except BaseException as error:
+            (<list>context).append(error)
+            return 1
+
+
 cdef encode(const qe_vocab *vocab, bytes text, uint32_t flags, uint8_t *room, uint64_t room_bytes):
-    """Ids of text; room holds the ids and the scratch, NULL takes memory for the call."""
+    """Ids of text; room holds the ids and the scratch, NULL takes memory for the call. A text may
+    need many times what most do, so less is tried first."""
     cdef size_t count = len(text), most = 3 * count + 8  # a space may become three bytes
-    cdef size_t scratch = qe_vocab_scratch_bytes(vocab, count)
-    cdef uint8_t *memory = room
+    cdef size_t worst = qe_vocab_scratch_bytes(vocab, count), scratch = min(worst, 32 * (count + 64))
+    cdef size_t ids_bytes
     cdef const uint8_t *data = <const uint8_t *><const char *>text
+    cdef uint8_t *memory = room
     cdef int32_t n
-    cdef size_t ids_bytes = (most * 4 + 63) // 64 * 64
-    if scratch > SIZE_MAX // 2:
+    cdef qe_poll poll
+    cdef list raised = []
+    if worst > SIZE_MAX // 2:
         raise EngineError(QE_ERR_USAGE)
-    if room == NULL:
-        memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
-        if memory == NULL:
-            raise MemoryError
-    elif room_bytes < ids_bytes + scratch:
-        raise EngineError(QE_ERR_SPACE)
+    poll.stop, poll.context = is_interrupted, <void *>raised
     try:
-        with nogil:
-            n = qe_vocab_encode(vocab, data, count, flags, <uint32_t *>memory, most,
-                                memory + ids_bytes, scratch)
-        checked(n)
-        return [(<uint32_t *>memory)[i] for i in range(n)]
+        while True:
+            ids_bytes = (most * 4 + 63) // 64 * 64
+            if room != NULL:
+                if room_bytes < ids_bytes:
+                    raise EngineError(QE_ERR_SPACE)
+                scratch = room_bytes - ids_bytes
+            else:
+                memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
+                if memory == NULL:
+                    raise MemoryError
+            with nogil:
+                n = qe_vocab_encode_polled(vocab, data, count, flags, <uint32_t *>memory, most,
+                                           memory + ids_bytes, scratch, &poll)
+            if raised:
+                raise raised[0]
+            if n != QE_ERR_SPACE or (scratch >= worst and most > worst // 20):
+                return [(<uint32_t *>memory)[i] for i in range(checked(n))]
+            if room == NULL:
+                PyMem_Free(memory)
+                memory = NULL
+            scratch, most = min(4 * scratch, worst), 4 * most
     finally:
         if room == NULL:
             PyMem_Free(memory)

@@ -28,7 +28,8 @@ enum qe_error {
     QE_ERR_SPACE = -7,   /* a buffer given by the caller is too small */
     QE_ERR_NUMERIC = -8, /* a logit is not finite */
     QE_ERR_USAGE = -9,   /* an argument is out of its range */
-    QE_ERR_KERNELS = -10 /* no such kernel set on this machine */
+    QE_ERR_KERNELS = -10, /* no such kernel set on this machine */
+    QE_ERR_STOPPED = -11  /* the caller's poll asked for it */
 };
 
 #include "vocab.h"
