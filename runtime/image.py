@@ -20,7 +20,9 @@ SECTIONS = {
     7: "weights",
     8: "golden",
     9: "provenance",
+    10: "chat",
 }
+CHAT = 10
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:

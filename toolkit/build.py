@@ -18,6 +18,7 @@ from qedge.runtime.model import Model
 from qedge.toolkit import rope
 from qedge.toolkit.board import Board
 from qedge.toolkit.budget import Plan, plan
+from qedge.toolkit.chat.facts import facts_of
 from qedge.toolkit.image import (
     KINDS,
     Golden,
@@ -107,7 +108,15 @@ def sized(
     """At most the image's bytes without its rope table."""
     weight_bytes = sum(entry.bytes for entry in entries)
     texts = len(vocabulary) + len((source.chat_template or "").encode())
+    texts += len(conversation(source) or b"")
     return weight_bytes + frame_bytes(board, weight_bytes, len(entries), texts)
+
+
+def conversation(source: SourceModel) -> bytes | None:
+    """The chat section; None without a template."""
+    if source.chat_template is None:
+        return None
+    return facts_of(source.vocabulary, source.special_tokens or {}, source.chat_template).pack()
 
 
 def _provenance(
@@ -197,6 +206,7 @@ def build(
             provenance("0" * 64),
             table,
             packed,
+            conversation(source),
         )
         writer.set_provenance(provenance(digest.result()))
         tell("prove", 0, 1)

@@ -15,6 +15,7 @@ ENGINE = ROOT / "runtime" / "engine"
 WALK = [
     "vocabulary",
     "vocabulary_table",
+    "chat",
     "source",
     "quantize",
     "rope",
@@ -24,7 +25,6 @@ WALK = [
     "predict",
     "build",
     "advise",
-    "chat",
     "encode",
     "evaluate",
     "describe",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source import blocks
+from qedge.toolkit.source import blocks, special_tokens
 from qedge.toolkit.source.gguf_header import Header, TensorEntry, read_header, read_metadata
 from qedge.toolkit.source.model import (
     ModelConfig,
@@ -66,9 +66,10 @@ def open_gguf(path: Path) -> SourceModel:
         raise ImageError(f"{path}: tokenizer.chat_template is not text")
     try:
         words = vocabulary.from_gguf(metadata)
+        named = special_tokens.of_gguf(metadata)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    return SourceModel(path, config, words, template, ordered, (path,))
+    return SourceModel(path, config, words, template, ordered, (path,), named)
 
 
 def _tensor(entry: TensorEntry, header: Header, path: Path) -> SourceTensor:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qedge.runtime.errors import ImageError
+from qedge.toolkit.source import special_tokens
 from qedge.toolkit.source.hf_config import read_config
 from qedge.toolkit.source.mapped import map_file, read_json
 from qedge.toolkit.source.model import (
@@ -78,7 +79,8 @@ def open_hf_folder(folder: Path) -> SourceModel:
             f"the embedding {config.vocab_size} rows; take both from the same model"
         )
     template = read_chat_template(folder)
-    return SourceModel(folder, config, words, template, ordered, _files(folder, shards))
+    named = special_tokens.of_folder(folder)
+    return SourceModel(folder, config, words, template, ordered, _files(folder, shards), named)
 
 
 def read_chat_template(folder: Path) -> str | None:

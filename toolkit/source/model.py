@@ -149,6 +149,7 @@ class SourceModel:
     chat_template: str | None
     tensors: Mapping[str, SourceTensor]
     files: tuple[Path, ...]
+    special_tokens: Mapping[str, str] | None = None  # as templates name them
 
     def sha256(self) -> str:
         """Hex digest of the one file, or of the files' digests joined; reads all of them."""
