@@ -116,7 +116,8 @@ def conversation(source: SourceModel) -> bytes | None:
     """The chat section; None without a template."""
     if source.chat_template is None:
         return None
-    return facts_of(source.vocabulary, source.special_tokens or {}, source.chat_template).pack()
+    named, folder = source.special_tokens or {}, source.path.is_dir()
+    return facts_of(source.vocabulary, named, source.chat_template, folder=folder).pack()
 
 
 def _provenance(

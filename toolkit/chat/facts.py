@@ -16,15 +16,22 @@ class Conversation:
 
     special_tokens: texts by the names that templates use ("bos_token", "pad_token", …).
     control_tokens: texts that are a token of the model's own wherever the template writes them.
+    prompt_bos: a prompt of plain text begins with BOS.
+    chat_bos: a conversation does, too, if its template does not write it: llama.cpp's rule for
+        GGUF files. In transformers the template alone decides.
     """
 
     special_tokens: Mapping[str, str]
     control_tokens: tuple[str, ...]
+    prompt_bos: bool = False
+    chat_bos: bool = False
 
     def pack(self) -> bytes:
         """The section's bytes."""
         found = {
+            "chat_bos": self.chat_bos,
             "control_tokens": list(self.control_tokens),
+            "prompt_bos": self.prompt_bos,
             "special_tokens": dict(sorted(self.special_tokens.items())),
         }
         text = json.dumps(found, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -41,13 +48,15 @@ def read_facts(section: bytes | None) -> Conversation | None:
         return None
     if not all(isinstance(text, str) for text in texts) or not isinstance(control, list):
         return None
-    return Conversation(named, tuple(text for text in control if text))
+    flags = (found.get(name) is True for name in ("prompt_bos", "chat_bos"))
+    return Conversation(named, tuple(text for text in control if text), *flags)
 
 
 def facts_of(
-    vocabulary: Vocabulary, special_tokens: Mapping[str, str], template: str
+    vocabulary: Vocabulary, special_tokens: Mapping[str, str], template: str, *, folder: bool
 ) -> Conversation:
-    """The chat section for a model. User-defined tokens that the template writes out mark turns
+    """The chat section for a model, from a folder or a GGUF file. User-defined tokens that the
+    template writes out mark turns
     as control tokens do, whatever their type says (white space excepted)."""
     named = dict(special_tokens)
     for name, token in (("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos)):
@@ -60,4 +69,9 @@ def facts_of(
             turn = text in template and not text.isspace()
             if kind != USER_DEFINED or turn:
                 control.append(text)
-    return Conversation({k: v for k, v in named.items() if v}, tuple(control))
+    return Conversation(
+        {name: text for name, text in named.items() if text},
+        tuple(control),
+        prompt_bos=vocabulary.add_bos,
+        chat_bos=vocabulary.add_bos and not folder,
+    )

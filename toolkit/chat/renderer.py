@@ -21,6 +21,8 @@ import jinja2
 from jinja2 import nodes, pass_eval_context
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension
+from jinja2.nodes import EvalContext
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -38,6 +40,9 @@ ROLES = (
     *("system", "developer", "user", "human", "assistant", "model", "gpt", "tool"),
     *("tool_response", "ipython", "function", "environment", "documents", "context"),
 )
+
+
+_SURROUNDINGS = (EvalContext, Context, jinja2.Environment)
 
 
 class Refused(Exception):
@@ -237,7 +242,7 @@ def _keeping(function: Any) -> Any:
         if type(result) is not str:
             return result
         given = [*values, *named.values()]
-        texts = [value for value in given if not hasattr(value, "autoescape")]
+        texts = [value for value in given if not isinstance(value, _SURROUNDINGS)]
         return written(result) if all(map(is_written, texts)) else result
 
     return update_wrapper(call, function)
@@ -256,7 +261,7 @@ def _join(context: Any, value: Any, d: str = "", attribute: Any = None) -> str:
 
 def render(request: Mapping[str, Any]) -> Marked:
     """The text of a request. Refused when its template is broken or refuses the messages."""
-    messages = [_named(message) for message in request["messages"]]
+    messages = [_named(_marked(message)) for message in request["messages"]]
     variables = {name: written(text) for name, text in request["special_tokens"].items()}
     continued = request["continue_final_message"]
     if continued:
@@ -267,11 +272,11 @@ def render(request: Mapping[str, Any]) -> Marked:
             compiled.generate(
                 **{
                     "messages": messages,
-                    "tools": request["tools"],
-                    "documents": request["documents"],
+                    "tools": _marked(request["tools"]),
+                    "documents": _marked(request["documents"]),
                     "add_generation_prompt": request["add_generation_prompt"],
                     **variables,
-                    **request["variables"],
+                    **_marked(request["variables"]),
                 }
             )
         )
@@ -282,6 +287,17 @@ def render(request: Mapping[str, Any]) -> Marked:
     except Exception as error:  # a template is a program: any failure of it is the model's
         raise Refused(str(error) or type(error).__name__) from None
     return _untagged(text) if continued else text
+
+
+def _marked(value: Any) -> Any:
+    """What a user gave: its texts are nobody else's, whatever a template makes of them."""
+    if isinstance(value, str):
+        return Marked(value)
+    if isinstance(value, list):
+        return [_marked(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _marked(item) for key, item in value.items()}
+    return value
 
 
 def _named(message: Any) -> dict[str, Any]:

@@ -32,66 +32,71 @@ def conversation_of(model: Model) -> Conversation:
         for token in range(model.config["vocab_size"])
         if not image.decode(token)
     ]
-    return Conversation(named, tuple(text for text in control if text))
+    adds = bool(vocab["add_bos"])
+    return Conversation(named, tuple(text for text in control if text), adds, adds)
 
 
 def chat_tokens(
     model: Model,
     messages: Sequence[Mapping[str, Any]],
     *,
+    template: str | None = None,
     special: bool = False,
     **options: Any,
 ) -> list[int]:
     """Token ids of a conversation through the model's template, ready for generation.
 
+    template: another than the image's.
     special: control tokens that are written in the messages count, too.
     options: as of `render`.
 
     ImageError when the model has no template or it fails, UsageError for wrong messages.
     """
-    template = model.chat_template
+    template = model.chat_template if template is None else template
     if template is None:
         raise ImageError(f"{model.path} has no chat template; run it without --chat")
     facts = conversation_of(model)
     made = render(template, messages, facts.special_tokens, **options)
-    if special:
-        return model.tokenize(made.text, special=True)
-    return _ids(model, made, facts)
+    tokens = model.tokenize(made.text, special=True) if special else _ids(model, made, facts)
+    bos = model.image.vocab["bos"]
+    if facts.chat_bos and bos is not None and tokens[:1] != [bos]:
+        tokens.insert(0, bos)
+    return tokens
 
 
 def chat_prompt(
     template: str,
-    special_tokens: Mapping[str, str],
+    facts: Conversation | None,
     messages: Sequence[Mapping[str, Any]],
     *,
-    control_tokens: Iterable[str] | None = None,
     special: bool = False,
     **options: Any,
 ) -> str:
     """The prompt of a conversation for whom takes text alone, with its control tokens to count
     (a board: `Run(…, special=True)`).
 
-    control_tokens: the model's; None when they are not known, and then whatever in the template
-    looks like one.
+    facts: the image's chat section; None when it has none, and then whatever in the template
+    looks like a control token is taken for one.
 
     UsageError when a message holds such a token: it would count there.
     """
-    made = render(template, messages, special_tokens, **options)
-    known = _alike(template, special_tokens) if control_tokens is None else control_tokens
-    matcher = _Matcher(known)
+    named = facts.special_tokens if facts else {}
+    made = render(template, messages, named, **options)
+    matcher = _Matcher(facts.control_tokens if facts else _alike(template))
     if not special and (found := matcher.foreign(made)):
         text = made.text[slice(*found)]
         raise UsageError(
             f"a message holds {text!r}, which is a control token of the model and would count "
             "on the board; take it out, or allow it with --special"
         )
-    return made.text
+    bos = named.get("bos_token")
+    twice = facts is not None and facts.prompt_bos and bos  # the board puts it in front, too
+    return made.text.removeprefix(bos) if twice and bos else made.text
 
 
-def _alike(template: str, special_tokens: Mapping[str, str]) -> list[str]:
+def _alike(template: str) -> list[str]:
     """What a template writes that may be a control token: anything in brackets."""
-    shapes = re.findall(r"<[^<>\s]{1,64}>|\[/?[A-Z_]{2,32}\]|<<[^<>\s]{1,32}>>", template)
-    return [*special_tokens.values(), *shapes]
+    return re.findall(r"<[^<>\s]{1,64}>|\[/?[A-Z_]{2,32}\]|<<[^<>\s]{1,32}>>", template)
 
 
 class _Matcher:
