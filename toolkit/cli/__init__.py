@@ -3,31 +3,61 @@ click."""
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
+from contextlib import suppress
 
 import click
 
-from qedge.runtime import BudgetError, QedgeError, WriteError
-from qedge.toolkit.cli import advice, device, flash, model, report, target
+from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError
+from qedge.runtime.text import printable
+from qedge.toolkit.cli import advice, common, device, flash, guesses, model, report, target
+
+GROUPS = {
+    "Models": ("pull", "build", "advise", "inspect", "tokenize", "eval"),
+    "Running, here or on a board": ("run", "test", "bench", "report", "demo"),
+    "Boards": ("boards", "flash", "rollback", "reset", "emulate", "firmware", "wheel"),
+    "Signatures": ("keys", "sign"),
+}
+# What the system has no more of, and what there is no more room in.
+_NO_MEMORY = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 class Verbs(click.Group):
-    """Answers for standard output; click would make a bug's exit code of a broken pipe."""
+    """The group of all verbs: answers what people type instead of one, and groups its help."""
 
     def invoke(self, context: click.Context) -> None:
-        from qedge.toolkit import show
+        super().invoke(context)
+        sys.stdout.flush()
 
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(context, words[0]) is None:
+            words = guesses.meant(self, context, words)
+        return super().resolve_command(context, words)
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
         try:
-            super().invoke(context)
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever read us has read enough
-            show.discard_output()
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            show.discard_output()
-            raise WriteError(f"standard output: {error.strerror}; send it elsewhere") from error
+            return super().parse_args(context, words)
+        except click.NoSuchOption as error:
+            error.message, error.possibilities = guesses.misplaced(self, context, words, error)
+            raise
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """All of every line: click cuts them off."""
+        grouped = {name for names in GROUPS.values() for name in names}
+        others = tuple(name for name in self.list_commands(context) if name not in grouped)
+        for title, names in (*GROUPS.items(), ("Others", others)):
+            rows = [
+                (name, verb.get_short_help_str(limit=1000))
+                for name in names
+                if (verb := self.get_command(context, name)) is not None and not verb.hidden
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,23 +72,80 @@ for room in (model, advice, target, report, flash, device):
         cli.add_command(verb)
 
 
+def end_on_signals() -> None:
+    """A polite end and a closed terminal clean up as Ctrl-C does; what whoever started us
+    ignores (nohup) stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> None:
     """Entry point: every failure to its exit code; a traceback means a bug."""
     from qedge.toolkit import show
 
     show.open_streams()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
+    end_on_signals()
     try:
-        cli.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        sys.exit(2)
+        _run()
     except QedgeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _failed(type(error).__name__, str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        with suppress(OSError):  # the terminal may be what has gone
+            print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def _run() -> None:
+    """The verb. What is no error of the family but an expected failure becomes one."""
+    from qedge.toolkit import show
+
+    try:
+        cli.main(prog_name="qedge", standalone_mode=False)
+    except click.ClickException as error:
+        _usage(error)
+    except BrokenPipeError as error:
+        if error.filename not in show.STREAMS.values():
+            raise WriteError(f"{error.strerror}: whom it was sent to has ended") from error
+        show.discard(error.filename)  # whoever read us has read enough
+    except OSError as error:
+        if error.filename in show.STREAMS.values():
+            show.discard(error.filename)
+            text = f"{error.filename}: {error.strerror}; send it elsewhere"
+            raise WriteError(text) from error
+        raise _system(error) from error
     except MemoryError:
-        print("BudgetError: the system has no memory left for this", file=sys.stderr)
-        sys.exit(BudgetError.exit_code)
+        raise BudgetError("the system has no memory left for this") from None
+
+
+def _system(error: OSError) -> QedgeError:
+    """What the system refused, as what it is: neither a wrong path nor standard output's."""
+    name = "" if error.filename is None else f"{error.filename!s}: "
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in _NO_MEMORY:
+        return BudgetError(f"{name}{reason}; the system has no more: stop other programs")
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return ImageError(f"{name}{reason}; give the path of a file that is there")
+    return WriteError(f"{name}{reason}; look at its permissions, and at the room there is")
+
+
+def _usage(error: click.ClickException) -> None:
+    """A wrong call, with the verb's usage above it."""
+    context = getattr(error, "ctx", None)
+    lines = []
+    if context is not None:
+        lines = [context.get_usage(), f"Try '{context.command_path} --help' for help.", ""]
+    text = error.format_message()
+    _failed(UsageError.__name__, text, UsageError.exit_code, [*lines, f"Error: {text}"])
+
+
+def _failed(kind: str, text: str, code: int, lines: list[str] | None = None) -> None:
+    """Ends with an error on standard error; with --json as an object on standard output, too,
+    unless the answer is there already."""
+    if "--json" in sys.argv[1:] and not common.emitted:
+        with suppress(OSError):  # the code says it all the same
+            common.emit(True, {"error": kind, "message": text, "exit_code": code})
+    with suppress(OSError):
+        shown = "\n".join(lines or [f"{kind}: {text}"])
+        print(printable(shown, keep="\n\t"), file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,14 @@ import click
 
 from qedge.runtime import ImageError, UsageError
 
+emitted = False  # whether standard output has its one object
+
 
 def emit(as_json: bool, fields: dict[str, Any]) -> None:
     """The one object of --json."""
+    global emitted
     if as_json:
+        emitted = True
         print(json.dumps(fields, default=str), flush=True)
 
 
@@ -47,7 +51,22 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+MODEL_OPTIONS = ("context", "memory", "threads", "batch", "kernels", "allow_paging", "pin")
+_IMAGE_MAGIC = b"QEDGEIMG"
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """UsageError for the first of these options of the verb that was given on its line: what
+    cannot be honoured is said, never ignored."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"{parameter.opts[-1]} {why}")
+
+
 def open_model(target: str, options: dict[str, Any]) -> Any:
+    """The model at TARGET: an image, or what one can be made of (toolkit/auto.py)."""
     from qedge.runtime.model import Model
 
     if not os.path.exists(target):
@@ -57,11 +76,35 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
             raise UsageError(
                 f"{target} is a machine's profile; give the image file to run here"
             )
+    return Model.open(_image(target), **{name: options[name] for name in MODEL_OPTIONS})
+
+
+def _image(target: str) -> str | os.PathLike[str]:
+    """The image that TARGET is, or that is built of it once; said on standard error."""
+    if _may_be_image(target):
+        return target
+    try:
+        from qedge.toolkit.auto import image_for
+    except ImportError:
         raise ImageError(
             f"{target}: no such file; give an image (.qimg), made by `qedge build`"
-        )
-    names = ("context", "memory", "threads", "batch", "kernels", "allow_paging", "pin")
-    return Model.open(target, **{name: options[name] for name in names})
+        ) from None
+    from qedge.toolkit import show
+
+    with show.bar(True) as tell:
+        return image_for(target, show.say, tell)
+
+
+def _may_be_image(target: str) -> bool:
+    """Whether a file is to be opened as an image; a damaged one is, too, to hear what it is."""
+    if not os.path.isfile(target):
+        return os.path.exists(target) and not os.path.isdir(target)
+    try:
+        with open(target, "rb") as file:
+            start = file.read(len(_IMAGE_MAGIC))
+    except OSError:
+        return True
+    return start == _IMAGE_MAGIC or not start.startswith(b"GGUF")
 
 
 def port_option(function: Callable[..., None]) -> Callable[..., None]:
@@ -105,12 +148,20 @@ def board_with_ram(name: str, ram: str | None) -> Any:
 
 def board_of(target: str, port: str | None) -> Any:
     """The board that a TARGET names, or None when it is an image on this machine."""
-    if os.path.exists(target) and port is None:
+    here = os.path.exists(target)
+    if here and port is None:
+        refuse(("identity",), f"is for boards; {target} is a file here")
         return None  # before numpy is imported with what knows boards: it costs 14 MiB
     from qedge.toolkit import board
 
-    if port is None and target not in board.names():
-        return None
+    if target not in board.names():
+        if port is None:
+            return None
+        if here:
+            raise UsageError(
+                f"-p {port}: is a board's port, and {target} a file here; leave -p out, or "
+                "name the board"
+            )
     found = board.load(target)
     return found if found.device or found.linux or port is not None else None
 

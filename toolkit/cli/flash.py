@@ -94,7 +94,7 @@ def flash(
     with (
         _stopped(),
         reach(board, port, identity, show.say, service=bool(service)) as there,
-        show.bar(True) as tell,
+        show.bar(True, lines=True) as tell,
     ):
         plan = flashing.plan(there.device, image, board)
         done = flashing.apply(there.device, plan, tell)
