@@ -14,7 +14,8 @@ enum qedge_command {
     QEDGE_WRITE = 2,  /* bytes of an image into a slot */
     QEDGE_COPY = 3,   /* a block from slot to slot */
     QEDGE_JOB = 4,    /* begin work that takes steps */
-    QEDGE_STEP = 5    /* the next step of it */
+    QEDGE_STEP = 5,   /* the next step of it */
+    QEDGE_SECTION = 6 /* bytes of a small section of the active image */
 };
 
 /* SMP's own errors, for its groups and for what is no message at all. */
@@ -35,6 +36,7 @@ enum link_error {
     LINK_UNSIGNED = 9,    /* the board wants a signature, and there is no right one */
     LINK_OLDER = 10,      /* its security counter is below one that was accepted before */
     LINK_OTHER_BOARD = 11, /* the message is for a board with another id */
+    LINK_TRIED = 15,       /* the board ended several times while it tested the image */
     LINK_ENGINE = 100
 };
 

@@ -51,6 +51,8 @@ cdef extern from "host/host.h" nogil:
     const uint8_t *qe_image_section(const qe_image *, uint32_t, uint64_t *)
     qe_tensor qe_image_tensor(const qe_image *, uint32_t)
     uint32_t qe_image_tensor_count(const qe_image *)
+    enum: QE_SIGNED
+    int qe_image_signature(const qe_image *, const void *, uint64_t, const uint8_t *, uint32_t *)
     uint64_t qe_session_size(const qe_config *, const qe_session_options *)
     int qe_session_init(qe_session *, const qe_image *, const qe_session_options *, const void *,
                         const qe_workers *, void *, uint64_t)
@@ -288,6 +290,32 @@ cdef class Image:
     @property
     def bytes(self):
         return self.image.bytes
+
+    @property
+    def mapped_bytes(self):
+        """The file's: the image's, and what follows it."""
+        return self.mapped
+
+    def read(self, uint64_t offset, uint64_t count):
+        """Bytes of the mapped file, what follows the image too; fewer at its end."""
+        if offset >= self.mapped:
+            return b""
+        if count > self.mapped - offset:
+            count = self.mapped - offset
+        return PyBytes_FromStringAndSize(<const char *>self.base + offset, count)
+
+    def signature(self, bytes key not None):
+        """The counter of the image's signature by an Ed25519 key of 32 bytes; None when it has
+        none, or another's."""
+        cdef uint32_t counter = 0
+        cdef int found
+        cdef const uint8_t *raw = <const uint8_t *><const char *>key
+        if len(key) != 32:
+            raise ValueError("a key of Ed25519 has 32 bytes")
+        with nogil:
+            found = qe_image_signature(&self.image, self.base + self.image.bytes,
+                                       self.mapped - self.image.bytes, raw, &counter)
+        return counter if found == QE_SIGNED else None
 
     @property
     def rope_context(self):

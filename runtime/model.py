@@ -83,6 +83,13 @@ class Model:
         image = open_image(path)
         return cls(image, os.fspath(path), open_session(image, str(path), **options), options)
 
+    @classmethod
+    def of(cls, image: Image, path: str) -> Model:
+        """A session on an image that is mapped already, with the image's own plan."""
+        options = dict.fromkeys(("context", "memory", "threads", "batch", "kernels"))
+        merged = {**options, "allow_paging": False, "pin": False}
+        return cls(image, path, open_session(image, path, **merged), merged)
+
     def session(self, **options: Any) -> Model:
         """Another, independent session on the same mapped image; options as in `open`."""
         merged = {**self._options, **options}

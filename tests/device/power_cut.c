@@ -194,7 +194,7 @@ static int update(void)
                 return (int)error;
         }
     }
-    return job_activate(slot);
+    return job_activate(slot, NULL);
 }
 
 static uint8_t *read_file(const char *name, uint32_t *bytes)

@@ -13,6 +13,7 @@ import click
 from qedge.runtime import UsageError
 from qedge.toolkit.cli.card import flash_card
 from qedge.toolkit.cli.common import emit, json_option, port_option
+from qedge.toolkit.cli.device import key_option, trusted
 
 
 @click.command()
@@ -25,6 +26,7 @@ from qedge.toolkit.cli.common import emit, json_option, port_option
     type=click.Path(path_type=Path),
     help="Write FILE-firmware.uf2 and FILE-model.uf2 to drag and drop, and no board.",
 )
+@key_option
 @click.option(
     "--service",
     is_flag=False,
@@ -48,6 +50,7 @@ def flash(
     identity: str | None,
     dry_run: bool,
     uf2: Path | None,
+    key: Path | None,
     service: str | None,
     sdcard: Path | None,
     partition: int | None,
@@ -74,12 +77,14 @@ def flash(
     if uf2 is not None:
         from qedge.toolkit.uf2 import write
 
-        firmware_file, model_file = write(board, image, uf2)
+        firmware_file, model_file = write(board, image, uf2, trusted(key))
         fields = {"firmware": firmware_file, "model": model_file}
         emit(as_json, fields)
         if not as_json:
             show.table("drag and drop, in this order", fields, answer=True)
         return
+    if key is not None:
+        raise UsageError("--key goes with --uf2; a board on a line has its key already")
     if service and board.linux is None:
         raise UsageError(f"--service is for boards with Linux, and {name} has none")
     if service and dry_run:

@@ -14,6 +14,7 @@ import serial
 
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.runtime.frame import Decoder, StreamDecoder, encode
+from qedge.toolkit.link.answers import error
 
 READ, WRITE = 0, 2
 OS, QEDGE = 0, 64
@@ -213,9 +214,9 @@ def _checked(answer: dict[str, Any], group: int) -> dict[str, Any]:
     """The answer; Refused when it is an error."""
     wrong = answer.get("err")
     if isinstance(wrong, dict):
-        raise Refused(wrong.get("group", group), wrong.get("rc", 0), str(wrong.get("text", "")))
+        raise Refused(*error(wrong, group))
     if answer.get("rc"):
-        raise Refused(group, answer["rc"])
+        raise Refused(*error(answer, group))
     return answer
 
 

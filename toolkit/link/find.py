@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from serial.tools import list_ports
 
 from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError
+from qedge.toolkit.link.answers import Hello
 from qedge.toolkit.link.client import Link, open_line
-from qedge.toolkit.link.device import Device, Hello
+from qedge.toolkit.link.device import Device
 
 LOOK_SECONDS = 1.5
 
