@@ -8,6 +8,7 @@ import time
 from collections import namedtuple
 
 from qedge.runtime._engine import EngineError, Image, Session
+from qedge.runtime.chat import chat
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, QedgeError, UsageError
 from qedge.runtime.image import KV_NAMES, open_image
 from qedge.runtime.session import RESIDENT_BYTES, open_session
@@ -301,6 +302,8 @@ class Model:
         if isinstance(prompt, (str, bytes, bytearray)):
             prompt = self.prompt_tokens(prompt, special=special)
         prompt = list(prompt)
+        if any(isinstance(item, dict) for item in prompt):
+            raise UsageError("generate takes a text or token ids; give messages to model.chat")
         if not prompt:
             raise UsageError("the prompt is empty; give at least one token")
         self._end_generation()
@@ -413,6 +416,8 @@ class Model:
                 engine.eval((tokens[-1],))
         except EngineError as error:
             raise _engine_failure(self._path, error) from None
+
+    chat = chat
 
 
 def _utf8(text: str | bytes) -> bytes:

@@ -28,8 +28,20 @@ class Verbs(click.Group):
     """The group of all verbs: answers what people type instead of one, and groups its help."""
 
     def invoke(self, context: click.Context) -> None:
-        super().invoke(context)
-        sys.stdout.flush()
+        """Here, since click would make a bug's exit code of a broken pipe."""
+        from qedge.toolkit import show
+
+        try:
+            super().invoke(context)
+            sys.stdout.flush()
+        except OSError as error:
+            if error.filename not in show.STREAMS.values():
+                raise _system(error) from error
+            show.discard(error.filename)
+            if isinstance(error, BrokenPipeError):
+                return  # whoever read us has read enough
+            text = f"{error.filename}: {error.strerror}; send it elsewhere"
+            raise WriteError(text) from error
 
     def resolve_command(
         self, context: click.Context, words: list[str]
@@ -87,7 +99,12 @@ def main() -> None:
     show.open_streams()
     end_on_signals()
     try:
-        _run()
+        cli.main(prog_name="qedge", standalone_mode=False)
+    except click.ClickException as error:
+        _usage(error)
+    except MemoryError:
+        text = "the system has no memory left for this"
+        _failed(BudgetError.__name__, text, BudgetError.exit_code)
     except QedgeError as error:
         _failed(type(error).__name__, str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -96,32 +113,12 @@ def main() -> None:
         sys.exit(2)
 
 
-def _run() -> None:
-    """The verb. What is no error of the family but an expected failure becomes one."""
-    from qedge.toolkit import show
-
-    try:
-        cli.main(prog_name="qedge", standalone_mode=False)
-    except click.ClickException as error:
-        _usage(error)
-    except BrokenPipeError as error:
-        if error.filename not in show.STREAMS.values():
-            raise WriteError(f"{error.strerror}: whom it was sent to has ended") from error
-        show.discard(error.filename)  # whoever read us has read enough
-    except OSError as error:
-        if error.filename in show.STREAMS.values():
-            show.discard(error.filename)
-            text = f"{error.filename}: {error.strerror}; send it elsewhere"
-            raise WriteError(text) from error
-        raise _system(error) from error
-    except MemoryError:
-        raise BudgetError("the system has no memory left for this") from None
-
-
 def _system(error: OSError) -> QedgeError:
     """What the system refused, as what it is: neither a wrong path nor standard output's."""
     name = "" if error.filename is None else f"{error.filename!s}: "
     reason = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, BrokenPipeError):
+        return WriteError(f"{name}{reason}: whom it was sent to has ended; run this again")
     if error.errno in _NO_MEMORY:
         return BudgetError(f"{name}{reason}; the system has no more: stop other programs")
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
