@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +119,7 @@ def run(
 
 def _no_prompt(target: str, port: str | None) -> str:
     """What to say to a run without a PROMPT: some tools take it by -p."""
-    if port is None:
+    if port is None or not os.path.exists(target):
         return "Missing argument 'PROMPT': give a text, or - for standard input."
     return (
         "Missing argument 'PROMPT'. -p is a board's port here, the prompt stands by itself: "
