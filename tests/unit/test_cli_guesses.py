@@ -22,8 +22,8 @@ from unit.tiny_models import TinyConfig, make_weights, write_gguf
 from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError
 from qedge.runtime.model import Model
 from qedge.toolkit import cli, show
-from qedge.toolkit.chat import chat_tokens
-from qedge.toolkit.cli import guesses, prompts
+from qedge.toolkit.chat import chat_tokens, prompts
+from qedge.toolkit.cli import guesses
 
 Qedge = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMAND = [sys.executable, "-m", "qedge.toolkit"]

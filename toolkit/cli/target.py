@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from qedge.runtime import BoardTestError, UsageError
-from qedge.runtime.image import verify_image
-from qedge.toolkit.cli import prompts
+from qedge.runtime.image import EVERY_PROMPT, verify_image
 from qedge.toolkit.cli.common import (
     MODEL_OPTIONS,
     board_of,
@@ -25,6 +25,7 @@ from qedge.toolkit.cli.common import (
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
 _ASKED = ("chat", "system", "raw", "special")
+_PLAN = 2  # the section (runtime/engine/SPEC.md 3.2)
 _BY_THE_PLAN = "has no effect on a board, which runs by its image's plan; leave it out"
 
 
@@ -70,7 +71,7 @@ def run(
     input."""
     if prompt is None:
         raise click.UsageError(_no_prompt(target, port), click.get_current_context())
-    text = prompts.given(prompt)
+    text = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
     asked = {name: options[name] for name in _ASKED}
     if (board := board_of(target, port)) is not None:
         refuse(MODEL_OPTIONS, _BY_THE_PLAN)
@@ -83,7 +84,7 @@ def run(
     with open_model(target, options) as model:
         if verify:
             verify_image(model.image, target)
-        tokens = prompts.tokens_here(model, text, **asked)
+        tokens = _ids(model, text, asked)
         pieces = []
         sampling = {name: options[name] for name in _SAMPLING}
         for piece in model.generate(tokens, options["max_tokens"], hash=with_hash, **sampling):
@@ -127,6 +128,22 @@ def _no_prompt(target: str, port: str | None) -> str:
     )
 
 
+def _ids(model: Any, text: bytes, asked: dict[str, Any]) -> list[int]:
+    """The ids of a prompt; a plain one needs nothing of conversations."""
+    marked = (model.chat_template or "").startswith(EVERY_PROMPT)
+    if not asked["chat"] and asked["system"] is None and not marked:
+        return list(model.prompt_tokens(text, special=asked["special"]))
+    from qedge.toolkit.chat.prompts import ids_here
+
+    return ids_here(model, text, **asked)
+
+
+def _planned_arena(device: Any) -> int | None:
+    """The arena that the active image's plan says, of the board's; None when it has none."""
+    plan = device.section(_PLAN)
+    return None if plan is None or len(plan) < 32 else int.from_bytes(plan[24:32], "little")
+
+
 def memory_of(hello: Any, device: Any) -> dict[str, int]:
     """What a board's RAM holds for a session: a microcontroller's arena is static, so all of it
     counts, whatever the image needs of it; a board with Linux says what its agent took."""
@@ -134,7 +151,7 @@ def memory_of(hello: Any, device: Any) -> dict[str, int]:
         return {"peak_rss_bytes": hello.peak_rss}
     return {
         "arena_bytes": hello.arena,
-        "image_arena_bytes": prompts.planned_arena(device),
+        "image_arena_bytes": _planned_arena(device),
         "stack_used_bytes": hello.stack_used,
         "peak_rss_bytes": hello.arena + hello.stack_used,
     }
@@ -151,11 +168,12 @@ def _run_there(
     asked: Any,
 ) -> None:
     from qedge.toolkit import show
+    from qedge.toolkit.chat.prompts import text_there
     from qedge.toolkit.remote import Run
 
     with connected(board, port, identity) as (device, hello):
         sampling = {name: options[name] for name in _SAMPLING}
-        text, sampling["special"] = prompts.text_there(device, text, **asked)
+        text, sampling["special"] = text_there(device, text, **asked)
         made = Run(device, text, options["max_tokens"], hash=with_hash, **sampling)
         pieces = []
         for piece in made:
