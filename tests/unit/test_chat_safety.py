@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.errors import ImageError, UsageError
 from qedge.runtime.model import Model
+from qedge.toolkit.board import load
+from qedge.toolkit.build import build
 from qedge.toolkit.chat import Conversation, chat_prompt, chat_tokens, render, tokens
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -274,3 +278,38 @@ def test_last_message_is_continued(tmp_path: Path) -> None:
     assert render(trimmed, messages, **more).text.endswith("assistant: one, two,")
     with pytest.raises(ImageError, match="leaves out the last message"):
         render("{{ messages[0].content }}", messages, **more)
+
+
+@pytest.fixture(scope="module")
+def spm_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """A GGUF that asks for BOS, with scores and a space before the text."""
+    folder = tmp_path_factory.mktemp("spm")
+    config = TinyConfig(layers=1, dim=32, ffn=32, heads=4, kv_heads=2, context=64)
+    gguf = write_gguf(folder / "s.gguf", config, make_weights(1, config), tokenizer="spm")
+    built = build(gguf, load("x86-64"), folder / "s.qimg", quant="f32")
+    with Model.open(built.image) as opened:
+        yield opened
+
+
+def test_gguf_that_asks_for_bos_gets_one_and_never_two(
+    spm_model: Model, rendered_here: None
+) -> None:
+    messages = [{"role": "user", "content": "the rain"}]
+    text = "[{{ messages[0].content }}]"
+    expected = spm_model.prompt_tokens("[the rain]")
+    assert expected[0] == 1
+    assert chat_tokens(spm_model, messages, template=text) == expected
+    assert chat_tokens(spm_model, messages, template="{{ bos_token }}" + text) == expected
+    facts = tokens.conversation_of(spm_model)
+    assert facts.prompt_bos and facts.chat_bos and facts.special_tokens["unk_token"] == "<unk>"
+
+
+def test_a_space_before_the_text_comes_where_the_vocabulary_puts_it(
+    spm_model: Model, rendered_here: None
+) -> None:
+    way = "{{ bos_token }}the {{ messages[0].content }}{{ eos_token }}rain"
+    for content in ("rain", "a</s>b", "<s>", " </s> ", "<unk>"):
+        ids = chat_tokens(spm_model, [{"role": "user", "content": content}], template=way)
+        plain = spm_model.tokenize(f"the {content}")
+        after = spm_model.tokenize("</s>rain", special=True)
+        assert ids == [1, *plain, *after], content

@@ -61,6 +61,6 @@ def of_gguf(metadata: Mapping[str, Any]) -> dict[str, str]:
             continue
         if type(number) is not int:
             raise ImageError(f"{key} is {number!r:.60}, not a token's id")
-        if 0 <= number < len(tokens) and isinstance(tokens[number], str):
-            found[name] = tokens[number]
+        if 0 <= number < len(tokens):
+            found[name] = bytes(tokens[number]).decode("utf-8", "replace")
     return found
