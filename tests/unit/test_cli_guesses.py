@@ -421,3 +421,57 @@ def test_chat_without_the_toolkit_says_what_to_install(
     monkeypatch.setitem(sys.modules, "qedge.toolkit.chat", None)
     with Model.open(tiny_image) as model, pytest.raises(UsageError, match="jinja2"):
         model.chat([{"role": "user", "content": "hi"}])
+
+
+# ---- boards, before one is looked for ----
+
+
+def test_identity_is_refused_for_a_board_without_ssh(qedge: Qedge, tiny_image: Path) -> None:
+    for words in (
+        ["run", "pico", "hi"],
+        ["reset", "pico"],
+        ["flash", tiny_image, "-b", "pico"],
+    ):
+        done = qedge(*words, "--identity", "key", "-p", "/dev/null")
+        assert done.returncode == 2 and "UsageError: --identity is for boards" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["--seed", "-1"], ["--seed", str(1 << 64)], ["--top-k", "-1"], ["--top-p", "2"]),
+        *(["--min-p", "-1"], ["--temperature", "-1"], ["--repeat-penalty", "0"], ["-n", "0"]),
+        *(["--stop", ""], ["-n", str(1 << 40)]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_sampling_is_a_usage_error_before_a_board_is_asked(
+    qedge: Qedge, option: list[str]
+) -> None:
+    done = qedge("run", "pico", "hi", *option, "-p", "/dev/null")
+    assert done.returncode == 2 and option[0] in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, found",
+    [
+        (["build", "-b", "mps2-m"], "mps2-m4"),
+        (["run", "pico"], "pico2"),
+        (["reset", "pi-z"], "pi-zero2"),
+        (["build", "--quant", "q4"], "q4_0"),
+        (["firmware", "build", "-b", "mps2-m"], "mps2-m7"),
+        (["fl"], "flash"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_tab_completes_verbs_boards_and_types(words: list[str], found: str) -> None:
+    surroundings = {
+        **os.environ,
+        "_QEDGE_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["qedge", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run(
+        COMMAND, env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert f"plain,{found}" in done.stdout.splitlines(), done.stdout + done.stderr

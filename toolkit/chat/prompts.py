@@ -61,7 +61,7 @@ def text_there(
     `special`). The template is that of the image there; options as of ids_here.
 
     ImageError when it has none, UsageError when a message holds a control token."""
-    data = text.encode() if isinstance(text, str) else text
+    data = _utf8(text) if isinstance(text, str) else text
     turn = is_turn(None, chat, system, raw)
     section = None if raw else device.section(TEMPLATE)
     template = None if section is None else section.decode("utf-8", "replace")
@@ -73,4 +73,11 @@ def text_there(
         )
     facts = read_facts(device.section(CHAT))
     made = chat_prompt(template, facts, conversation(data, system), special=special)
-    return made.encode(), True
+    return _utf8(made), True
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ImageError("the prompt is not UTF-8; convert it first") from None

@@ -12,7 +12,7 @@ import click
 
 from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError
 from qedge.runtime.text import printable
-from qedge.toolkit.cli import advice, common, device, flash, guesses, model, report, target
+from qedge.toolkit.cli import advice, common, device, flash, model, report, target
 
 GROUPS = {
     "Models": ("pull", "build", "advise", "inspect", "tokenize", "eval"),
@@ -47,6 +47,8 @@ class Verbs(click.Group):
         self, context: click.Context, words: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(context, words[0]) is None:
+            from qedge.toolkit.cli import guesses
+
             words = guesses.meant(self, context, words)
         return super().resolve_command(context, words)
 
@@ -54,6 +56,8 @@ class Verbs(click.Group):
         try:
             return super().parse_args(context, words)
         except click.NoSuchOption as error:
+            from qedge.toolkit.cli import guesses
+
             error.message, error.possibilities = guesses.misplaced(self, context, words, error)
             raise
 
@@ -81,6 +85,7 @@ def cli() -> None:
 
 for room in (model, advice, target, report, flash, device):
     for verb in room.VERBS:
+        common.complete(verb)
         cli.add_command(verb)
 
 

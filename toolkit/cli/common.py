@@ -6,9 +6,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 from qedge.runtime import ImageError, UsageError
 
@@ -126,6 +129,50 @@ def port_option(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+class Words(click.ParamType):
+    """Text that tab completion knows words for; files too, where a path may stand."""
+
+    name = "text"
+
+    def __init__(self, words: Callable[[], Iterable[str]], files: bool = False) -> None:
+        self._words, self._files = words, files
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(word) for word in self._words() if word.startswith(incomplete)]
+        return [*found, *([CompletionItem(incomplete, type="file")] if self._files else [])]
+
+
+def _boards() -> list[str]:
+    from qedge.toolkit import board
+
+    return [*board.names(), "host"]
+
+
+_COMPLETED = {
+    "board": Words(_boards),
+    "target": Words(_boards, files=True),
+    "quant": Words(lambda: ("q4_0", "q8_0", "f16", "f32")),
+    "kv": Words(lambda: ("q8_0", "f16", "f32")),
+    "embedding": Words(lambda: ("q4_0", "q8_0", "f16", "f32")),
+}
+
+
+def complete(verb: click.Command) -> None:
+    """Gives the parameters of a verb, and of its own verbs, the words of tab completion."""
+    for inner in getattr(verb, "commands", {}).values():
+        complete(inner)
+    for parameter in verb.params:
+        names = {option.lstrip("-") for option in parameter.opts}
+        if getattr(parameter, "metavar", None) == "BOARD":
+            names = {"board"}
+        for name in names & _COMPLETED.keys():
+            parameter.type = _COMPLETED[name]
+
+
 def context_value(text: str) -> int | str:
     try:
         return "auto" if text == "auto" else int(text)
@@ -166,6 +213,12 @@ def board_of(target: str, port: str | None) -> Any:
     return found if found.device or found.linux or port is not None else None
 
 
+def check_identity(board: Any) -> None:
+    """UsageError for --identity with a board that is not reached by ssh."""
+    if board.linux is None:
+        refuse(("identity",), f"is for boards that are reached by ssh; a {board.name} is not")
+
+
 @contextmanager
 def connected(
     board: Any, port: str | None, identity: str | None = None
@@ -174,5 +227,6 @@ def connected(
     from qedge.toolkit import show
     from qedge.toolkit.reach import reach
 
+    check_identity(board)
     with reach(board, port, identity, show.say) as found:
         yield found.device, found.hello

@@ -12,7 +12,7 @@ import click
 
 from qedge.runtime import UsageError
 from qedge.toolkit.cli.card import flash_card
-from qedge.toolkit.cli.common import emit, json_option, port_option
+from qedge.toolkit.cli.common import check_identity, emit, json_option, port_option
 from qedge.toolkit.cli.device import key_option, trusted
 
 
@@ -89,6 +89,7 @@ def flash(
         raise UsageError(f"--service is for boards with Linux, and {name} has none")
     if service and dry_run:
         raise UsageError("--service writes to the board, --dry-run does not: leave one out")
+    check_identity(board)
     open_image(image)  # what is wrong with it is said before a board is looked for
     if dry_run:
         fields = _would_flash(image, board, port, identity)

@@ -24,6 +24,7 @@ from qedge.toolkit.cli.common import (
 )
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
+_COUNT, _SHARE = click.IntRange(1, (1 << 31) - 1), click.FloatRange(0, 1)
 _ASKED = ("chat", "system", "raw", "special")
 _PLAN = 2  # the section (runtime/engine/SPEC.md 3.2)
 _BY_THE_PLAN = "has no effect on a board, which runs by its image's plan; leave it out"
@@ -32,14 +33,29 @@ _BY_THE_PLAN = "has no effect on a board, which runs by its image's plan; leave 
 @click.command()
 @click.argument("target")
 @click.argument("prompt", required=False)
-@click.option("-n", "--max-tokens", default=256, show_default=True, help="Tokens at most.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-k", default=0, help="0 is off.")
-@click.option("--top-p", default=1.0, help="1 is off.")
-@click.option("--min-p", default=0.0, help="0 is off.")
-@click.option("--repeat-penalty", default=1.0, help="1 is off.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--stop", multiple=True, help="A text that ends the answer; may be repeated.")
+@click.option(
+    "-n", "--max-tokens", type=_COUNT, default=256, show_default=True, help="Tokens at most."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 1e6),
+    default=0.0,
+    show_default=True,
+    help="0 is greedy.",
+)
+@click.option("--top-k", type=click.IntRange(0, 1 << 31), default=0, help="0 is off.")
+@click.option("--top-p", type=_SHARE, default=1.0, help="1 is off.")
+@click.option("--min-p", type=_SHARE, default=0.0, help="0 is off.")
+@click.option(
+    "--repeat-penalty", type=click.FloatRange(1e-6, 1e6), default=1.0, help="1 is off."
+)
+@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, help="Default: 0.")
+@click.option(
+    "--stop",
+    multiple=True,
+    callback=lambda *values: _stops(values[2]),
+    help="A text that ends the answer; may be repeated.",
+)
 @click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
 @click.option("--system", metavar="TEXT", help="A system message in front; implies --chat.")
 @click.option(
@@ -118,6 +134,13 @@ def run(
             )
 
 
+def _stops(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts of --stop. UsageError for an empty one."""
+    if "" in texts:
+        raise UsageError("an empty --stop would stop everything; leave it out")
+    return texts
+
+
 def _no_prompt(target: str, port: str | None) -> str:
     """What to say to a run without a PROMPT: some tools take it by -p."""
     if port is None or not os.path.exists(target):
@@ -130,7 +153,7 @@ def _no_prompt(target: str, port: str | None) -> str:
 
 def _ids(model: Any, text: bytes, asked: dict[str, Any]) -> list[int]:
     """The ids of a prompt; a plain one needs nothing of conversations."""
-    marked = (model.chat_template or "").startswith(EVERY_PROMPT)
+    marked = not asked["raw"] and (model.chat_template or "").startswith(EVERY_PROMPT)
     if not asked["chat"] and asked["system"] is None and not marked:
         return list(model.prompt_tokens(text, special=asked["special"]))
     from qedge.toolkit.chat.prompts import ids_here
