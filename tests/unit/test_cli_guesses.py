@@ -30,6 +30,15 @@ COMMAND = [sys.executable, "-m", "qedge.toolkit"]
 TURN = "<|im_start|>user\nthe rain<|im_end|>\n<|im_start|>assistant\n"
 
 
+def refused(*words: object) -> str:
+    """What a wrong call says, without a process of its own."""
+    with pytest.raises((UsageError, click.ClickException)) as caught:
+        cli.cli.main([str(word) for word in words], prog_name="qedge", standalone_mode=False)
+    if isinstance(caught.value, click.ClickException):
+        return caught.value.format_message()
+    return f"UsageError: {caught.value}"
+
+
 # ---- verbs ----
 
 
@@ -68,9 +77,8 @@ def test_help_cuts_nothing_off_and_lists_every_verb_once(qedge: Qedge) -> None:
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )
-def test_guess_is_answered_with_what_to_type(qedge: Qedge, words: list[str], said: str) -> None:
-    done = qedge(*words)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+def test_guess_is_answered_with_what_to_type(words: list[str], said: str) -> None:
+    assert said in refused(*words)
 
 
 def test_hints_name_verbs_and_options_that_there_are() -> None:
@@ -105,15 +113,14 @@ def test_prompt_by_p_is_told_apart_from_a_port(qedge: Qedge, tiny_image: Path) -
     ids=lambda option: option[0],
 )
 def test_option_that_a_board_cannot_honour_is_refused_by_name(
-    qedge: Qedge, verb: str, option: list[str]
+    verb: str, option: list[str]
 ) -> None:
     words = [verb, "pico", *(["hi"] if verb == "run" else []), *option, "-p", "/dev/null"]
-    done = qedge(*words)
-    assert done.returncode == 2 and f"UsageError: {option[0]} " in done.stderr
+    assert refused(*words).startswith(f"UsageError: {option[0]} ")
 
 
 def test_other_options_of_images_are_refused_for_boards_and_the_other_way(
-    qedge: Qedge, tiny_image: Path
+    tiny_image: Path,
 ) -> None:
     for words in (
         ["run", "pico", "hi", "--verify"],
@@ -123,8 +130,7 @@ def test_other_options_of_images_are_refused_for_boards_and_the_other_way(
         ["run", str(tiny_image), "hi", "--identity", "key"],
     ):
         option = next(word for word in words if word.startswith("--"))
-        done = qedge(*words)
-        assert done.returncode == 2 and f"UsageError: {option} " in done.stderr
+        assert refused(*words).startswith(f"UsageError: {option} ")
 
 
 # ---- prompts ----
@@ -426,14 +432,14 @@ def test_chat_without_the_toolkit_says_what_to_install(
 # ---- boards, before one is looked for ----
 
 
-def test_identity_is_refused_for_a_board_without_ssh(qedge: Qedge, tiny_image: Path) -> None:
+def test_identity_is_refused_for_a_board_without_ssh(tiny_image: Path) -> None:
     for words in (
         ["run", "pico", "hi"],
         ["reset", "pico"],
         ["flash", tiny_image, "-b", "pico"],
     ):
-        done = qedge(*words, "--identity", "key", "-p", "/dev/null")
-        assert done.returncode == 2 and "UsageError: --identity is for boards" in done.stderr
+        said = refused(*words, "--identity", "key", "-p", "/dev/null")
+        assert said.startswith("UsageError: --identity is for boards")
 
 
 @pytest.mark.parametrize(
@@ -445,11 +451,8 @@ def test_identity_is_refused_for_a_board_without_ssh(qedge: Qedge, tiny_image: P
     ],
     ids=" ".join,
 )
-def test_wrong_sampling_is_a_usage_error_before_a_board_is_asked(
-    qedge: Qedge, option: list[str]
-) -> None:
-    done = qedge("run", "pico", "hi", *option, "-p", "/dev/null")
-    assert done.returncode == 2 and option[0] in done.stderr
+def test_wrong_sampling_is_a_usage_error_before_a_board_is_asked(option: list[str]) -> None:
+    assert option[0] in refused("run", "pico", "hi", *option, "-p", "/dev/null")
 
 
 @pytest.mark.parametrize(
