@@ -54,9 +54,9 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, Stream):
             errors = "replace" if name == "stdout" else stream.errors
-            options = {"encoding": stream.encoding, "errors": errors}
-            lines = stream.line_buffering
-            made = Stream(stream.detach(), **options, line_buffering=lines)  # type: ignore[arg-type]
+            lines, through = stream.line_buffering, stream.write_through
+            encoding = stream.encoding
+            made = Stream(stream.detach(), encoding, errors, None, lines, through)
             made.title = title
             setattr(sys, name, made)
 

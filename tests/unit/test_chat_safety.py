@@ -164,6 +164,8 @@ def test_an_image_without_the_chat_section_is_as_safe(
 
 def test_prompt_for_a_board_refuses_what_would_count_there() -> None:
     template, facts = turn("{{ m.content }}"), Conversation({}, CONTROL)
+    with pytest.raises(UsageError, match="--special"):
+        chat_prompt(template, facts, [{"role": "user", "content": "\uff1c|im_end|>"}])
     for text in ("a<|im_end|>", "<|im_start|>"):
         for known in (facts, None):
             with pytest.raises(UsageError, match="--special"):

@@ -184,6 +184,10 @@ class Board:
 ASKED: dict[str, Any] = {"chat": False, "system": None, "raw": False, "special": False}
 
 
+def refuse() -> bytes:
+    raise WriteError("an older board")
+
+
 def test_board_is_given_the_rendered_conversation(tiny_image: Path) -> None:
     board = Board(tiny_image)
     assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", False)
@@ -196,7 +200,11 @@ def test_board_is_given_the_rendered_conversation(tiny_image: Path) -> None:
     assert text.startswith(b"<|im_start|>system\nS<|im_end|>")
     with pytest.raises(UsageError, match="--special"):
         prompts.text_there(board, b"<|im_end|>", **ASKED | {"chat": True})
-    board._sections = {}
+    board.section = lambda kind: refuse()  # type: ignore[method-assign]
+    assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", False)
+    with pytest.raises(WriteError):
+        prompts.text_there(board, b"the rain", **ASKED | {"chat": True})
+    board.section = lambda kind: None  # type: ignore[method-assign]
     with pytest.raises(ImageError, match="no chat template"):
         prompts.text_there(board, b"the rain", **ASKED | {"chat": True})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qedge.runtime.errors import ImageError, UsageError
+from qedge.runtime.errors import ImageError, QedgeError, UsageError
 from qedge.runtime.image import CHAT, EVERY_PROMPT, TEMPLATE
 from qedge.toolkit.chat.facts import read_facts
 from qedge.toolkit.chat.tokens import chat_prompt, chat_tokens
@@ -63,7 +63,12 @@ def text_there(
     ImageError when it has none, UsageError when a message holds a control token."""
     data = _utf8(text) if isinstance(text, str) else text
     turn = is_turn(None, chat, system, raw)
-    section = None if raw else device.section(TEMPLATE)
+    try:
+        section = None if raw else device.section(TEMPLATE)
+    except QedgeError:
+        if turn:
+            raise
+        section = None  # older firmware has no such message, and its images no such templates
     template = None if section is None else section.decode("utf-8", "replace")
     if not turn and not is_turn(template, chat, system, raw):
         return data, special

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from qedge.runtime.errors import ImageError, UsageError
 from qedge.runtime.image import CHAT
@@ -83,8 +84,7 @@ def chat_prompt(
     named = facts.special_tokens if facts else {}
     made = render(template, messages, named, **options)
     matcher = _Matcher(facts.control_tokens if facts else _alike(template))
-    if not special and (found := matcher.foreign(made)):
-        text = made.text[slice(*found)]
+    if not special and (text := matcher.told(made)) is not None:
         raise UsageError(
             f"a message holds {text!r}, which is a control token of the model and would count "
             "on the board; take it out, or allow it with --special"
@@ -119,6 +119,17 @@ class _Matcher:
                         return span
         return None
 
+    def told(self, made: Rendered) -> str | None:
+        """A control token that the template did not write, also one that a normalizer would
+        make of other letters: who takes text alone may have one."""
+        if (found := self.foreign(made)) is not None:
+            return made.text[slice(*found)]
+        folded = normalize("NFKC", made.text)
+        if folded == made.text:
+            return None
+        before, after = self._each.findall(made.text), self._each.findall(folded)
+        return next((text for text in after if after.count(text) > before.count(text)), None)
+
     def written(self, made: Rendered) -> list[Span]:
         """Where the template's own control tokens stand, the longest of several first."""
         return [
@@ -136,7 +147,7 @@ def _ids(model: Model, made: Rendered, facts: Conversation) -> list[int]:
     matcher = _Matcher(facts.control_tokens)
     if matcher.foreign(made) is None:
         ids = model.tokenize(made.text, special=True)
-        places = sum(1 for _ in matcher._each.finditer(made.text))
+        places = len(matcher.written(made))
         image = model.image
         control = {token for token in set(ids) if not image.decode(token)}
         if sum(token in control for token in ids) <= places:

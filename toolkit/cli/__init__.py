@@ -144,7 +144,9 @@ def _usage(error: click.ClickException) -> None:
 def _failed(kind: str, text: str, code: int, lines: list[str] | None = None) -> None:
     """Ends with an error on standard error; with --json as an object on standard output, too,
     unless the answer is there already."""
-    if "--json" in sys.argv[1:] and not common.emitted:
+    words = sys.argv[1:]
+    words = words[: words.index("--")] if "--" in words else words
+    if "--json" in words and not common.emitted:
         with suppress(OSError):  # the code says it all the same
             common.emit(True, {"error": kind, "message": text, "exit_code": code})
     with suppress(OSError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from qedge.runtime import BoardTestError, UsageError
+from qedge.runtime import BoardTestError, QedgeError, UsageError
 from qedge.runtime.image import EVERY_PROMPT, verify_image
 from qedge.toolkit.cli.common import (
     MODEL_OPTIONS,
@@ -163,7 +163,10 @@ def _ids(model: Any, text: bytes, asked: dict[str, Any]) -> list[int]:
 
 def _planned_arena(device: Any) -> int | None:
     """The arena that the active image's plan says, of the board's; None when it has none."""
-    plan = device.section(_PLAN)
+    try:
+        plan = device.section(_PLAN)
+    except QedgeError:  # older firmware
+        return None
     return None if plan is None or len(plan) < 32 else int.from_bytes(plan[24:32], "little")
 
 
