@@ -16,6 +16,7 @@ import os
 import select
 import struct
 import sys
+import time
 
 from qedge.runtime import cbor
 from qedge.runtime._engine import EngineError
@@ -142,7 +143,7 @@ class Agent:
                 return f"the agent ended {TRIES} times while it was tested"
             named = bytes.fromhex(image_id)
             self._jobs.begin({"job": "activate", "slot": slot, "id": named})
-            while not self._jobs.step().get("done"):
+            while not self._jobs.step(None).get("done"):
                 pass
         except SlotError as error:
             if error.code == LOCKED:
@@ -220,7 +221,7 @@ class Agent:
             self._jobs.begin(values)
             return {}
         if command == STEP:
-            return self._jobs.step()
+            return self._jobs.step(values.get("ticket"))
         if command == SECTION:
             return self._section(values["kind"], values.get("offset", 0))
         raise SlotError(_SMP_UNSUPPORTED)
@@ -349,12 +350,18 @@ def serve(agent: Agent, source: int, output: int, *, noisy: bool) -> None:
 
 
 def _serial(path: str, baud: int) -> int:
-    """A serial line, raw. termios takes the usual speeds only."""
+    """A serial line, raw. termios takes the usual speeds only. One that is not there ends the
+    agent: the service starts it anew until it is (a line that comes back is another device,
+    which systemd lets nobody have who was started before)."""
     import termios
     import tty
 
-    number = os.open(path, os.O_RDWR | os.O_NOCTTY)
-    tty.setraw(number)
+    try:
+        number = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(number)
+    except (OSError, termios.error) as error:
+        reason = error.args[1] if len(error.args) > 1 else error
+        raise SystemExit(f"{path}: {reason}; the service waits for this line") from None
     speed = getattr(termios, f"B{baud}", None)
     if speed is None:
         raise SystemExit(f"{path}: no speed of {baud} baud; take 115200")
@@ -383,6 +390,7 @@ def main() -> None:
                 serve(agent, line, line, noisy=True)
                 os.close(line)
                 agent.close()
+                time.sleep(1.0)  # a line without another end, or one that is going
         output = os.dup(1)
         os.dup2(2, 1)  # nothing that prints may talk into the link
         serve(agent, 0, output, noisy=False)

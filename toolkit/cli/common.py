@@ -110,14 +110,17 @@ def _may_be_image(target: str) -> bool:
     return start == _IMAGE_MAGIC or not start.startswith(b"GGUF")
 
 
+identity_option = click.option(
+    "--identity",
+    envvar="QEDGE_IDENTITY",
+    help="A private key for ssh; default: as your ssh configuration says.",
+)
+
+
 def port_option(function: Callable[..., None]) -> Callable[..., None]:
     """-p, and the key for a board that is reached by ssh."""
     for option in (
-        click.option(
-            "--identity",
-            envvar="QEDGE_IDENTITY",
-            help="A private key for ssh; default: as your ssh configuration says.",
-        ),
+        identity_option,
         click.option(
             "-p",
             "--port",

@@ -148,6 +148,26 @@ def _emulate_linux(
                     raise NoBoardError(emulator.end_text())
 
 
+def list_connected(ports: tuple[str, ...], identity: str | None, as_json: bool) -> None:
+    """`qedge boards --connected`: a line each, also where nothing answers."""
+    from qedge.toolkit import show
+    from qedge.toolkit.connected import look
+
+    found = look(ports, identity, show.say)
+    emit(as_json, {"connected": [asdict(one) for one in found]})
+    if as_json:
+        return
+    if not found:
+        print("no serial port is behind USB here; give others, and user@host, with -p")
+    for one in found:
+        if not one.board:
+            print(f"{one.port}: no board answers ({one.note})")
+            continue
+        parts = [one.board, f"id {one.board_id or '-'}", f"image {one.image_id or 'none'}"]
+        parts += [*(["emulated"] if one.emulated else []), *([one.note] if one.note else [])]
+        print(f"{one.port}: {', '.join(parts)}")
+
+
 @click.group()
 def firmware() -> None:
     """The firmware of boards."""

@@ -90,6 +90,10 @@ def flash(
     if service and dry_run:
         raise UsageError("--service writes to the board, --dry-run does not: leave one out")
     check_identity(board)
+    if service:
+        from qedge.toolkit.service import check_line
+
+        check_line(service)
     open_image(image)  # what is wrong with it is said before a board is looked for
     if dry_run:
         fields = _would_flash(image, board, port, identity)
@@ -107,9 +111,10 @@ def flash(
         if service and there.linux is not None:
             from qedge.toolkit.service import enable, unit
 
-            text = unit(board, there.linux.python, open_image(image), service)
+            found = there.linux
+            text = unit(board, found.python, found.runtime, open_image(image), service)
             there.device.reset()  # the service has its own lock
-            enable(there.linux.shell, text)
+            enable(found.shell, text)
     fields = asdict(done)
     if there.seconds:
         fields["seconds_before"] = there.seconds

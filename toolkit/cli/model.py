@@ -16,6 +16,7 @@ from qedge.toolkit.cli.common import (
     board_with_ram,
     context_value,
     emit,
+    identity_option,
     json_option,
     model_options,
     open_model,
@@ -203,11 +204,29 @@ def evaluate(
 
 
 @click.command()
+@click.option("--connected", is_flag=True, help="Those that answer now, at serial ports.")
+@click.option(
+    "-p",
+    "--port",
+    "ports",
+    multiple=True,
+    help="With --connected: look here instead, at a serial port or user@host; several times.",
+)
+@identity_option
 @json_option
-def boards(as_json: bool) -> None:
-    """List the boards that images can be built for."""
+def boards(
+    connected: bool, ports: tuple[str, ...], identity: str | None, as_json: bool
+) -> None:
+    """List the boards that images can be built for, or those that answer now."""
     from qedge.toolkit import board, show
 
+    if ports and not connected:
+        raise UsageError("--port goes with --connected")
+    if connected:
+        from qedge.toolkit.cli.device import list_connected
+
+        list_connected(ports, identity, as_json)
+        return
     known = [board.load(name) for name in board.names()]
     here = board.load("host").name
     emit(as_json, {"boards": [asdict(b) for b in known], "host": here})
