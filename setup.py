@@ -13,13 +13,13 @@ if os.environ.get("QEDGE_SANITIZE"):  # address,undefined: see CONTRIBUTING.md
     FLAGS += [f"-fsanitize={os.environ['QEDGE_SANITIZE']}", "-g", "-O1"]
 SANITIZE = [flag for flag in FLAGS if flag.startswith("-fsanitize")]
 
-packages = list(ROOMS.values())
+packages = ["qedge", *ROOMS.values()]
 for folder, package in ROOMS.items():
     packages += [f"{package}.{name}" for name in find_packages(folder)]
 
 setup(
     packages=packages,
-    package_dir={package: folder for folder, package in ROOMS.items()},
+    package_dir={"qedge": "package", **{room: folder for folder, room in ROOMS.items()}},
     ext_modules=[
         Extension(
             "qedge.runtime._engine",

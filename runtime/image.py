@@ -28,7 +28,11 @@ SECTIONS = {
     7: "weights",
     8: "golden",
     9: "provenance",
+    10: "chat",
 }
+TEMPLATE, CHAT = 4, 10
+# A chat template that begins so asks for every prompt that a program is given (SPEC 3.9).
+EVERY_PROMPT = "{#- every prompt is a turn -#}"
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:

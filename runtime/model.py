@@ -8,6 +8,7 @@ from _weakref import ref
 
 from qedge.runtime import arguments
 from qedge.runtime._engine import EngineError, Image, Session
+from qedge.runtime.chat import chat
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, UsageError
 from qedge.runtime.generation import Clock, Generation, Stats, pieces
 from qedge.runtime.image import (
@@ -387,6 +388,10 @@ class Model:
             if arguments.is_text(prompt):
                 prompt = self.prompt_tokens(prompt, special=special)  # type: ignore[arg-type]
             ids = arguments.listed("the prompt", prompt)
+            if any(isinstance(one, dict) for one in ids):
+                raise UsageError(
+                    "generate takes a text or token ids; give messages to model.chat"
+                )
             if not ids:
                 raise UsageError("the prompt is empty; give at least one token")
             if not keep:
@@ -442,3 +447,5 @@ class Model:
             raise engine_failure(self._path, error) from None
         check_untouched(self._image, self._path)
         return tokens, engine.hash_digest().hex()
+
+    chat = chat

@@ -19,6 +19,7 @@ from qedge.runtime.model import Model
 from qedge.toolkit import rope
 from qedge.toolkit.board import Board, host_name
 from qedge.toolkit.budget import Plan, plan
+from qedge.toolkit.chat.facts import facts_of
 from qedge.toolkit.files import new_file
 from qedge.toolkit.image import (
     KINDS,
@@ -85,7 +86,16 @@ def sized(
     """At most the image's bytes without its rope table."""
     weight_bytes = sum(entry.bytes for entry in entries)
     texts = len(vocabulary) + len((source.chat_template or "").encode())
+    texts += len(conversation(source) or b"")
     return weight_bytes + frame_bytes(board, weight_bytes, len(entries), texts)
+
+
+def conversation(source: SourceModel) -> bytes | None:
+    """The chat section; None without a template."""
+    if source.chat_template is None:
+        return None
+    named, folder = source.special_tokens or {}, source.path.is_dir()
+    return facts_of(source.vocabulary, named, source.chat_template, folder=folder).pack()
 
 
 def _provenance(
@@ -240,6 +250,7 @@ def build(
             provenance("0" * 64),
             table,
             packed,
+            conversation(source),
         )
         writer.set_provenance(provenance(digest.result()))
         source.check_unchanged()

@@ -53,15 +53,22 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def fails(run: Run, tmp_path: Path) -> Callable[..., str]:
-    """Runs to a failure and returns its line; nothing on stdout, no traceback, no litter."""
+    """Runs to a failure and returns its line; nothing on stdout but --json's error, no
+    traceback, no litter."""
 
     def call(code: int, *arguments: object, **options: Any) -> str:
         before = sorted(tmp_path.rglob("*"))
         done = run(*arguments, **options)
         message = done.stderr.decode("utf-8", "backslashreplace")
         assert done.returncode == code, message
-        assert done.stdout == b"" and "Traceback" not in message
+        assert "Traceback" not in message
         assert re.match(f"({CLASSES[code]}: .|Usage: )", message), message
+        if "--json" in arguments:
+            found = json.loads(done.stdout)
+            assert (found["error"], found["exit_code"]) == (CLASSES[code], code)
+            assert found["message"] in message and len(found) == 3
+        else:
+            assert done.stdout == b""
         assert sorted(tmp_path.rglob("*")) == before
         return message
 
@@ -501,7 +508,7 @@ def test_json_is_one_object_and_nothing_else_for_every_verb(
         assert done.stdout.count(b"\n") == 1 and b"NaN" not in done.stdout
 
 
-def test_json_of_a_failure_leaves_standard_output_empty(
+def test_json_of_a_failure_is_one_object_with_the_error(
     fails: Callable[..., str], tiny_image: Path, tiny_gguf: Path, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut.qimg"

@@ -12,7 +12,7 @@ import click
 
 from qedge.runtime import UsageError
 from qedge.toolkit.cli.card import flash_card
-from qedge.toolkit.cli.common import emit, json_option, port_option
+from qedge.toolkit.cli.common import check_identity, emit, json_option, port_option
 from qedge.toolkit.cli.device import key_option, trusted
 
 
@@ -89,6 +89,7 @@ def flash(
         raise UsageError(f"--service is for boards with Linux, and {name} has none")
     if service and dry_run:
         raise UsageError("--service writes to the board, --dry-run does not: leave one out")
+    check_identity(board)
     if service:
         from qedge.toolkit.service import check_line
 
@@ -103,7 +104,7 @@ def flash(
     with (
         _stopped(),
         reach(board, port, identity, show.say, service=bool(service)) as there,
-        show.bar(True) as tell,
+        show.bar(True, lines=True) as tell,
     ):
         plan = flashing.plan(there.device, image, board)
         done = flashing.apply(there.device, plan, tell)

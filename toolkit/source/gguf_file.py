@@ -13,7 +13,7 @@ import numpy as np
 
 from qedge.runtime.errors import ImageError
 from qedge.toolkit.locate import split_parts
-from qedge.toolkit.source import blocks
+from qedge.toolkit.source import blocks, special_tokens
 from qedge.toolkit.source.gguf_config import ARCHITECTURE, ROPE_FACTORS, Keys
 from qedge.toolkit.source.gguf_header import Header, TensorEntry, read_header, read_metadata
 from qedge.toolkit.source.model import SourceModel, SourceTensor, check_config, check_tensors
@@ -59,10 +59,11 @@ def open_gguf(path: Path) -> SourceModel:
         raise ImageError(f"{path}: tokenizer.chat_template is not text in UTF-8")
     try:
         words = vocabulary.from_gguf(metadata)
+        named = special_tokens.of_gguf(metadata)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     opened = tuple(header.file for header in headers)
-    return SourceModel(path, config, words, template, ordered, opened)
+    return SourceModel(path, config, words, template, ordered, opened, named)
 
 
 def read_all_metadata(path: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qedge.runtime.errors import ImageError
 from qedge.toolkit.locate import names_in
+from qedge.toolkit.source import special_tokens
 from qedge.toolkit.source.hf_config import read_config
 from qedge.toolkit.source.hf_names import IGNORED, canonical, plain_names
 from qedge.toolkit.source.model import (
@@ -67,7 +68,8 @@ def open_hf_folder(folder: Path) -> SourceModel:
             f"the embedding {config.vocab_size} rows; take both from the same model"
         )
     template = read_chat_template(folder)
-    return SourceModel(folder, config, words, template, ordered, opened)
+    named = special_tokens.of_folder(folder)
+    return SourceModel(folder, config, words, template, ordered, opened, named)
 
 
 def _stored(shards: Iterable[SourceFile]) -> list[tuple[str, StoredArray]]:

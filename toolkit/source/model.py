@@ -179,6 +179,7 @@ class SourceModel:
     chat_template: str | None
     tensors: Mapping[str, SourceTensor]
     opened: tuple[SourceFile, ...]
+    special_tokens: Mapping[str, str] | None = None  # as templates name them
 
     @property
     def files(self) -> tuple[Path, ...]:
