@@ -143,7 +143,11 @@ def main() -> None:
         cli.main(prog_name="qedge", standalone_mode=False)
     except click.ClickException as error:
         _usage(error)
-    except (RuntimeError, OSError) as error:
+    except (click.Abort, KeyboardInterrupt):
+        with suppress(OSError):  # the terminal may be what has gone
+            print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except (RuntimeError, OSError) as error:  # click's Abort is the former
         if not _no_more_processes(error):
             raise
         _failed(BudgetError.__name__, _NO_PROCESSES, BudgetError.exit_code)
@@ -152,10 +156,6 @@ def main() -> None:
         _failed(BudgetError.__name__, text, BudgetError.exit_code)
     except QedgeError as error:
         _failed(type(error).__name__, str(error), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        with suppress(OSError):  # the terminal may be what has gone
-            print("interrupted", file=sys.stderr, flush=True)
-        sys.exit(2)
 
 
 def _system(error: OSError) -> QedgeError:
