@@ -328,6 +328,7 @@ def test_hang_up_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     for number in (signal.SIGHUP, signal.SIGTERM):
         child = subprocess.Popen(
             [sys.executable, "-c", code],
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup, too
             **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
         )
         assert child.stdout.readline() == b"here\n"
@@ -345,7 +346,7 @@ def test_error_with_json_comes_once(
     error = {"error": "BudgetError", "message": "too much", "exit_code": 7}
     for answered, expected in ((None, error), ({"answer": 1}, {"answer": 1})):
 
-        def fail(as_json: bool, first: dict[str, int] | None = answered) -> None:
+        def fail(as_json: bool, first: Any = answered, **_: Any) -> None:
             cli.common.emit(as_json and first is not None, first or {})
             raise BudgetError("too much")
 
