@@ -290,7 +290,6 @@ def test_full_standard_error_is_a_write_error_and_hides_no_other(tiny_image: Pat
     "number, name, kind, said",
     [
         (errno.ENOMEM, None, BudgetError, "Cannot allocate memory"),
-        (errno.EAGAIN, None, BudgetError, "temporarily"),
         (errno.EMFILE, "x", BudgetError, "x: Too many open files"),
         (errno.ENOSPC, "cache/x", WriteError, "cache/x: No space"),
         (errno.EROFS, "cache", WriteError, "cache: Read-only"),

@@ -4,14 +4,16 @@ click."""
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 from contextlib import suppress
 
 import click
 
-from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError
+from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError, _engine
 from qedge.runtime.text import printable
+from qedge.toolkit import files
 from qedge.toolkit.cli import advice, common, device, flash, model, report, target
 
 GROUPS = {
@@ -22,6 +24,19 @@ GROUPS = {
 }
 # What the system has no more of, and what there is no more room in.
 _NO_MEMORY = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+
+_CUT = (
+    "ImageError: a file was cut short while it was in use: something wrote over it, or its "
+    "disk failed; put new files in place by renaming them (mv), and run this again\n"
+)
+
+
+def _no_more_processes(error: Exception) -> bool:
+    """Whether the system gives no thread or process more: a container's limit of pids, or
+    ulimit -u. A stream that would have to be waited for has the same number."""
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in str(error)
+    return isinstance(error, BlockingIOError) and not hasattr(error, "characters_written")
 
 
 class Verbs(click.Group):
@@ -35,6 +50,8 @@ class Verbs(click.Group):
             super().invoke(context)
             sys.stdout.flush()
         except OSError as error:
+            if _no_more_processes(error):
+                raise
             if error.filename not in show.STREAMS.values():
                 raise _system(error) from error
             show.discard(error.filename)
@@ -97,12 +114,27 @@ def end_on_signals() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
+def end_when_cut() -> None:
+    """A mapped file that somebody cuts short gives no error to catch: the system ends us, which
+    at least says why, and leaves nothing half written."""
+
+    def watch(unfinished: str) -> None:
+        _engine.end_when_cut(_CUT.encode(), ImageError.exit_code, os.fsencode(unfinished))
+
+    watch("")
+    files.watch = watch
+
+
 def main() -> None:
     """Entry point: every failure to its exit code; a traceback means a bug."""
     from qedge.toolkit import show
 
     show.open_streams()
+    # Nothing here multiplies by BLAS. Its threads would cost their stacks, and where none is to
+    # be had numpy's OpenBLAS interrupts the process.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     end_on_signals()
+    end_when_cut()
     try:
         cli.main(prog_name="qedge", standalone_mode=False)
     except click.ClickException as error:
@@ -116,6 +148,14 @@ def main() -> None:
         with suppress(OSError):  # the terminal may be what has gone
             print("interrupted", file=sys.stderr, flush=True)
         sys.exit(2)
+    except (RuntimeError, OSError) as error:  # behind click.Abort, which is one
+        if not _no_more_processes(error):
+            raise
+        text = (
+            "the system gives this no more threads or processes; raise the limit (a "
+            "container's pids, ulimit -u)"
+        )
+        _failed(BudgetError.__name__, text, BudgetError.exit_code)
 
 
 def _system(error: OSError) -> QedgeError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source.mapped import read_json
+from qedge.toolkit.source.opened import read_json
 
 _SETTINGS, _MAP = "tokenizer_config.json", "special_tokens_map.json"
 _MORE = ("extra_special_tokens", "model_specific_special_tokens")  # by name, when an object
