@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qedge.runtime import (
         BoardTestError,
         BudgetError,
+        FetchError,
         ImageError,
         Model,
         NoBoardError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BoardTestError",
     "BudgetError",
+    "FetchError",
     "ImageError",
     "Model",
     "NoBoardError",

@@ -389,9 +389,7 @@ class Model:
                 prompt = self.prompt_tokens(prompt, special=special)  # type: ignore[arg-type]
             ids = arguments.listed("the prompt", prompt)
             if any(isinstance(one, dict) for one in ids):
-                raise UsageError(
-                    "generate takes a text or token ids; give messages to model.chat"
-                )
+                raise UsageError("generate takes a text or ids; give messages to model.chat")
             if not ids:
                 raise UsageError("the prompt is empty; give at least one token")
             if not keep:

@@ -29,10 +29,6 @@ _CUT = (
     "ImageError: a file was cut short while it was in use: something wrote over it, or its "
     "disk failed; put new files in place by renaming them (mv), and run this again\n"
 )
-_NO_PROCESSES = (
-    "the system gives this no more threads or processes; raise the limit (a container's pids, "
-    "ulimit -u)"
-)
 
 
 def _no_more_processes(error: Exception) -> bool:
@@ -143,19 +139,23 @@ def main() -> None:
         cli.main(prog_name="qedge", standalone_mode=False)
     except click.ClickException as error:
         _usage(error)
-    except (click.Abort, KeyboardInterrupt):
-        with suppress(OSError):  # the terminal may be what has gone
-            print("interrupted", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except (RuntimeError, OSError) as error:  # click's Abort is the former
-        if not _no_more_processes(error):
-            raise
-        _failed(BudgetError.__name__, _NO_PROCESSES, BudgetError.exit_code)
     except MemoryError:
         text = "the system has no memory left for this"
         _failed(BudgetError.__name__, text, BudgetError.exit_code)
     except QedgeError as error:
         _failed(type(error).__name__, str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        with suppress(OSError):  # the terminal may be what has gone
+            print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except (RuntimeError, OSError) as error:  # behind click.Abort, which is one
+        if not _no_more_processes(error):
+            raise
+        text = (
+            "the system gives this no more threads or processes; raise the limit (a "
+            "container's pids, ulimit -u)"
+        )
+        _failed(BudgetError.__name__, text, BudgetError.exit_code)
 
 
 def _system(error: OSError) -> QedgeError:

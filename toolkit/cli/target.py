@@ -11,6 +11,7 @@ import click
 
 from qedge.runtime import BoardTestError, QedgeError, UsageError
 from qedge.runtime.image import EVERY_PROMPT, verify_image
+from qedge.toolkit.cli.asked import ASKED, SAMPLING, no_prompt, run_options
 from qedge.toolkit.cli.common import (
     MODEL_OPTIONS,
     board_of,
@@ -23,9 +24,6 @@ from qedge.toolkit.cli.common import (
     refuse,
 )
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
-_COUNT, _SHARE = click.IntRange(1, (1 << 31) - 1), click.FloatRange(0, 1)
-_ASKED = ("chat", "system", "raw", "special")
 _PLAN = 2  # the section (runtime/engine/SPEC.md 3.2)
 _BY_THE_PLAN = "has no effect on a board, which runs by its image's plan; leave it out"
 
@@ -33,42 +31,7 @@ _BY_THE_PLAN = "has no effect on a board, which runs by its image's plan; leave 
 @click.command()
 @click.argument("target")
 @click.argument("prompt", required=False)
-@click.option(
-    "-n", "--max-tokens", type=_COUNT, default=256, show_default=True, help="Tokens at most."
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0, 1e6),
-    default=0.0,
-    show_default=True,
-    help="0 is greedy.",
-)
-@click.option("--top-k", type=click.IntRange(0, 1 << 31), default=0, help="0 is off.")
-@click.option("--top-p", type=_SHARE, default=1.0, help="1 is off.")
-@click.option("--min-p", type=_SHARE, default=0.0, help="0 is off.")
-@click.option(
-    "--repeat-penalty", type=click.FloatRange(1e-6, 1e6), default=1.0, help="1 is off."
-)
-@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, help="Default: 0.")
-@click.option(
-    "--stop",
-    multiple=True,
-    callback=lambda *values: _stops(values[2]),
-    help="A text that ends the answer; may be repeated.",
-)
-@click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
-@click.option("--system", metavar="TEXT", help="A system message in front; implies --chat.")
-@click.option(
-    "--special",
-    is_flag=True,
-    help="Control tokens that are written in the prompt count, as <|im_start|>.",
-)
-@click.option(
-    "--raw",
-    is_flag=True,
-    help="The prompt as it is, though the image's template asks for every prompt.",
-)
-@click.option("--verify", is_flag=True, help="Check every byte of the image first.")
+@run_options
 @click.option("--hash", "with_hash", is_flag=True, help="Also logits_hash.")
 @port_option
 @model_options
@@ -86,9 +49,9 @@ def run(
     """Generate text with the model at TARGET, an image or a board; PROMPT - reads standard
     input."""
     if prompt is None:
-        raise click.UsageError(_no_prompt(target, port), click.get_current_context())
+        raise click.UsageError(no_prompt(target, port), click.get_current_context())
     text = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
-    asked = {name: options[name] for name in _ASKED}
+    asked = {name: options[name] for name in ASKED}
     if (board := board_of(target, port)) is not None:
         refuse(MODEL_OPTIONS, _BY_THE_PLAN)
         refuse(("verify",), "is for images here; `qedge test` proves what a board has")
@@ -102,7 +65,7 @@ def run(
             verify_image(model.image, target)
         tokens = _ids(model, text, asked)
         pieces = []
-        sampling = {name: options[name] for name in _SAMPLING}
+        sampling = {name: options[name] for name in SAMPLING}
         for piece in model.generate(tokens, options["max_tokens"], hash=with_hash, **sampling):
             pieces.append(piece)
             if not as_json:
@@ -132,23 +95,6 @@ def run(
                 model.kernels,
                 model.finish_reason,
             )
-
-
-def _stops(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts of --stop. UsageError for an empty one."""
-    if "" in texts:
-        raise UsageError("an empty --stop would stop everything; leave it out")
-    return texts
-
-
-def _no_prompt(target: str, port: str | None) -> str:
-    """What to say to a run without a PROMPT: some tools take it by -p."""
-    if port is None or not os.path.exists(target):
-        return "Missing argument 'PROMPT': give a text, or - for standard input."
-    return (
-        "Missing argument 'PROMPT'. -p is a board's port here, the prompt stands by itself: "
-        f'qedge run {target} "{port}"'
-    )
 
 
 def _ids(model: Any, text: bytes, asked: dict[str, Any]) -> list[int]:
@@ -198,7 +144,7 @@ def _run_there(
     from qedge.toolkit.remote import Run
 
     with connected(board, port, identity) as (device, hello):
-        sampling = {name: options[name] for name in _SAMPLING}
+        sampling = {name: options[name] for name in SAMPLING}
         text, sampling["special"] = text_there(device, text, **asked)
         made = Run(device, text, options["max_tokens"], hash=with_hash, **sampling)
         pieces = []
