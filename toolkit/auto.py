@@ -183,10 +183,10 @@ def make(
     kept = _kept_path(model, pull.cache_folder(cache))
     with pull.writing(kept.parent):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with pull.locked(
-            kept.with_name(f".{kept.name}.lock"),
-            lambda: say(f"{kept}: another process builds it; waiting"),
-        ):
+        lock = kept.with_name(f".{kept.name}.lock")
+        if _is_held(lock):
+            say(f"{kept}: another process builds it; waiting")
+        with pull.locked(lock):
             if _is_right(kept):  # another process may just have finished
                 return kept
             if kept.exists():
@@ -203,6 +203,20 @@ def make(
                 with contextlib.suppress(OSError):
                     fresh.unlink()
     return kept
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether another process has the lock now."""
+    try:
+        import fcntl
+
+        with open(lock, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # where nothing can be locked
+        pass
+    return False
 
 
 def _build(model: Path, output: Path, say: Say, progress: Progress | None) -> None:

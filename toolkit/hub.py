@@ -16,7 +16,7 @@ from qedge.runtime.errors import FetchError, ImageError, UsageError, WriteError
 
 ANSWER_SECONDS = 10
 BLOB = re.compile(r"[0-9a-f]{64}")  # the hub stores a large file under its SHA-256
-NO_SPACE_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 CHUNK_BYTES = 1 << 20
 
 
@@ -26,11 +26,11 @@ class PullError(FetchError):
 
 def write_error(folder: Path, error: OSError) -> WriteError:
     """What the disk's refusal means for a cache."""
-    what = "no space left" if error.errno in NO_SPACE_NUMBERS else f"cannot be written: {error}"
+    what = "no space left" if error.errno in NO_SPACE else f"cannot be written: {error}"
     return WriteError(f"{folder}: {what}; free some space or name a folder in QEDGE_CACHE")
 
 
-def file_sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -57,10 +57,10 @@ def fetch(name: str, repo: str, file: str, folder: Path | None) -> HubFile:
     PullError when it does not come and was not fetched before, UsageError without the hub's
     client, WriteError when it cannot be stored, ImageError when it arrives damaged."""
     path, asked = _file(name, repo, file, folder, force=False)
-    digest = file_sha256(path)
+    digest = sha256_of(path)
     if not _agrees(path, digest):
         path, asked = _file(name, repo, file, folder, force=True)
-        digest = file_sha256(path)
+        digest = sha256_of(path)
         if not _agrees(path, digest):
             raise ImageError(
                 f"{path}: has SHA-256 {digest}, the hub says {path.resolve().name}; "
@@ -96,7 +96,7 @@ def _file(
     try:
         path = hf_hub_download(repo, file, cache_dir=folder, force_download=force)
     except failures as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE_NUMBERS:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise write_error(folder or Path("the hub's cache"), error) from error
         raise _refusal(name, error) from error
     return Path(path), True

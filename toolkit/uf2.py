@@ -14,7 +14,6 @@ from qedge.runtime.errors import ImageError, NoBoardError
 from qedge.runtime.image import open_image, verify_image
 from qedge.toolkit import signature
 from qedge.toolkit.board import Board, device_of
-from qedge.toolkit.build import check_output
 from qedge.toolkit.elf import flat
 from qedge.toolkit.firmware import build
 from qedge.toolkit.flash import check_image
@@ -61,7 +60,6 @@ def write(board: Board, image: Path, output: Path) -> tuple[Path, Path]:
     The model goes into the first slot. A board that finds no active image verifies and tests
     what lies there when it starts, and then activates it."""
     device = device_of(board)
-    check_output(output)
     if device.port not in FAMILIES:
         raise NoBoardError(f"{board.name} has no boot ROM that takes UF2 files; flash it by -p")
     opened = open_image(image)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,22 @@ def test_finding_a_kept_image_needs_no_numpy(gguf: Path, cache: Path) -> None:
         [sys.executable, "-c", code, str(gguf)], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0 and ended.stdout.strip() == str(image)
+
+
+def test_waiting_for_another_process_is_said(gguf: Path, cache: Path) -> None:
+    image = image_for(str(gguf), print)
+    image.unlink()
+    waits = threading.Event()
+    found: list[Path] = []
+
+    def say(text: str) -> None:
+        if text.endswith("another process builds it; waiting"):
+            waits.set()
+
+    with open(image.with_name(f".{image.name}.lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=lambda: found.append(auto.make(str(gguf), say)))
+        thread.start()
+        assert waits.wait(60)
+    thread.join(60)
+    assert found == [image] and image.is_file()
