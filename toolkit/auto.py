@@ -61,6 +61,14 @@ def image_for(
     return _made_elsewhere(target, say, progress, cache)
 
 
+def model_for(
+    target: str, say: Say, progress: Progress | None = None, cache: Path | None = None
+) -> Path:
+    """The model's file or folder that `target` names: fetched when it is no file but a name
+    that `qedge pull` knows.  Arguments and errors as of image_for."""
+    return _model(target, say, progress, cache, "a model's file or folder")
+
+
 def _is_image(target: str) -> bool:
     try:
         if not os.path.isfile(target):
@@ -71,7 +79,13 @@ def _is_image(target: str) -> bool:
         return False
 
 
-def _model(target: str, say: Say, progress: Progress | None, cache: Path | None) -> Path:
+def _model(
+    target: str,
+    say: Say,
+    progress: Progress | None,
+    cache: Path | None,
+    wanted: str = "an image (.qimg), made by `qedge build`, a model",
+) -> Path:
     """The model's file or folder, which is fetched when `target` is a name for that."""
     if os.path.lexists(target):
         return locate.locate(Path(target))
@@ -82,10 +96,10 @@ def _model(target: str, say: Say, progress: Progress | None, cache: Path | None)
             target, cache, (lambda done, of: progress("fetch", done, of)) if progress else None
         )
         return locate.locate(found.path)
-    hint = pull.near_name(target)
+    near = pull.near_name(target)
+    hint = f" (did you mean {near}?)" if near else ""
     raise ImageError(
-        f"{target}: no such file{hint}; give an image (.qimg), made by `qedge build`, a model, "
-        "or a name that `qedge pull` knows"
+        f"{target}: there is no such file{hint}; give {wanted}, or a name that `qedge pull` knows"
     )
 
 

@@ -141,9 +141,21 @@ def test_a_catalogue_name_is_pulled_and_built(
     assert asked[1:] == ["hf:org/repo/model.gguf"]
 
 
+def test_a_model_is_given_back_and_a_name_fetched(
+    gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    assert auto.model_for(str(gguf), said.append) == gguf and said == []
+    monkeypatch.setattr(auto.pull, "pull", lambda *a: auto.pull.Pulled(gguf, 1, ""))
+    assert auto.model_for("smollm2-135m", said.append) == gguf
+    assert said == ["smollm2-135m: fetching it, once"]
+    with pytest.raises(ImageError, match="no such file; give a model's file or folder, or a"):
+        auto.model_for("none.gguf", print)
+
+
 def test_an_unknown_name_says_what_could_be_meant(cache: Path) -> None:
     with pytest.raises(
-        ImageError, match=r"SmolLM2-135: no such file; did you mean smollm2-135m"
+        ImageError, match=r"SmolLM2-135: .*no such file \(did you mean smollm2-135m\?\)"
     ):
         image_for("SmolLM2-135", print)
     with pytest.raises(ImageError, match="no such file; give an image"):
