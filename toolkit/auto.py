@@ -99,7 +99,8 @@ def _model(
     near = pull.near_name(target)
     hint = f" (did you mean {near}?)" if near else ""
     raise ImageError(
-        f"{target}: there is no such file{hint}; give {wanted}, or a name that `qedge pull` knows"
+        f"{target}: there is no such file{hint}; give {wanted}, or a name that `qedge pull` "
+        "knows"
     )
 
 
