@@ -163,13 +163,13 @@ def _made_elsewhere(
     result: dict[str, Any] = {}
     try:
         for line in process.stdout:
-            found = json.loads(line)
+            found = _told(line)
             if "say" in found:
                 say(found["say"])
             elif "step" in found:
                 if progress:
                     progress(found["step"], found["done"], found["of"])
-            else:
+            elif found:
                 result = found
         process.wait()
     finally:
@@ -188,6 +188,15 @@ def _made_elsewhere(
             "stop other programs, or take a smaller model"
         )
     raise QedgeError(f"{target}: the process that builds its image ended early")
+
+
+def _told(line: bytes) -> dict[str, Any]:
+    """What a line of that process says; nothing when a library printed it."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def make(

@@ -231,3 +231,28 @@ def test_waiting_for_another_process_is_said(gguf: Path, cache: Path) -> None:
         assert waits.wait(60)
     thread.join(60)
     assert found == [image] and image.is_file()
+
+
+def test_an_interrupted_build_leaves_nothing(cache: Path, tmp_path: Path) -> None:
+    config = TinyConfig(layers=8, dim=256, ffn=512, context=4096)
+    model = write_gguf(tmp_path / "m.gguf", config, make_weights(1, config))
+    code = (
+        "import os, signal, sys\n"
+        "from qedge.toolkit.auto import image_for\n"
+        "def say(text):\n"
+        "    if 'building' in text:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "try:\n"
+        "    image_for(sys.argv[1], say)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(7)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 7 and "Traceback" not in ended.stderr, ended.stderr
+    assert [path.suffix for path in (cache / "images").iterdir()] == [".lock"]
