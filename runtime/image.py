@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from qedge.runtime._engine import EngineError, Image
 from qedge.runtime.arguments import path_name
-from qedge.runtime.errors import ImageError
+from qedge.runtime.errors import BudgetError, ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it takes milliseconds of a start that is counted in them
@@ -30,7 +31,7 @@ SECTIONS = {
 
 def open_image(path: str | os.PathLike[str]) -> Image:
     """Maps and opens an image. ImageError when it is damaged, not an image or not there,
-    UsageError for what is no path."""
+    BudgetError when the system has no room for it, UsageError for what is no path."""
     path = path_name(path)
     name = os.fsencode(path)
     if b"\0" in name:
@@ -41,6 +42,15 @@ def open_image(path: str | os.PathLike[str]) -> Image:
         raise ImageError(f"{path}: {_damage(name, error)}") from None
     except OSError as error:
         reason = os.strerror(error.errno)
+        if error.errno in (errno.ENOMEM, errno.EFBIG):
+            raise BudgetError(
+                f"{path}: the system cannot map it ({reason}); raise this process's limit of "
+                "address space (ulimit -v), or take a 64-bit system or a smaller model"
+            ) from None
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise BudgetError(
+                f"{path}: {reason}; close models or files, or raise the limit (ulimit -n)"
+            ) from None
         if os.path.exists(name) and not os.path.isfile(name):
             reason = "not a regular file"
         raise ImageError(f"{path}: {reason}; give the path of an image (.qimg)") from None
