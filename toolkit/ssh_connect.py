@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
 
 from qedge.runtime.errors import NoBoardError, UsageError, WriteError, WrongBoardError
 from qedge.runtime.text import printable
@@ -30,6 +32,7 @@ from qedge.toolkit.ssh_keys import keys_for
 
 CONNECT_SECONDS = 20.0
 KEEPALIVE_SECONDS = 15
+logging.getLogger("asyncssh").addHandler(logging.NullHandler())  # it quotes servers
 _USER = re.compile(r"(?!-)[^\s'\"`;&<>|(){}\x00-\x1f\x7f]+")  # as OpenSSH's client
 _HOST = re.compile(r"[\w.][\w.%+-]*")
 
@@ -170,6 +173,17 @@ class _Host(asyncssh.SSHClient):
         self.unknown: asyncssh.SSHKey | None = None
         self.changed: asyncssh.SSHKey | None = None
 
+    def algorithms(self) -> list[str] | tuple[()]:
+        """Of host keys, the ones of known keys first. Without an authority that is known,
+        certificates would be refused where the key alone is taken."""
+        if self.settings.config.get("HostKeyAlgorithms"):
+            return ()
+        keys, authorities, _ = self.look("", "", None)
+        wanted = [one for key in keys for one in key.sig_algorithms]
+        wanted = [*(get_default_certificate_algs() if authorities else []), *wanted]
+        wanted += get_default_public_key_algs()
+        return list(dict.fromkeys(one.decode() for one in wanted))
+
     def look(self, host: str, address: str, port: int | None) -> tuple[Any, ...]:
         return self._known.of(self.settings.alias, "", self.settings.port)
 
@@ -222,6 +236,7 @@ async def _hop(
                     sock=None if proxy is None else proxy.socket,
                     client_factory=lambda: host,
                     known_hosts=host.look,
+                    server_host_key_algs=host.algorithms(),
                     host_key_alias=settings.alias,
                     password_auth=False,
                     kbdint_auth=False,

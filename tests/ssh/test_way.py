@@ -241,6 +241,38 @@ def test_a_host_that_cannot_be_remembered_is_told_and_used(
     assert len(said) == 2 and "cannot be remembered" in said[0]
 
 
+def test_a_host_with_a_certificate_is_met_by_its_key_and_known_by_its_authority(
+    home: Path, server: Server, tmp_path: Path
+) -> None:
+    authority = asyncssh.generate_private_key("ssh-ed25519")
+    certified = start(
+        tmp_path / "certified", authorized=Path(f"{server.key}.pub"), authority=authority
+    )
+    try:
+        configure(home, certified, key=server.key)
+        assert len(logs_in()) == 1 and logs_in() == []
+        public = authority.export_public_key().decode()
+        ssh_connect.known_hosts_file().write_text(f"@cert-authority * {public}")
+        configure(home, certified, "StrictHostKeyChecking yes", key=server.key)
+        assert logs_in() == []
+        ssh_connect.known_hosts_file().write_text(f"@cert-authority * {another()}\n")
+        with pytest.raises(WrongBoardError):
+            logs_in()
+    finally:
+        stop(certified)
+
+
+def test_a_key_of_another_kind_than_the_known_one_counts_as_changed(
+    home: Path, server: Server
+) -> None:
+    configure(home, server)
+    other = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
+    known = other.export_public_key().decode()
+    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{server.port} {known}")
+    with pytest.raises(WrongBoardError, match="not the one that is known"):
+        logs_in()
+
+
 # ---- keys ----
 
 
@@ -430,13 +462,13 @@ def test_a_proxy_command_is_a_shell_s_and_leaves_nothing_behind(
     command = f'{sys.executable} "{tmp_path}/pipe.py" %h %p 2>/dev/null'
     configure(home, server, f"ProxyCommand {command}")
     code = (
-        "import sys, warnings; warnings.simplefilter('error')\n"
+        "import sys\n"
         "from qedge.toolkit.ssh import Shell\n"
         "with Shell('pi') as shell: print(shell.run('echo there').output)\n"
         "import gc; gc.collect()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True
+        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True
     )
     assert done.stdout == "b'there\\n'\n" and done.stderr == "", done.stderr
     assert "127.0.0.1" in ssh_connect.known_hosts_file().read_text()
