@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
-from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
 
 from qedge.runtime.errors import NoBoardError, UsageError, WriteError, WrongBoardError
 from qedge.runtime.text import printable
@@ -32,6 +31,8 @@ from qedge.toolkit.ssh_keys import keys_for
 
 CONNECT_SECONDS = 20.0
 KEEPALIVE_SECONDS = 15
+# A short list: Dropbear, which small boards run, hangs up on a long one.
+_HOST_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256")
 logging.getLogger("asyncssh").addHandler(logging.NullHandler())  # it quotes servers
 _USER = re.compile(r"(?!-)[^\s'\"`;&<>|(){}\x00-\x1f\x7f]+")  # as OpenSSH's client
 _HOST = re.compile(r"[\w.][\w.%+-]*")
@@ -179,10 +180,9 @@ class _Host(asyncssh.SSHClient):
         if self.settings.config.get("HostKeyAlgorithms"):
             return ()
         keys, authorities, _ = self.look("", "", None)
-        wanted = [one for key in keys for one in key.sig_algorithms]
-        wanted = [*(get_default_certificate_algs() if authorities else []), *wanted]
-        wanted += get_default_public_key_algs()
-        return list(dict.fromkeys(one.decode() for one in wanted))
+        wanted = [one.decode() for key in keys for one in key.sig_algorithms]
+        certified = [f"{one}-cert-v01@openssh.com" for one in _HOST_KEYS if authorities]
+        return list(dict.fromkeys([*certified, *wanted, *_HOST_KEYS]))
 
     def look(self, host: str, address: str, port: int | None) -> tuple[Any, ...]:
         return self._known.of(self.settings.alias, "", self.settings.port)
@@ -190,8 +190,8 @@ class _Host(asyncssh.SSHClient):
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
     ) -> bool:
-        keys, authorities, _ = self.look(host, addr, port)
-        if keys or authorities:
+        keys, _, _ = self.look(host, addr, port)
+        if keys:
             self.changed = key
             return self.settings.strict == "no"
         self.unknown = key
