@@ -107,7 +107,7 @@ def probe(shell: Shell, place: str = HOME, user: str = "") -> Facts:
     full path; user as of `shell.call`."""
     ended = shell.run(script("probe"), words=(place,), user=user)
     facts = Facts.parse(ended.output)
-    if not facts.machine or not ended.output.endswith(b"end=yes\0"):
+    if not facts.machine or b"\0end=yes\0" not in ended.output:
         raise NoBoardError(
             f"{shell.name}: does not say what it is ({ended.complaints or ended.code}); is it "
             "a board with Linux?"

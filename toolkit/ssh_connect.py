@@ -204,6 +204,8 @@ async def _hop(
     """Adds a host to the way, with the jump hosts before it. behind: the hosts that it is the
     way to, which are no jump hosts of their own."""
     settings = ssh_config.read(address.host, address.user, address.port)
+    for note in settings.notes:
+        way.say(note)
     behind |= {address.host}
     if way.end is None and settings.jumps:
         jumps = [Address.parse(one) for one in settings.jumps]

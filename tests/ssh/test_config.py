@@ -160,6 +160,20 @@ def test_any_bytes_and_unknown_options_do_no_harm(home: Path) -> None:
     assert os.fsencode(found.identities[0]).endswith(b"/.ssh/\xff")
 
 
+def test_what_is_passed_over_is_said_with_its_line_unless_it_means_nothing_here(
+    home: Path,
+) -> None:
+    path = write(
+        home,
+        "IgnoreUnknown My*\nMyOption 1\nLogLevel DEBUG\nControlMaster auto\n#Asdf\x1b[2J x\n"
+        "Typpo yes\nRevokedHostKeys /none\nHost other\n  Nonsense 1\n",
+    )
+    assert read("pi", None, None).notes == (
+        f"{path} line 6: typpo is no option of ssh that is known here; passed over",
+        f"{path} line 7: qedge does not obey revokedhostkeys",
+    )
+
+
 SAME = """
 Host one # behind
     HostName one.example
