@@ -107,8 +107,17 @@ class _Config(SSHClientConfig):
         super()._include(option, args)
         self._depth = depth
 
+    def _match_all(self, option: str, args: list[str]) -> None:
+        """Match, of which a command has its %-tokens like any other."""
+        self._set_tokens()
+        for at, word in enumerate(args[:-1]):
+            if word.lower().lstrip("!") == "exec":
+                args[at + 1] = self._expand_val(args[at + 1])
+        self._match(option, args)
+
     _handlers = {
         **SSHClientConfig._handlers,
+        "match": ("Match", _match_all),
         "include": ("Include", _include),
         "stricthostkeychecking": ("StrictHostKeyChecking", _strict),
         "hashknownhosts": ("HashKnownHosts", _hash),

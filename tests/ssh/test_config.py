@@ -117,6 +117,13 @@ def test_files_that_are_included_and_the_system_s(home: Path) -> None:
     assert other.config.get("Compression") is True
 
 
+def test_a_command_that_decides_has_the_host_s_name(home: Path) -> None:
+    write(home, 'Match exec "test %n = pi && test %h = pi"\n  User yes\nHost *\n  User no\n')
+    assert read("pi", None, None).user == "yes" and read("other", None, None).user == "no"
+    write(home, 'Match !exec "test %n = pi"\n  User yes\nHost *\n  User no\n')
+    assert read("pi", None, None).user == "no" and read("other", None, None).user == "yes"
+
+
 def test_a_loop_of_files_ends(home: Path) -> None:
     write(home, "Include config\n")
     with pytest.raises(UsageError, match=r"config line 1: .*include each other"):

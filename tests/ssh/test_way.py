@@ -15,6 +15,7 @@ from ssh.server import Server, start, stop
 
 from qedge.runtime.errors import NoBoardError, QedgeError, UsageError, WrongBoardError
 from qedge.toolkit import ssh_connect
+from qedge.toolkit.ssh import Shell
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +154,18 @@ def test_a_certificate_logs_in_where_it_is_wanted(home: Path, server: Server) ->
     finally:
         allowed.write_text(before)
     assert len(said) == 1 and "/none: " in said[0]
+
+
+def test_what_else_the_configuration_says_reaches_the_connection(
+    home: Path, server: Server
+) -> None:
+    configure(home, server, "Ciphers aes128-ctr\n  RequestTTY force\n  RemoteCommand false")
+    with Shell("pi") as shell:
+        assert shell.run("tty; echo there").output == b"not a tty\nthere\n"
+        assert shell._connection.get_extra_info("send_cipher") == "aes128-ctr"
+    configure(home, server, "Ciphers nonsense")
+    with pytest.raises(NoBoardError, match="No matching encryption algorithm"):
+        logs_in()
 
 
 # ---- jumps and proxies ----
