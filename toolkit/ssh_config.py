@@ -242,7 +242,7 @@ def _settings(found: _Config, host: str, local: str) -> Settings:
         host=real,
         port=int(str(found.get("Port") or 22)),
         user=str(found.get("User") or local),
-        alias=str(found.get("HostKeyAlias") or real),
+        alias=str(found.get("HostKeyAlias") or real.lower()),  # names have no case
         strict=str(found.get("StrictHostKeyChecking") or ""),
         user_files=user_files,
         global_files=global_files,

@@ -194,6 +194,8 @@ class _Host(asyncssh.SSHClient):
         if keys:
             self.changed = key
             return self.settings.strict == "no"
+        if self.unknown not in (None, key):  # one connection, one key
+            return False
         self.unknown = key
         return self.settings.strict not in ("yes", "ask")
 
@@ -254,6 +256,8 @@ async def _hop(
         except asyncssh.PermissionDenied:
             _remember(way, host, own, name)
             raise
+        except asyncssh.HostKeyNotVerifiable:
+            raise  # whatever a proxy prints beside it
         except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
             said = proxy.said() if proxy is not None else ""
             if said:

@@ -84,6 +84,7 @@ def test_jumps_go_before_a_proxy_command_and_that_is_the_shell_s(home: Path) -> 
     inner = read("inner", None, None)
     assert inner.jumps == ("admin@gate:2200", "ssh://second") and not inner.proxy_command
     assert inner.alias == "the-inner"
+    assert read("Some.Host", None, None).alias == "some.host"
     behind = read("behind", None, None)
     assert behind.proxy_command == "nc -X 5 behind 22022 2>/dev/null # not a comment"
     assert behind.strict == "no"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from ssh.logins import configure, logs_in
+from ssh.logins import another, configure, logs_in
 from ssh.server import Server, start, stop
 
 from qedge.runtime.errors import NoBoardError, QedgeError, UsageError, WrongBoardError
@@ -263,6 +263,18 @@ def test_a_proxy_command_that_fails_is_named_as_the_cause(
 ) -> None:
     configure(home, server, f"ProxyCommand {command}")
     with pytest.raises(NoBoardError, match=said):
+        logs_in()
+
+
+def test_a_proxy_command_that_prints_does_not_hide_that_a_key_has_changed(
+    home: Path, server: Server, gate: Server
+) -> None:
+    key = f"-i {server.key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    jump = f"ssh -v {key} -p {gate.port} -W %h:%p {gate.user}@127.0.0.1"
+    configure(home, server, f"ProxyCommand {jump}")
+    assert len(logs_in()) == 1
+    ssh_connect.known_hosts_file().write_text(f"[127.0.0.1]:{server.port} {another()}\n")
+    with pytest.raises(WrongBoardError, match="not the one that is known"):
         logs_in()
 
 

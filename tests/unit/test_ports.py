@@ -130,7 +130,7 @@ def test_a_port_that_may_not_be_opened_is_told_with_its_group(
             open_line(terminal, 115200)
 
 
-def test_a_search_tells_of_ports_that_it_could_not_look_at(terminal: str) -> None:
+def test_a_search_tells_of_ports_that_it_could_not_look_at() -> None:
     with pytest.raises(NoBoardError, match="no pico answers at /dev/ttyACM99 .*no such port"):
         find("pico", 115200, ["/dev/ttyACM99"])
 
