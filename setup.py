@@ -28,7 +28,8 @@ setup(
                 *sorted(glob.glob("runtime/engine/*.c")),
                 *sorted(glob.glob("runtime/host/*.c")),
             ],
-            depends=sorted(glob.glob("runtime/*/*.h")),  # or header edits are missed
+            # or edits of these are missed
+            depends=["runtime/_engine.pxi", *sorted(glob.glob("runtime/*/*.h"))],
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE + ([] if sys.platform == "darwin" else ["-pthread"]),
         ),

@@ -183,7 +183,7 @@ static int qedge(const message *m, cbor_writer *w)
     case QEDGE_WRITE: return write_bytes(m);
     case QEDGE_COPY: return copy_block(m);
     case QEDGE_JOB: return job_begin(m->map, m->bytes);
-    case QEDGE_STEP: return job_step(w);
+    case QEDGE_STEP: return job_step(m->map, m->bytes, w);
     case QEDGE_SECTION: return section(m, w);
     }
     return LINK_MESSAGE;

@@ -26,6 +26,7 @@ static struct {
     uint8_t wanted[32];
     uint32_t counter;  /* of the image's signature */
     uint32_t at, of;   /* leaves of its hash tree */
+    uint32_t ticket;   /* of whoever began it */
     uint32_t depth;    /* tokens before the bench's decoding */
     qf_golden golden;
     qf_tokens tokens;
@@ -271,6 +272,16 @@ static int bench_step(int *ended)
 
 /* ---- any ---- */
 
+/* A slot that is not active, and turns out not to be what its record says, loses its record. */
+static void forget_if_untrue(int error)
+{
+    const int proving = job.kind == VERIFY || job.kind == ACTIVATE;
+    const int untrue = error == LINK_TEST || error == LINK_ENGINE - QE_ERR_HASH ||
+                       error == LINK_ENGINE - QE_ERR_IMAGE;
+    if (proving && untrue && job.slot != slot_active() && slot_read(job.slot).sequence)
+        slot_clear(job.slot);
+}
+
 int job_begin(const uint8_t *map, uint32_t bytes)
 {
     static const struct {
@@ -298,6 +309,11 @@ int job_begin(const uint8_t *map, uint32_t bytes)
         job.id = id ? job.wanted : NULL;
         job.slot = (int)slot;
         error = begin_leaves();
+        if (error) {
+            job.kind = wanted;
+            forget_if_untrue(error);
+            job.kind = NOTHING;
+        }
     } else if (wanted == TEST) {
         job.slot = slot_active();
         error = job.slot == SLOT_NONE ? LINK_NO_IMAGE : begin_golden();
@@ -308,6 +324,7 @@ int job_begin(const uint8_t *map, uint32_t bytes)
     }
     if (!error)
         job.kind = wanted;
+    job.ticket = cbor_uint(map, bytes, "ticket", 0);
     return error;
 }
 
@@ -336,13 +353,14 @@ static int advance(cbor_writer *answer, int *ended)
     return error;
 }
 
-int job_step(cbor_writer *answer)
+int job_step(const uint8_t *map, uint32_t bytes, cbor_writer *answer)
 {
     int ended = 0;
-    if (job.kind == NOTHING)
+    if (job.kind == NOTHING || cbor_uint(map, bytes, "ticket", 0) != job.ticket)
         return LINK_NO_JOB;
     const int error = advance(answer, &ended);
     if (error) {
+        forget_if_untrue(error);
         job.kind = NOTHING;
         return error;
     }
@@ -378,6 +396,8 @@ static int run_to_its_end(kind wanted, int slot, const uint8_t *id)
     error = begin_leaves();
     while (!error && !ended)
         error = advance(&none, &ended);
+    if (error)
+        forget_if_untrue(error);
     job.kind = NOTHING;
     return error;
 }

@@ -30,7 +30,7 @@ enum link_error {
     LINK_FLASH = 3,       /* the flash does not read back what was written; as slot_error */
     LINK_MESSAGE = 4,     /* a value of the message is missing or out of range */
     LINK_NO_IMAGE = 5,    /* the slot holds no image */
-    LINK_NO_JOB = 6,      /* a step, but nothing was begun */
+    LINK_NO_JOB = 6,      /* a step, but nothing was begun, or by another client */
     LINK_WRONG_BOARD = 7, /* the image was built for another board */
     LINK_TEST = 8,        /* the golden test gave other tokens or other logits */
     LINK_UNSIGNED = 9,    /* the board wants a signature, and there is no right one */

@@ -3,6 +3,7 @@
 around everything that takes time.  What the functions mean is said in qedge.h and host.h."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport SIZE_MAX, int32_t, uint8_t, uint32_t, uint64_t
@@ -12,88 +13,7 @@ cdef extern from *:  # the limited API of 3.10 has no other; headers since 3.13 
     """PyAPI_FUNC(int) PyObject_AsWriteBuffer(PyObject *, void **, Py_ssize_t *);"""
     int PyObject_AsWriteBuffer(object, void **, Py_ssize_t *) except -1
 
-cdef extern from "host/host.h" nogil:
-    ctypedef struct qe_config:
-        uint32_t dim, layers, heads, kv_heads, head_size, ffn, vocab_size, trained_context, tied
-        float norm_eps
-    ctypedef struct qe_session_options:
-        uint32_t context, batch, threads, kv
-    ctypedef struct qe_vocab:
-        pass
-    ctypedef struct qe_image:
-        qe_config config
-        qe_session_options plan
-        uint64_t plan_arena_bytes, bytes
-        char board[33]
-        uint8_t id[32]
-        uint32_t rope_context
-        qe_vocab vocab
-    ctypedef struct qe_tensor:
-        uint32_t kind, layer, type, layout, rows, columns
-        uint64_t bytes
-    ctypedef struct qe_workers:
-        pass
-    ctypedef struct qe_session:
-        uint32_t position
-        uint64_t arena_bytes
-    ctypedef struct qe_sampler:
-        float temperature, top_p, min_p, repeat_penalty
-        uint32_t top_k
-        uint64_t random
-    ctypedef struct qe_sha256:
-        pass
-    ctypedef struct qe_pool:
-        pass
-    enum: QE_ERR_SPACE, QE_ERR_USAGE, QE_ERR_KERNELS, QE_ERR_CONTEXT
-
-    int qe_image_open(qe_image *, const void *, uint64_t)
-    int32_t qe_image_verify(const qe_image *, uint32_t, uint32_t)
-    const uint8_t *qe_image_section(const qe_image *, uint32_t, uint64_t *)
-    qe_tensor qe_image_tensor(const qe_image *, uint32_t)
-    uint32_t qe_image_tensor_count(const qe_image *)
-    enum: QE_SIGNED
-    int qe_image_signature(const qe_image *, const void *, uint64_t, const uint8_t *, uint32_t *)
-    uint64_t qe_session_size(const qe_config *, const qe_session_options *)
-    int qe_session_init(qe_session *, const qe_image *, const qe_session_options *, const void *,
-                        const qe_workers *, void *, uint64_t)
-    int qe_session_eval(qe_session *, const uint32_t *, uint32_t, float *)
-    uint32_t *qe_session_tokens(const qe_session *)
-    const float *qe_session_logits(const qe_session *)
-    int qe_session_rewind(qe_session *, uint32_t)
-    void *qe_session_scratch(const qe_session *, uint64_t *)
-    int32_t qe_session_sample(qe_session *, qe_sampler *)
-    const void *qe_kernels_find(const char *, uint32_t)
-    const char *qe_kernels_name(const void *)
-    const char *qe_kernels_list(uint32_t, uint32_t, int *)
-    const char *qe_kernels_wrong(uint32_t)
-    const char *qe_error_text(int)
-    void qe_sha256_init(qe_sha256 *)
-    void qe_sha256_update(qe_sha256 *, const void *, size_t)
-    void qe_sha256_digest(const qe_sha256 *, uint8_t *)
-
-    int qe_vocab_open(qe_vocab *, const void *, size_t)
-    size_t qe_vocab_scratch_bytes(const qe_vocab *, size_t)
-    int32_t qe_vocab_encode(const qe_vocab *, const uint8_t *, size_t, uint32_t, uint32_t *, size_t,
-                            void *, size_t)
-    int32_t qe_vocab_decode(const qe_vocab *, uint32_t, int, uint8_t *, size_t)
-    int qe_vocab_is_stop(const qe_vocab *, uint32_t)
-    uint32_t qe_vocab_token_count(const qe_vocab *)
-    uint32_t qe_vocab_bos(const qe_vocab *)
-    uint32_t qe_vocab_eos(const qe_vocab *)
-    uint32_t qe_vocab_longest_token_bytes(const qe_vocab *)
-    int qe_vocab_adds_bos(const qe_vocab *)
-
-    uint32_t qe_host_features()
-    uint32_t qe_host_cpus(uint32_t *, uint32_t)
-    int qe_host_map(const char *, const uint8_t **, uint64_t *)
-    void qe_host_unmap(const uint8_t *, uint64_t)
-    void *qe_host_arena(uint64_t)
-    void qe_host_arena_free(void *, uint64_t)
-    uint64_t qe_host_float_enter()
-    void qe_host_float_leave(uint64_t)
-    qe_pool *qe_pool_open(uint32_t, int)
-    void qe_pool_close(qe_pool *)
-    const qe_workers *qe_pool_workers(qe_pool *)
+include "_engine.pxi"
 
 from qedge.runtime.errors import UsageError
 
@@ -104,8 +24,8 @@ class EngineError(Exception):
     """A negative result of the engine: `code` is one of qedge.h's QE_ERR_*."""
 
     def __init__(self, int code):
-        self.code = code
         super().__init__((<bytes>qe_error_text(code)).decode())
+        self.code = code
 
 
 cdef int checked(int result) except -1:
@@ -141,6 +61,11 @@ def cpus():
     return qe_host_cpus(chosen, 64)
 
 
+def end_when_cut(bytes text not None, int code, bytes unfinished=b""):
+    """qe_host_end_when_cut, for programs: 0 or an errno value."""
+    return qe_host_end_when_cut(text, code, unfinished)
+
+
 def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads, uint32_t kv):
     """qe_session_size for a configuration that is not in an image yet; 0 when out of range."""
     cdef qe_config c
@@ -153,28 +78,53 @@ def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads
     return qe_session_size(&c, &o)
 
 
+cdef int is_interrupted(void *context) noexcept nogil:
+    """Ctrl-C in the middle of a long text; the exception is set, and raised by who asked."""
+    with gil:
+        try:
+            PyErr_CheckSignals()
+            return 0
+        except BaseException as error:
+            (<list>context).append(error)
+            return 1
+
+
 cdef encode(const qe_vocab *vocab, bytes text, uint32_t flags, uint8_t *room, uint64_t room_bytes):
-    """Ids of text; room holds the ids and the scratch, NULL takes memory for the call."""
+    """Ids of text; room holds the ids and the scratch, NULL takes memory for the call. A text may
+    need many times what most do, so less is tried first."""
     cdef size_t count = len(text), most = 3 * count + 8  # a space may become three bytes
-    cdef size_t scratch = qe_vocab_scratch_bytes(vocab, count)
-    cdef uint8_t *memory = room
+    cdef size_t worst = qe_vocab_scratch_bytes(vocab, count), scratch = min(worst, 32 * (count + 64))
+    cdef size_t ids_bytes
     cdef const uint8_t *data = <const uint8_t *><const char *>text
+    cdef uint8_t *memory = room
     cdef int32_t n
-    cdef size_t ids_bytes = (most * 4 + 63) // 64 * 64
-    if scratch > SIZE_MAX // 2:
+    cdef qe_poll poll
+    cdef list raised = []
+    if worst > SIZE_MAX // 2:
         raise EngineError(QE_ERR_USAGE)
-    if room == NULL:
-        memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
-        if memory == NULL:
-            raise MemoryError
-    elif room_bytes < ids_bytes + scratch:
-        raise EngineError(QE_ERR_SPACE)
+    poll.stop, poll.context = is_interrupted, <void *>raised
     try:
-        with nogil:
-            n = qe_vocab_encode(vocab, data, count, flags, <uint32_t *>memory, most,
-                                memory + ids_bytes, scratch)
-        checked(n)
-        return [(<uint32_t *>memory)[i] for i in range(n)]
+        while True:
+            ids_bytes = (most * 4 + 63) // 64 * 64
+            if room != NULL:
+                if room_bytes < ids_bytes:
+                    raise EngineError(QE_ERR_SPACE)
+                scratch = room_bytes - ids_bytes
+            else:
+                memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
+                if memory == NULL:
+                    raise MemoryError
+            with nogil:
+                n = qe_vocab_encode_polled(vocab, data, count, flags, <uint32_t *>memory, most,
+                                           memory + ids_bytes, scratch, &poll)
+            if raised:
+                raise raised[0]
+            if n != QE_ERR_SPACE or (scratch >= worst and most > worst // 20):
+                return [(<uint32_t *>memory)[i] for i in range(checked(n))]
+            if room == NULL:
+                PyMem_Free(memory)
+                memory = NULL
+            scratch, most = min(4 * scratch, worst), 4 * most
     finally:
         if room == NULL:
             PyMem_Free(memory)
@@ -198,15 +148,16 @@ cdef bytes decode(const qe_vocab *vocab, uint32_t token, bint special):
             PyMem_Free(out)
 
 
-cdef describe_vocab(const qe_vocab *vocab):
-    cdef uint32_t bos = qe_vocab_bos(vocab), eos = qe_vocab_eos(vocab)
-    return {"size": qe_vocab_token_count(vocab), "bos": None if bos == NONE else bos,
-            "eos": None if eos == NONE else eos, "add_bos": bool(qe_vocab_adds_bos(vocab))}
+cdef describe_vocab(const qe_vocab *v):
+    bos, eos = (None if at == NONE else at for at in (qe_vocab_bos(v), qe_vocab_eos(v)))
+    return {"size": qe_vocab_token_count(v), "bos": bos, "eos": eos,
+            "add_bos": bool(qe_vocab_adds_bos(v))}
 
 
 cdef class Vocab:
     """A tokenizer section on its own (SPEC-vocab.md), in memory that is aligned for it."""
 
+    cdef readonly object size, bos, eos
     cdef qe_vocab vocab
     cdef void *memory
     cdef uint64_t memory_bytes
@@ -219,6 +170,8 @@ cdef class Vocab:
             raise MemoryError
         memcpy(self.memory, <const char *>section, n)
         checked(qe_vocab_open(&self.vocab, self.memory, n))
+        facts = describe_vocab(&self.vocab)
+        self.size, self.bos, self.eos = facts["size"], facts["bos"], facts["eos"]
 
     def __dealloc__(self):
         if self.memory != NULL:
@@ -233,40 +186,28 @@ cdef class Vocab:
     def is_stop(self, uint32_t token):
         return bool(qe_vocab_is_stop(&self.vocab, token))
 
-    @property
-    def size(self):
-        return qe_vocab_token_count(&self.vocab)
-
-    @property
-    def bos(self):
-        return describe_vocab(&self.vocab)["bos"]
-
-    @property
-    def eos(self):
-        return describe_vocab(&self.vocab)["eos"]
-
 
 cdef class Image:
-    """A mapped and opened image."""
+    """A mapped and opened image; what opening has checked nobody can change any more."""
 
     cdef qe_image image
-    cdef const uint8_t *base
-    cdef uint64_t mapped
+    cdef qe_file file
 
     def __cinit__(self, bytes path not None):
         cdef int error
         cdef const char *name = path
         with nogil:
-            error = qe_host_map(name, &self.base, &self.mapped)
-        if error:
+            error = qe_host_image_open(&self.image, &self.file, name)
+        if error > 0:
             raise OSError(error, "cannot map")
-        with nogil:
-            error = qe_image_open(&self.image, self.base, self.mapped)
         checked(error)
 
     def __dealloc__(self):
-        if self.base != NULL:
-            qe_host_unmap(self.base, self.mapped)
+        qe_host_image_close(&self.file)
+
+    def touched(self):
+        """qe_host_image_touched: 0 unless somebody has written into the file meanwhile."""
+        return qe_host_image_touched(&self.file)
 
     @property
     def config(self):
@@ -294,15 +235,15 @@ cdef class Image:
     @property
     def mapped_bytes(self):
         """The file's: the image's, and what follows it."""
-        return self.mapped
+        return self.file.bytes
 
     def read(self, uint64_t offset, uint64_t count):
         """Bytes of the mapped file, what follows the image too; fewer at its end."""
-        if offset >= self.mapped:
+        if offset >= self.file.bytes:
             return b""
-        if count > self.mapped - offset:
-            count = self.mapped - offset
-        return PyBytes_FromStringAndSize(<const char *>self.base + offset, count)
+        if count > self.file.bytes - offset:
+            count = self.file.bytes - offset
+        return PyBytes_FromStringAndSize(<const char *>self.file.base + offset, count)
 
     def signature(self, bytes key not None):
         """The counter of the image's signature by an Ed25519 key of 32 bytes; None when it has
@@ -313,8 +254,8 @@ cdef class Image:
         if len(key) != 32:
             raise ValueError("a key of Ed25519 has 32 bytes")
         with nogil:
-            found = qe_image_signature(&self.image, self.base + self.image.bytes,
-                                       self.mapped - self.image.bytes, raw, &counter)
+            found = qe_image_signature(&self.image, self.file.base + self.image.bytes,
+                                       self.file.bytes - self.image.bytes, raw, &counter)
         return counter if found == QE_SIGNED else None
 
     @property
@@ -332,7 +273,7 @@ cdef class Image:
         return None if p == NULL else PyBytes_FromStringAndSize(<const char *>p, n)
 
     def section_bytes(self, uint32_t kind):
-        cdef uint64_t n = 0
+        cdef uint64_t n
         return None if qe_image_section(&self.image, kind, &n) == NULL else n
 
     def tensors(self):
@@ -376,39 +317,35 @@ cdef class Session:
     cdef qe_pool *pool
     cdef const void *kernel_set
     cdef void *arena
-    cdef uint64_t arena_size
     cdef uint32_t context_size
     cdef readonly uint32_t running
+    cdef readonly uint64_t arena_bytes
     cdef bint at_work  # read and written with the GIL held
 
     def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
                   uint32_t kv, uint32_t running, kernels=None, bint pin=False):
-        """`threads` sizes the arena, `running` of them (at most) do the work; pin: each worker
-        stays on a CPU of its own."""
+        """`threads` sizes the arena, `running` of them do the work; pin: each on its own CPU."""
         cdef qe_session_options o
         cdef bytes name
         o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
         self.image = image
         self.context_size = context
         self.running = running
-        self.arena_size = qe_session_size(&image.image.config, &o)
-        if kernels is None:
-            self.kernel_set = qe_kernels_find(NULL, qe_host_features())
-        else:
-            name = kernels.encode()
-            self.kernel_set = qe_kernels_find(name, qe_host_features())
+        self.arena_bytes = qe_session_size(&image.image.config, &o)
+        name = b"" if kernels is None else kernels.encode()
+        self.kernel_set = qe_kernels_find(NULL if kernels is None else <const char *>name, qe_host_features())
         if self.kernel_set == NULL:
             raise EngineError(QE_ERR_KERNELS)
-        if self.arena_size == 0 or not 1 <= running <= threads:
+        if self.arena_bytes == 0 or not 1 <= running <= threads:
             raise EngineError(QE_ERR_USAGE)
-        self.arena = qe_host_arena(self.arena_size)
+        self.arena = qe_host_arena(self.arena_bytes)
         if self.arena == NULL:
             raise MemoryError
         self.pool = qe_pool_open(running, pin)
         if self.pool == NULL:
             raise MemoryError
         checked(qe_session_init(&self.session, &image.image, &o, self.kernel_set,
-                                qe_pool_workers(self.pool), self.arena, self.arena_size))
+                                qe_pool_workers(self.pool), self.arena, self.arena_bytes))
         qe_sha256_init(&self.sha)
         self.sampler.top_p = 1
         self.sampler.repeat_penalty = 1
@@ -417,9 +354,16 @@ cdef class Session:
         if self.pool != NULL:
             qe_pool_close(self.pool)
         if self.arena != NULL:
-            qe_host_arena_free(self.arena, self.arena_size)
+            qe_host_arena_free(self.arena, self.arena_bytes)
+
+    @property
+    def elsewhere(self):
+        """Whether another process opened this, which this one was forked from."""
+        return not qe_pool_is_here(self.pool)
 
     cdef int check_free(self) except -1:
+        if not qe_pool_is_here(self.pool):
+            raise UsageError("another process opened this session, before a fork; open one here")
         if self.at_work:
             raise UsageError("another thread uses this session; give each thread its own")
         return 0
@@ -427,10 +371,6 @@ cdef class Session:
     @property
     def position(self):
         return self.session.position
-
-    @property
-    def arena_bytes(self):
-        return self.arena_size
 
     @property
     def kernels(self):
@@ -510,6 +450,7 @@ cdef class Session:
 
     def logits(self):
         """A copy of the last token's logits: float32 bytes."""
+        self.check_free()
         return PyBytes_FromStringAndSize(<const char *>qe_session_logits(&self.session),
                                          4 * self.image.image.config.vocab_size)
 

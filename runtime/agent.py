@@ -143,7 +143,7 @@ class Agent:
                 return f"the agent ended {TRIES} times while it was tested"
             named = bytes.fromhex(image_id)
             self._jobs.begin({"job": "activate", "slot": slot, "id": named})
-            while not self._jobs.step().get("done"):
+            while not self._jobs.step(None).get("done"):
                 pass
         except SlotError as error:
             if error.code == LOCKED:
@@ -221,7 +221,7 @@ class Agent:
             self._jobs.begin(values)
             return {}
         if command == STEP:
-            return self._jobs.step()
+            return self._jobs.step(values.get("ticket"))
         if command == SECTION:
             return self._section(values["kind"], values.get("offset", 0))
         raise SlotError(_SMP_UNSUPPORTED)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 
 from qedge.runtime._engine import EngineError, Image
-from qedge.runtime.errors import ImageError
+from qedge.runtime.arguments import path_name
+from qedge.runtime.errors import BudgetError, ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it takes milliseconds of a start that is counted in them
+    from typing import Any
 
 _MAGIC = b"QEDGEIMG"
+_SIZE_AT = 16  # of the image's size in its header
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 KV_NAMES = {code: name for name, code in KV_TYPES.items()}
 SECTIONS = {
@@ -24,7 +32,9 @@ SECTIONS = {
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
-    """Maps and opens an image. ImageError when it is damaged, not an image or not there."""
+    """Maps and opens an image. ImageError when it is damaged, not an image or not there;
+    BudgetError when the system has no room to map it, UsageError for what is no path."""
+    path = path_name(path)
     name = os.fsencode(path)
     if b"\0" in name:
         raise ImageError(f"{path!r}: a path holds no zero byte; give that of an image (.qimg)")
@@ -34,6 +44,11 @@ def open_image(path: str | os.PathLike[str]) -> Image:
         raise ImageError(f"{path}: {_damage(name, error)}") from None
     except OSError as error:
         reason = os.strerror(error.errno)
+        if error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+            raise BudgetError(
+                f"{path}: cannot be mapped: {reason}; this process may not have so much (see "
+                "`ulimit -v` and `ulimit -n`), or a smaller model is needed"
+            ) from None
         if os.path.exists(name) and not os.path.isfile(name):
             reason = "not a regular file"
         raise ImageError(f"{path}: {reason}; give the path of an image (.qimg)") from None
@@ -43,13 +58,20 @@ def _damage(name: bytes, error: EngineError) -> str:
     """What is wrong with a file that could be read."""
     try:
         with open(name, "rb") as file:
-            start = file.read(len(_MAGIC))
+            start = file.read(_SIZE_AT + 8)
+            size = os.fstat(file.fileno()).st_size
     except OSError:
-        start = _MAGIC
+        return f"{error}; build or copy the image again"
     if start.startswith(b"GGUF"):
         return "is a GGUF file; make an image of it with `qedge build`"
-    if start != _MAGIC:
+    if start.startswith(b"version https://"):
+        return "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"
+    if not start.startswith(_MAGIC):
         return "is not an image; give one (.qimg), made by `qedge build`"
+    if len(start) == _SIZE_AT + 8:
+        whole = struct.unpack("<Q", start[_SIZE_AT:])[0]
+        if size < whole < 1 << 48:  # a larger one is damage
+            return f"cut short: {size:,} of {whole:,} bytes; copy the image again"
     return f"{error}; build or copy the image again"
 
 
@@ -64,3 +86,48 @@ def verify_image(image: Image, path: str | os.PathLike[str] = "image") -> int:
             f"{path}: {error} (in leaves {first} to {first + 63}); copy it again"
         ) from None
     return first
+
+
+def check_untouched(image: Image, path: str) -> None:
+    """ImageError when somebody wrote other bytes into the file since it was opened."""
+    if touched := image.touched():
+        try:
+            if touched == 1:
+                verify_image(image, path)
+                return
+        except ImageError:
+            pass
+        raise ImageError(
+            f"{path}: was written over while it was in use, so what it said cannot be trusted; "
+            "put a new image there by renaming it (mv), and open it again"
+        )
+
+
+def golden_of(image: Image) -> tuple[list[int], list[int], str] | None:
+    """The image's own proof: prompt, expected tokens, logits_hash; None when it has none that
+    can be run."""
+    section = image.section(8)
+    if section is None or len(section) < 48:
+        return None
+    words = memoryview(section[: len(section) // 4 * 4]).cast("I")
+    prompt, expected = words[1], words[2]
+    if not prompt or not expected or 12 + prompt + expected > len(words):
+        return None
+    if max(words[12 : 12 + prompt + expected]) >= image.config["vocab_size"]:
+        return None
+    return (
+        list(words[12 : 12 + prompt]),
+        list(words[12 + prompt : 12 + prompt + expected]),
+        section[16:48].hex(),
+    )
+
+
+def provenance_of(image: Image) -> dict[str, Any]:
+    """What the image says of where it comes from; {} when that cannot be read."""
+    import json
+
+    try:
+        found = json.loads(image.section(9) or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

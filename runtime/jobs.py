@@ -57,6 +57,7 @@ class Jobs:
         self._opened: tuple[object, ...] = ()  # what the model was opened from
         self._steps: Iterator[dict[str, Any]] | None = None
         self._measurement: Measurement | None = None
+        self._ticket: object = None  # of whoever began the job
 
     def close(self) -> None:
         self.stop()
@@ -84,11 +85,12 @@ class Jobs:
             next(steps)  # as far as its first step: what is wrong is said now
         except EngineError as error:
             raise SlotError(ENGINE - error.code) from None
-        self._steps = steps
+        self._steps, self._ticket = steps, values.get("ticket")
 
-    def step(self) -> dict[str, Any]:
-        """What the next step finds."""
-        if self._steps is None:
+    def step(self, ticket: object) -> dict[str, Any]:
+        """What the next step finds. ticket: that the job was begun with; another client's job
+        is none."""
+        if self._steps is None or ticket != self._ticket:
             raise SlotError(NO_JOB)
         try:
             found = next(self._steps)

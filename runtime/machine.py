@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
-from qedge.runtime._engine import cpus, kernel_sets
+from qedge.runtime import _engine
+from qedge.runtime._engine import kernel_sets
 
-__all__ = ["available_bytes", "cpus", "kernel_sets", "peak_rss_bytes", "total_bytes"]
+__all__ = [
+    "available_bytes",
+    "cpu_quota",
+    "cpus",
+    "kernel_sets",
+    "peak_rss_bytes",
+    "total_bytes",
+]
 
 
 def _lines(path: str) -> list[str]:
@@ -33,8 +41,9 @@ def _meminfo(key: str) -> int | None:
     return None
 
 
-def _cgroups() -> list[tuple[int, int]]:
-    """(limit, used) in bytes of every memory cgroup, v1 or v2, that this process is in."""
+def _places(controller: str) -> list[tuple[int, str]]:
+    """(version, folder) of every cgroup that this process is in, and of those above it, as far
+    as they are seen from here; version 2 has all controllers in one tree."""
     found = []
     try:
         lines = _lines("/proc/self/cgroup")
@@ -43,19 +52,57 @@ def _cgroups() -> list[tuple[int, int]]:
     for line in lines:
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if controllers == "":
-            root, limit, used = "/sys/fs/cgroup", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            root = "/sys/fs/cgroup/memory"
-            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            version, roots = 2, ["/sys/fs/cgroup"]
+        elif controller in controllers.split(","):  # mounted alone, or as "cpu,cpuacct"
+            version, roots = 1, [f"/sys/fs/cgroup/{name}" for name in {controller, controllers}]
         else:
             continue
         parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts), -1, -1):
-            place = "/".join([root, *parts[:depth]])
-            most = _number(f"{place}/{limit}")
-            if most is not None and most < 1 << 60:
-                found.append((most, _number(f"{place}/{used}") or 0))
+        for root in roots:
+            for depth in range(len(parts), -1, -1):
+                found.append((version, "/".join([root, *parts[:depth]])))
     return found
+
+
+def _cgroups() -> list[tuple[int, int]]:
+    """(limit, used) in bytes of every memory cgroup, v1 or v2, that this process is in."""
+    found = []
+    for version, place in _places("memory"):
+        limit, used = (
+            ("memory.max", "memory.current")
+            if version == 2
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        most = _number(f"{place}/{limit}")
+        if most is not None and most < 1 << 60:
+            found.append((most, _number(f"{place}/{used}") or 0))
+    return found
+
+
+def cpu_quota() -> float | None:
+    """CPUs that the cgroups around this process grant it (v2: cpu.max, v1: cpu.cfs_quota_us),
+    the least of all; None without a limit."""
+    found = []
+    for version, place in _places("cpu"):
+        try:
+            if version == 2:
+                quota, period = map(int, _lines(f"{place}/cpu.max")[0].split())
+            else:
+                quota, period = (
+                    _number(f"{place}/cpu.cfs_{n}_us") for n in ("quota", "period")
+                )
+            if quota and period and quota > 0 < period:  # v1 says -1 for none, v2 "max"
+                found.append(quota / period)
+        except (OSError, ValueError, IndexError):
+            continue
+    return min(found) if found else None
+
+
+def cpus() -> int:
+    """CPUs worth a worker: the fast cores that this process may run on, and no more than its
+    quota has whole ones, since a worker that is stopped holds up all others."""
+    cores, quota = _engine.cpus(), cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def total_bytes() -> int | None:

@@ -3,51 +3,62 @@ arithmetic is in engine/."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections import namedtuple
+from _thread import RLock
+from _weakref import ref
 
+from qedge.runtime import arguments
 from qedge.runtime._engine import EngineError, Image, Session
-from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, QedgeError, UsageError
-from qedge.runtime.image import KV_NAMES, open_image
+from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, UsageError
+from qedge.runtime.generation import Clock, Generation, Stats, pieces
+from qedge.runtime.image import (
+    KV_NAMES,
+    check_untouched,
+    golden_of,
+    open_image,
+    provenance_of,
+)
 from qedge.runtime.session import RESIDENT_BYTES, open_session
-from qedge.runtime.text import StopText, text_failure
+from qedge.runtime.text import engine_failure, text_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing these takes milliseconds of a start that is counted in them
+    import os
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-_TEMPLATE, _GOLDEN, _PROVENANCE = 4, 8, 9
-_ERR_CONTEXT, _ERR_SPACE, _ERR_NUMERIC, _ERR_USAGE = -5, -7, -8, -9
-
-
-class Stats(
-    namedtuple(
-        "Stats",
-        "prompt_tokens generated_tokens ttft_seconds prefill_tokens_per_second "
-        "decode_tokens_per_second",
-    )
-):
-    """What one generation took. Rates are tokens a second; None where nothing was measured."""
-
-    __slots__ = ()  # no dataclass: importing that module costs more than opening an image
+_TEMPLATE = 4
+_ERR_SPACE, _ERR_USAGE = -7, -9
 
 
 class Model:
-    """One session on an image. Made by `Model.open`; `model.session()` gives another one."""
+    """One session on an image. Made by `Model.open`; `model.session()` gives another one.
 
-    def __init__(
-        self, image: Image, path: str, session: Session, options: dict[str, Any]
-    ) -> None:
-        self._image = image
-        self._path = path
-        self._session: Session | None = session
-        self._options = options
-        self._generation: Iterator[str] | None = None
-        self.finish_reason: str | None = None
-        self.tokens: list[int] = []
-        self.stats: Stats | None = None
+    It belongs to the process that opened it. After a fork a child may close it, leave, open one
+    of its own, or take `model.session()`, which shares the mapped image; the rest is refused.
+    """
+
+    _image: Image
+    _path: str
+    _session: Session | None
+    _options: dict[str, Any]
+    finish_reason: str | None
+    tokens: list[int]
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise UsageError("a model is opened by Model.open(path), not by Model(path)")
+
+    @classmethod
+    def _of(cls, image: Image, path: str, session: Session, options: dict[str, Any]) -> Model:
+        self = cls.__new__(cls)
+        self._image, self._path, self._options = image, path, options
+        self._session = session
+        self._turn = RLock()  # who has it makes the session's next step
+        self._stepping = False
+        self._mark: object = None  # of the generation that is going on
+        self._held: ref[Generation] | None = None  # the last one; it holds us
+        self.clock = Clock()
+        self.finish_reason, self.tokens = None, []
+        return self
 
     @classmethod
     def open(
@@ -70,6 +81,10 @@ class Model:
         kernels: forces a kernel set by name; all give the same bits.
         allow_paging: run even if image and arena do not fit into RAM (about 100 times slower).
         pin: keep every worker on a core of its own (not the calling thread).
+
+        The file stays mapped. What is small in it is copied; weights are used in place: write
+        new images beside it and rename them. One that is written over while it is used is an
+        ImageError at a generation's end; one that is cut short ends the process by SIGBUS.
         """
         options = {
             "context": context,
@@ -80,37 +95,83 @@ class Model:
             "allow_paging": allow_paging,
             "pin": pin,
         }
-        image = open_image(path)
-        return cls(image, os.fspath(path), open_session(image, str(path), **options), options)
+        image, name = open_image(path), arguments.path_name(path)
+        return cls._of(image, name, open_session(image, name, **options), options)
 
     @classmethod
     def of(cls, image: Image, path: str) -> Model:
         """A session on an image that is mapped already, with the image's own plan."""
         options = dict.fromkeys(("context", "memory", "threads", "batch", "kernels"))
         merged = {**options, "allow_paging": False, "pin": False}
-        return cls(image, path, open_session(image, path, **merged), merged)
+        return cls._of(image, path, open_session(image, path, **merged), merged)
 
     def session(self, **options: Any) -> Model:
         """Another, independent session on the same mapped image; options as in `open`."""
         merged = {**self._options, **options}
+        if unknown := [name for name in options if name not in self._options]:
+            known = ", ".join(self._options)
+            raise UsageError(f"session() knows no {unknown[0]}; it takes {known}")
         session = open_session(self._image, self._path, **merged)
-        return Model(self._image, self._path, session, merged)
+        return Model._of(self._image, self._path, session, merged)
 
     def close(self) -> None:
-        """Gives arena and workers back. The model cannot be used afterwards."""
-        self._end_generation()
-        self._session = None
+        """Gives arena and workers back. The model cannot be used afterwards. A step that runs
+        in another thread is waited for: it ends with its batch or its token."""
+        if self._session is not None and not self._session.elsewhere:
+            self._end_generation()
+            with self._turn:
+                self._idle()
+                self._release()
+        else:  # after a fork whoever holds the turn may not be here, and never gives it back
+            self._release()
+
+    def _release(self) -> None:
+        if self._held is not None and (held := self._held()) is not None:
+            held.release()
+        self._session = self._mark = None
 
     def _end_generation(self) -> None:
-        try:
-            if self._generation is not None:
-                self._generation.close()  # type: ignore[attr-defined]
-        except ValueError:  # it is running now, in another thread
+        """The generation that is going on has no more steps; one that runs now, in another
+        thread, ends with its batch or token, and holds `_turn` until then."""
+        if self.engine.elsewhere:
             raise UsageError(
-                f"{self._path}: another thread generates with this model; give each thread its "
-                "own model.session()"
-            ) from None
-        self._generation = None
+                f"{self._path}: another process opened this model, before a fork; open one in "
+                "this process: model.session() shares the image"
+            )
+        self._mark = None
+
+    def _idle(self) -> None:
+        """With `_turn` held: UsageError when it is asked from within a step, as a signal's
+        handler or a sequence of the caller's may."""
+        if self._stepping:
+            raise UsageError(f"{self._path}: the model is in the middle of a step; ask later")
+
+    def forget(self, mark: object) -> None:
+        """A generation's owner wants no more of it; a step that runs ends with its batch."""
+        if self._mark is mark:
+            self._mark = None
+
+    def next_piece(self, mark: object, pieces: Iterator[str]) -> str:
+        """A generation's next step, when no other runs. UsageError when it is not the current
+        one any more."""
+        if self.engine.elsewhere:
+            self._end_generation()  # says so
+        with self._turn:
+            self.expect(mark)
+            self._idle()
+            self._stepping = True
+            try:
+                return next(pieces)
+            finally:
+                self._stepping = False
+
+    def expect(self, mark: object) -> None:
+        """UsageError when a generation is not the current one any more."""
+        if self._mark is not mark:
+            raise UsageError(
+                f"{self._path}: the model has gone on to something else, or was reset, and "
+                "this generation cannot; take a model.session() for each"
+            )
 
     def __enter__(self) -> Model:
         return self
@@ -124,6 +185,11 @@ class Model:
         if self._session is None:
             raise UsageError(f"{self._path}: the model is closed; open it again")
         return self._session
+
+    @property
+    def stats(self) -> Stats | None:
+        """What the last generation took, so far if it is not at its end; None before one."""
+        return self.clock.stats(len(self.tokens))
 
     @property
     def path(self) -> str:
@@ -176,20 +242,14 @@ class Model:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        import json
-
-        try:
-            found = json.loads(self._image.section(_PROVENANCE) or b"{}")
-        except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return provenance_of(self._image)
 
     def tokenize(
         self, text: str | bytes, *, special: bool = False, bos: bool = False
     ) -> list[int]:
         """Ids of a text. special: control tokens written in it count; bos: begin as the model
         wants prompts to begin. ImageError when bytes are not UTF-8."""
-        data = _utf8(text)
+        data = arguments.utf8("the text", text)
         try:
             return self._image.encode(data, special, bos)
         except EngineError as error:
@@ -210,8 +270,14 @@ class Model:
         most = self.config["vocab_size"] - 1
         return UsageError(f"token ids are whole numbers from 0 to {most:,}; one is not")
 
-    def logits(self) -> Any:
-        """The last token's logits: numpy float32 (vocab_size)."""
+    def logits(self, *given: object) -> Any:
+        """The last token's logits: numpy float32 (vocab_size). UsageError before any token."""
+        if given:
+            raise UsageError(
+                "logits() are those of the last token; evaluate(tokens) comes first"
+            )
+        if not self.engine.position:
+            raise UsageError("there are no logits yet; evaluate tokens, or generate, first")
         import numpy
 
         return numpy.frombuffer(self.engine.logits(), numpy.float32)
@@ -222,11 +288,15 @@ class Model:
 
     def reset(self) -> None:
         """Forgets the session's tokens."""
-        self.engine.rewind(0)
+        self._end_generation()
+        with self._turn:
+            self._idle()
+            self._mark = None
+            self.engine.rewind(0)
 
     def prompt_tokens(self, prompt: str | bytes, *, special: bool = False) -> list[int]:
         """Ids of a prompt, with BOS where the model wants it; the arena is the scratch."""
-        text = _utf8(prompt)
+        text = arguments.utf8("the prompt", prompt)
         try:
             return self.engine.encode(text, special, True)
         except EngineError as error:
@@ -240,6 +310,15 @@ class Model:
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Appends tokens in batches; Ctrl-C gets through between them."""
+        tokens = arguments.listed("tokens", tokens)
+        self._end_generation()
+        with self._turn:
+            self._idle()
+            self._mark = None
+        self.append(tokens, None)
+
+    def append(self, tokens: Sequence[int], mark: object) -> None:
+        """Appends tokens for as long as mark's generation is the current one."""
         engine, batch = self.engine, self._options["batch"] or self._image.plan["batch"]
         room = self.context - engine.position
         if len(tokens) > room:
@@ -249,13 +328,14 @@ class Model:
             )
         try:
             for start in range(0, len(tokens), batch):
+                self.expect(mark)
                 engine.eval(tokens[start : start + batch])
         except (OverflowError, TypeError):
             raise self._wrong_ids() from None
         except EngineError as error:
             if error.code == _ERR_USAGE:
                 raise self._wrong_ids() from None
-            raise _engine_failure(self._path, error) from None
+            raise engine_failure(self._path, error) from None
 
     def generate(
         self,
@@ -272,8 +352,9 @@ class Model:
         special: bool = False,
         hash: bool = False,
         keep: bool = False,
-    ) -> Iterator[str]:
-        """Yields text pieces; none splits a character. Greedy at temperature 0.
+    ) -> Generation:
+        """Gives text pieces as they are asked for; none splits a character. Greedy at
+        temperature 0.
 
         stop: strings that end the text and are not part of it.
         special: control tokens written in the prompt count (rendered chat templates need it).
@@ -282,103 +363,49 @@ class Model:
 
         After it, `finish_reason` is "stop" (end of sequence or a stop string), "length"
         (max_tokens) or "context" (full); `tokens` and `stats` say the rest.
-        """
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
-        if "" in stops:
-            raise UsageError("an empty stop string would stop everything; leave it out")
-        for name, value, low, high in (
-            ("temperature", temperature, 0.0, 1e6),
-            ("top_k", top_k, 0, 1 << 31),
-            ("top_p", top_p, 0.0, 1.0),
-            ("min_p", min_p, 0.0, 1.0),
-            ("repeat_penalty", repeat_penalty, 1e-6, 1e6),
-            ("seed", seed, 0, (1 << 64) - 1),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
-        if isinstance(prompt, (str, bytes, bytearray)):
-            prompt = self.prompt_tokens(prompt, special=special)
-        prompt = list(prompt)
-        if not prompt:
-            raise UsageError("the prompt is empty; give at least one token")
-        self._end_generation()
-        if not keep:
-            self.reset()
-        elif self.tokens and self.engine.position:  # the last one drawn was never evaluated
-            prompt = [self.tokens[-1], *prompt]
-        self.engine.set_sampler(temperature, top_k, top_p, min_p, repeat_penalty, seed)
-        self.engine.hash_reset()
-        self.finish_reason, self.tokens, self.stats = None, [], None
-        self._generation = self._pieces(prompt, max_tokens, stops, hash)
-        return self._generation
 
-    def _pieces(
-        self, prompt: Sequence[int], max_tokens: int, stops: list[str], hash: bool
-    ) -> Iterator[str]:
-        engine, image = self.engine, self._image
-        text = StopText(stops)
-        began = time.perf_counter()
-        first = prefilled = None
-        try:
-            self.evaluate(prompt)
-            prefilled = time.perf_counter()
-            while True:
-                if hash:
-                    engine.hash_logits()
-                token = engine.sample()
-                self.tokens.append(token)
-                first = first or time.perf_counter()
-                if image.is_stop(token):
-                    self.finish_reason = "stop"
-                elif piece := text.add(image.decode(token)):
-                    yield piece
-                if text.stopped:
-                    self.finish_reason = "stop"
-                if not self.finish_reason and len(self.tokens) >= max_tokens:
-                    self.finish_reason = "length"
-                if not self.finish_reason and engine.position >= self.context:
-                    self.finish_reason = "context"
-                if self.finish_reason:
-                    break
-                engine.eval((token,))
-            if rest := text.finish():
-                yield rest
-        except EngineError as error:
-            raise _engine_failure(self._path, error) from None
-        finally:
-            ended = time.perf_counter()
-            decoded = len(self.tokens) - 1
-            self.stats = Stats(
-                prompt_tokens=len(prompt),
-                generated_tokens=len(self.tokens),
-                ttft_seconds=first - began if first else None,
-                prefill_tokens_per_second=len(prompt) / (prefilled - began)
-                if prefilled
-                else None,
-                decode_tokens_per_second=decoded / (ended - first)
-                if first and decoded > 0
-                else None,
-            )
+        A session does one thing at a time. Whatever it is asked next (generate, reset,
+        evaluate, close) ends a generation that is not at its end, whose next piece is a
+        UsageError, and waits for a step of it that runs in another thread: a batch of the
+        prompt, or a token.
+        So with asyncio a step may be `await asyncio.to_thread(next, pieces, None)`, and be
+        cancelled; where a batch takes long, generate and close belong into a thread too.
+        """
+        stops = arguments.stops(stop)
+        max_tokens = arguments.whole("max_tokens", max_tokens, 1, 1 << 62)
+        top_k = arguments.whole("top_k", top_k, 0, 1 << 31)
+        seed = arguments.whole("seed", seed, 0, (1 << 64) - 1)
+        temperature = arguments.number("temperature", temperature, 0.0, 1e6)
+        top_p = arguments.number("top_p", top_p, 0.0, 1.0)
+        min_p = arguments.number("min_p", min_p, 0.0, 1.0)
+        repeat_penalty = arguments.number("repeat_penalty", repeat_penalty, 1e-6, 1e6)
+        mark = object()
+        self._end_generation()
+        with self._turn:
+            self._idle()
+            self._mark = None
+            if arguments.is_text(prompt):
+                prompt = self.prompt_tokens(prompt, special=special)  # type: ignore[arg-type]
+            ids = arguments.listed("the prompt", prompt)
+            if not ids:
+                raise UsageError("the prompt is empty; give at least one token")
+            if not keep:
+                self.engine.rewind(0)
+            elif self.tokens and self.engine.position:  # the last was drawn, never evaluated
+                ids = [self.tokens[-1], *ids]
+            self.engine.set_sampler(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+            self.engine.hash_reset()
+            self.finish_reason, self.tokens, self.clock = None, [], Clock()
+            self._mark = mark
+            at = self.engine.position
+            found = Generation(self, mark, pieces(self, mark, at, ids, max_tokens, stops, hash))
+            self._held = ref(found)
+            return found
 
     def golden(self) -> tuple[list[int], list[int], str] | None:
         """The image's own proof: prompt, expected tokens, logits_hash; None when it has
         none."""
-        section = self._image.section(_GOLDEN)
-        if section is None or len(section) < 48:
-            return None
-        words = memoryview(section[: len(section) // 4 * 4]).cast("I")
-        prompt, expected = words[1], words[2]
-        if not prompt or not expected or 12 + prompt + expected > len(words):
-            return None
-        if max(words[12 : 12 + prompt + expected]) >= self.config["vocab_size"]:
-            return None
-        return (
-            list(words[12 : 12 + prompt]),
-            list(words[12 + prompt : 12 + prompt + expected]),
-            section[16:48].hex(),
-        )
+        return golden_of(self._image)
 
     def test(self) -> str:
         """Runs the golden section; returns the logits_hash. BoardTestError when it differs."""
@@ -399,7 +426,7 @@ class Model:
     def greedy(self, prompt: Sequence[int], count: int) -> tuple[list[int], str]:
         """Exactly count greedy tokens after prompt, stop tokens too, and their logits_hash."""
         engine = self.engine
-        engine.rewind(0)
+        self.reset()
         engine.hash_reset()
         engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
         self.evaluate(prompt)
@@ -409,24 +436,9 @@ class Model:
                 engine.hash_logits()
                 tokens.append(engine.sample())
                 if len(tokens) == count:
-                    return tokens, engine.hash_digest().hex()
+                    break
                 engine.eval((tokens[-1],))
         except EngineError as error:
-            raise _engine_failure(self._path, error) from None
-
-
-def _utf8(text: str | bytes) -> bytes:
-    try:
-        return text.encode("utf-8") if isinstance(text, str) else bytes(text)
-    except UnicodeEncodeError as error:
-        raise ImageError(f"the text is not UTF-8 ({error.reason}); convert it first") from None
-
-
-def _engine_failure(path: str, error: EngineError) -> QedgeError:
-    if error.code == _ERR_NUMERIC:
-        return ImageError(
-            f"{path}: {error}; check the weights with `qedge inspect --verify {path}`"
-        )
-    if error.code == _ERR_CONTEXT:
-        return BudgetError(f"{path}: {error}; open with a longer context")
-    return ImageError(f"{path}: {error}")
+            raise engine_failure(self._path, error) from None
+        check_untouched(self._image, self._path)
+        return tokens, engine.hash_digest().hex()

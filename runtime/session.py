@@ -3,7 +3,9 @@ cure."""
 
 from __future__ import annotations
 
+from qedge.runtime import _engine
 from qedge.runtime._engine import EngineError, Image, Session, kernel_sets
+from qedge.runtime.arguments import shown, whole
 from qedge.runtime.errors import BudgetError, UsageError
 from qedge.runtime.machine import available_bytes, cpus
 from qedge.runtime.sizes import parse_size, show_size
@@ -27,21 +29,17 @@ def open_session(
 ) -> Session:
     """Takes arena and workers for a session. BudgetError when they do not fit, UsageError."""
     plan = image.plan
-    context = plan["context"] if context is None else context
-    batch = plan["batch"] if batch is None else batch
-    carved = plan["threads"] if threads is None else threads
-    if context < 1:
-        raise UsageError(f"a context of {context} was asked for; it must be at least 1")
+    context = plan["context"] if context is None else whole("context", context, 1, 1 << 62)
+    batch = plan["batch"] if batch is None else whole("batch", batch, 1, 512)
+    carved = plan["threads"] if threads is None else whole("threads", threads, 1, 64)
     if context > image.rope_context:
         raise BudgetError(
             f"{path}: a context of {context:,} was asked for; the image was built for "
             f"{image.rope_context:,}: choose less, or build it with --context {context}"
         )
-    if not 1 <= carved <= 64 or not 1 <= batch <= 512:
-        raise UsageError("threads must lie between 1 and 64, batch between 1 and 512")
     if kernels is not None and (kernels, True) not in kernel_sets():
         known = ", ".join(name for name, usable in kernel_sets() if usable)
-        raise UsageError(f"no kernel set {kernels} on this machine; it has {known}")
+        raise UsageError(f"no kernel set {shown(kernels)} on this machine; it has {known}")
     need = image.session_size(context, batch, carved, plan["kv"])
     if memory is not None and need > parse_size(memory):
         raise BudgetError(
@@ -57,9 +55,9 @@ def open_session(
             "format or context, or --allow-paging to run it about 100 times slower"
         )
     running = min(carved, cpus()) if threads is None else carved
-    if pin and running > cpus():
+    if pin and running > (cores := _engine.cpus()):
         raise UsageError(
-            f"{running} threads cannot be pinned: this machine has {cpus()} fast cores"
+            f"{running} threads cannot be pinned: this machine has {cores} fast cores"
         )
     try:
         return Session(image, context, batch, carved, plan["kv"], running, kernels, pin)

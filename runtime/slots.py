@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NAMES = ("a", "b")
 ID_BYTES = 32
 ERROR_NAME = "pending.error"
+_FIELDS = ("sequence", "bytes", "id", "counter")  # of a record
 SMALL_BYTES = 4096  # of a record or mark
 TRIES_LIMIT = 1 << 20
 
@@ -75,7 +76,7 @@ class Slots:
     def record(self, slot: int) -> dict[str, Any]:
         """A slot's record; empty when it has none that can be read."""
         try:
-            found = _small(self._path(slot, "record"))
+            found = _checked(_small(self._path(slot, "record")))
             numbers = found["sequence"], found["bytes"], found.get("counter", 0)
             if (
                 all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
@@ -154,15 +155,15 @@ class Slots:
         path = os.path.join(self.folder, "floor")
         try:
             with open(path, encoding="ascii") as file:
-                noted = int(file.read(32))
-            if not 0 <= noted < 1 << 32:
+                noted, _, check = file.read(64).strip().partition(" ")
+            if check != _check({"counter": noted}) or not 0 <= int(noted) < 1 << 32:
                 raise ValueError
         except FileNotFoundError:
             return 0
         except ValueError:  # one that was spoilt must not lower it
             text = f"{path} holds no security counter; write the one that was accepted last"
             raise SlotError(OLDER, text) from None
-        return noted
+        return int(noted)
 
     def floor(self) -> int:
         """The least security counter that is taken: the largest that was ever accepted."""
@@ -172,7 +173,8 @@ class Slots:
     def raise_floor(self, counter: int) -> None:
         """Makes the floor at least this."""
         if counter > self._noted_floor():
-            self._replace(os.path.join(self.folder, "floor"), f"{counter}\n")
+            text = f"{counter} {_check({'counter': counter})}\n"
+            self._replace(os.path.join(self.folder, "floor"), text)
 
     # ---- room and locks ----
 
@@ -290,6 +292,7 @@ class Slots:
         self.lock()
         top = max(self.record(one).get("sequence", 0) for one in (0, 1))
         record = {"sequence": top + 1, "bytes": size, "id": image_id, "counter": counter}
+        record["check"] = _check(record)
         if path is None:
             part = self.part_path(slot)
             path = part if os.path.exists(part) else self.path(slot)
@@ -373,6 +376,25 @@ def _small(path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{os.path.basename(path)} is no record")
     return found
+
+
+def _check(record: dict[str, Any]) -> str:
+    """A short hash of a record's other fields: a bit that flips in it must not name another
+    image, or another order."""
+    import hashlib
+
+    text = " ".join(f"{name}={record.get(name)}" for name in _FIELDS)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as it is, ValueError when it is not as it was written. Those of the first
+    version had no check."""
+    if set(record) - {"check"} != set(_FIELDS) or (
+        "check" in record and record["check"] != _check(record)
+    ):
+        raise ValueError("it is not as it was written")
+    return record
 
 
 def _write_all(number: int, data: bytes, offset: int) -> None:

@@ -1,5 +1,5 @@
-"""Texts on their way in and out: what a refused text means, token bytes to text pieces, and
-what a terminal may be shown."""
+"""Texts on their way in and out: what it means when the engine refuses, token bytes to text
+pieces, and what a terminal may be shown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import codecs
 from qedge.runtime._engine import EngineError
 from qedge.runtime.errors import BudgetError, ImageError, QedgeError
 
-_ERR_TEXT, _ERR_USAGE = -6, -9  # qedge.h
+_ERR_CONTEXT, _ERR_TEXT, _ERR_NUMERIC, _ERR_USAGE = -5, -6, -8, -9  # qedge.h
 _MOST_BYTES = 1 << 26  # QE_VOCAB_TEXT_MAX
 
 
@@ -44,6 +44,17 @@ def _escape(one: str) -> str:
     if number < 0x100:
         return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def engine_failure(path: str, error: EngineError) -> QedgeError:
+    """The error to raise for tokens that the engine does not evaluate, or draw."""
+    if error.code == _ERR_NUMERIC:
+        return ImageError(
+            f"{path}: {error}; check the weights with `qedge inspect --verify {path}`"
+        )
+    if error.code == _ERR_CONTEXT:
+        return BudgetError(f"{path}: {error}; open with a longer context")
+    return ImageError(f"{path}: {error}")
 
 
 class StopText:

@@ -140,12 +140,13 @@ def parse(name: str, text: str) -> Board:
 
 def host_name() -> str:
     """The profile of this machine, which is what `-b host` records."""
-    usable = [name for name, ok in kernel_sets() if ok]
+    usable = [name for name, ok in kernel_sets() if ok]  # a faster set may stand before these
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
-        return {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}.get(usable[0], "x86-64")
+        best = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}
+        return next((profile for name, profile in best.items() if name in usable), "x86-64")
     if machine in ("aarch64", "arm64"):
-        return "aarch64-dotprod" if usable[0] == "dotprod" else "aarch64"
+        return "aarch64-dotprod" if "dotprod" in usable else "aarch64"
     raise NoBoardError(f"no profile for a {machine} host; name a board: {', '.join(names())}")
 
 

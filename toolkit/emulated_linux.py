@@ -14,7 +14,8 @@ from types import TracebackType
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.toolkit.board import Board, linux_of
-from qedge.toolkit.image import new_file
+from qedge.toolkit.emulator import ends_with_us, no_emulator
+from qedge.toolkit.files import held, new_file
 from qedge.toolkit.rootfs import DISK_BYTES, READY, System, lacking, own_keys, system
 
 QEMU = "qemu-system-aarch64"
@@ -26,7 +27,7 @@ _END_SECONDS = 10.0
 def missing(board: Board) -> str | None:
     """Why this board cannot be emulated here, and what to do; None: it can."""
     if not linux_of(board).emulator:
-        return f"no emulator of a {board.name} is known; give a real one's address (-p)"
+        return no_emulator(board)
     if shutil.which(QEMU) is None:
         return f"to emulate a {board.name}, install {QEMU} (Debian: qemu-system-arm)"
     if absent := lacking():
@@ -78,13 +79,6 @@ def _public_key(private: Path) -> str:
     return f"{kind}:{data}"
 
 
-def _ends_with_us() -> list[str]:
-    """What comes before a command that is not to outlive the thread which starts it, even when
-    that is killed."""
-    program = shutil.which("setpriv")  # of util-linux
-    return [] if program is None else [program, "--pdeathsig", "KILL", "--"]
-
-
 def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -122,6 +116,7 @@ class LinuxEmulator:
         self._ready = threading.Event()
         self._said = bytearray()
         self._process: subprocess.Popen[bytes] | None = None
+        self._held = contextlib.ExitStack()
 
     @property
     def port(self) -> str:
@@ -179,10 +174,18 @@ class LinuxEmulator:
         make_disk(self._disk, made)
         if self._overlay is not None and not self._overlay.exists():
             self._make_overlay(self._overlay)
+        with contextlib.ExitStack() as stack:
+            written = self._overlay or self._disk
+            stack.enter_context(held(written, "another emulated board runs on it"))
+            self._start(made)
+            self._held = stack.pop_all()
+        return self
+
+    def _start(self, made: System) -> None:
         self._port = self._port or _free_port()
         try:
             self._process = subprocess.Popen(
-                [*_ends_with_us(), *self._command(made), *self._options],
+                [*ends_with_us(), *self._command(made), *self._options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -197,7 +200,6 @@ class LinuxEmulator:
             text = self.end_text()
             self.kill()
             raise NoBoardError(text)
-        return self
 
     def _listen(self) -> None:
         """Takes what the console says: nobody doing so would stall the board."""
@@ -230,6 +232,7 @@ class LinuxEmulator:
             if stream is not None:
                 stream.close()
         self._process = None
+        self._held.close()
 
     def _power_off(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None

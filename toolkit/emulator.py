@@ -12,6 +12,7 @@ import secrets
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -20,13 +21,14 @@ from pathlib import Path
 from types import TracebackType
 
 from qedge.runtime.errors import NoBoardError, UsageError
-from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit import files
+from qedge.toolkit.board import Board, Device, device_of, load, names
 from qedge.toolkit.elf import flat
+from qedge.toolkit.files import cache_folder, new_file
 from qedge.toolkit.firmware import Firmware, build
-from qedge.toolkit.image import new_file
+from qedge.toolkit.kept import made_folder, tool_environment
 from qedge.toolkit.link import Device as LinkedDevice
 from qedge.toolkit.link import Hello, Link, open_line
-from qedge.toolkit.pull import cache_folder
 
 RP2040JS = "rp2040js@1.4.1"
 ID_BYTES = 8
@@ -66,30 +68,43 @@ def make_flash(path: Path, device: Device) -> None:
 
 def _rp2040js() -> Path:
     """The folder with rp2040js in it, fetched through npm the first time."""
-    folder = cache_folder() / RP2040JS.replace("@", "-")
-    if (folder / "node_modules" / "rp2040js" / "package.json").exists():
-        return folder
+    return made_folder(cache_folder() / RP2040JS.replace("@", "-"), _fetch_rp2040js)
+
+
+def _fetch_rp2040js(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         raise NoBoardError("rp2040js needs node and npm; install them (Debian: nodejs npm)")
-    folder.mkdir(parents=True, exist_ok=True)
     command = [npm, "install", "--prefix", str(folder), "--no-save", "--ignore-scripts"]
     done = subprocess.run(
         [*command, "--no-audit", "--no-fund", RP2040JS],
         capture_output=True,
         text=True,
         check=False,
+        env=tool_environment("npm_config_cache", ("HOME", ".npm")),
     )
     if done.returncode:
         raise NoBoardError(f"{RP2040JS} could not be fetched through npm:\n{done.stderr}")
-    return folder
+
+
+def no_emulator(board: Board) -> str:
+    """What to do where a board has no emulator."""
+    known = ", ".join(
+        one.name
+        for one in map(load, names())
+        if (one.device and one.device.emulator) or (one.linux and one.linux.emulator)
+    )
+    return (
+        f"no emulator of a {board.name} is known, only of {known}; with a real one: "
+        f"`qedge flash IMAGE -b {board.name}`"
+    )
 
 
 def missing(board: Board) -> str | None:
     """Why this board cannot be emulated here, and what to do; None: it can."""
     device = device_of(board)
     if not device.emulator:
-        return f"no emulator of a {board.name} is known; give the port of a real one (-p)"
+        return no_emulator(board)
     if device.emulator == "qemu" and shutil.which("qemu-system-arm") is None:
         return f"to emulate a {board.name}, install qemu-system-arm (Debian: qemu-system-arm)"
     if device.emulator == "rp2040js" and (
@@ -99,12 +114,34 @@ def missing(board: Board) -> str | None:
     return None
 
 
-def _command(device: Device, firmware: Firmware, flash: Path, cut: int) -> list[str]:
+# Linux's prctl(PR_SET_PDEATHSIG): whoever asked is killed when the thread that started it ends,
+# however that comes about; unless it has ended before.
+_ENDS_WITH_US = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ends_with_us() -> list[str]:
+    """What comes before a command that is not to outlive the thread which starts it, even when
+    that is killed; nothing where the system cannot."""
+    if sys.platform != "linux":
+        return []
+    return [sys.executable, "-I", "-S", "-c", _ENDS_WITH_US, str(os.getpid())]
+
+
+def _command(
+    device: Device, firmware: Firmware, flash: Path, cut: int, work: Path
+) -> list[str]:
+    """work: a folder for what only this emulator reads."""
     if device.emulator == "process":
         return [str(firmware.path)]
     if device.emulator == "qemu":
         backend = f"memory-backend-file,id=nor,size={_flash_size(device)},mem-path={flash}"
         return [
+            *ends_with_us(),
             "qemu-system-arm",
             *("-M", f"{device.machine},memory-backend=nor"),
             *("-object", f"{backend},share=on"),
@@ -113,10 +150,8 @@ def _command(device: Device, firmware: Firmware, flash: Path, cut: int) -> list[
             *("-kernel", str(firmware.path)),
         ]
     script = Path(str(resources.files("qedge.firmware"))) / "emulator" / "rp2040.mjs"
-    binary = firmware.path.with_suffix(".bin")
-    if not binary.exists():
-        with new_file(binary) as file:
-            file.write(flat(firmware.path, device.flash_at))
+    binary = work / "firmware.bin"
+    binary.write_bytes(flat(firmware.path, device.flash_at))
     found = ["node", str(script), str(_rp2040js()), str(flash), str(binary)]
     return found + ([str(cut)] if cut else [])
 
@@ -153,7 +188,11 @@ class Emulator:
             raise NoBoardError("boards are emulated on POSIX systems only")
         import tty
 
-        make_flash(self._flash, self._device)
+        with contextlib.ExitStack() as held:
+            make_flash(self._flash, self._device)
+            held.enter_context(files.held(self._flash, "another emulated board runs on it"))
+            self._work = held.enter_context(tempfile.TemporaryDirectory())
+            self._held = held.pop_all()
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         self.port = os.ttyname(self._slave)
@@ -164,6 +203,9 @@ class Emulator:
         except OSError as error:
             self._close()
             raise NoBoardError(f"{self.board.name}: {error}") from error
+        except BaseException:
+            self._close()
+            raise
         self._pump = threading.Thread(target=self._run, daemon=True)
         self._pump.start()
         return self
@@ -171,7 +213,9 @@ class Emulator:
     def _start(self) -> None:
         self._process = subprocess.Popen(
             [
-                *_command(self._device, self._firmware, self._flash, self._cut),
+                *_command(
+                    self._device, self._firmware, self._flash, self._cut, Path(self._work)
+                ),
                 *self._options,
             ],
             stdin=subprocess.PIPE,
@@ -261,3 +305,4 @@ class Emulator:
         self._complaints.close()
         for number in (self._master, self._slave, self._wake, self._waker):
             os.close(number)
+        self._held.close()

@@ -6,9 +6,7 @@ the cache under a name made of everything that went into it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +21,8 @@ from pathlib import Path
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.elf import fill_boot_crc, segments
-from qedge.toolkit.pull import cache_folder
+from qedge.toolkit.files import cache_folder
+from qedge.toolkit.kept import kept_or_made, zig_environment
 
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
 BARE = ["-ffunction-sections", "-fdata-sections"]
@@ -173,27 +172,29 @@ def build(
     script = _script(firmware, device)
     key_of = _key([*command, script, version("qedge")], firmware, engine)
     output = place / f"{board.name}-{key_of}.elf"
-    if not output.exists():
-        place.mkdir(parents=True, exist_ok=True)
+
+    def compiled() -> bytes:
         with tempfile.TemporaryDirectory() as work:
+            made = Path(work) / output.name
             link = list(LINK)
             link += [f"-Wl,--wrap={name}" for name in device.wrap]
             if device.port != "host":
                 (Path(work) / "board.ld").write_text(script, "utf-8")
                 link.append(f"-Wl,-T,{Path(work) / 'board.ld'}")
                 link += ["-lgcc"] if chosen.name != "zig" else []
-            part = output.with_name(f".{output.name}.{os.getpid()}")
-            line = [*command, *map(str, sources), *link, "-o", str(part)]
-            done = subprocess.run(line, capture_output=True, text=True, check=False)
+            line = [*command, *map(str, sources), *link, "-o", str(made)]
+            done = subprocess.run(
+                line, capture_output=True, text=True, check=False, env=zig_environment()
+            )
             if done.returncode:
-                with contextlib.suppress(OSError):
-                    part.unlink()
                 raise WriteError(
                     f"{board.name}: {chosen.name} could not build the firmware:\n{done.stderr}"
                 )
             if device.port == "rp2040":
-                fill_boot_crc(part, device.flash_at)
-            os.replace(part, output)
+                fill_boot_crc(made, device.flash_at)
+            return made.read_bytes()
+
+    kept_or_made(output, compiled, runs=device.port == "host")
     code = ram = 0
     if device.port != "host":
         code, ram = _sizes(output, device)

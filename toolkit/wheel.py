@@ -11,7 +11,6 @@ import base64
 import hashlib
 import importlib.metadata
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -28,8 +27,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.runtime.machine import cpus
 from qedge.toolkit.board import linux_of, load
-from qedge.toolkit.pull import cache_folder
+from qedge.toolkit.files import cache_folder, new_file
+from qedge.toolkit.kept import kept_or_made, zig_environment
 
 NAME = "qedge_runtime"  # not qedge: pip must not take one for another version of the other
 MODULE = "_engine.abi3.so"  # the ending that every CPython 3 on Linux looks for
@@ -109,18 +110,22 @@ def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
     version = importlib.metadata.version("qedge")
     name = f"{NAME}-{version}-cp310-abi3-{TARGETS[arch].tag}.whl"
     kept = cache_folder() / "wheels" / _key(arch, sources, [version, *tools]) / name
+
+    def made() -> bytes:
+        with tempfile.TemporaryDirectory() as work:
+            library = _library(arch, sources, Path(work))
+            return _zip(dict(_members(sources, library, version, arch)), version)
+
     try:
-        if not kept.exists():
-            with tempfile.TemporaryDirectory() as work:
-                library = _library(arch, sources, Path(work))
-                members = dict(_members(sources, library, version, arch))
-                _put(kept, _zip(members, version))
-        data = kept.read_bytes()
-        path = kept if output_folder is None else Path(output_folder) / name
-        if path != kept:
-            _put(path, data)
+        data, path = kept_or_made(kept, made), kept
+        if output_folder is not None:
+            path = Path(output_folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"{name}: cannot be written: {error}; free some space") from error
+    if path != kept:
+        with new_file(path) as file:
+            file.write(data)
     digest = hashlib.sha256(data).hexdigest()
     return Built(path, digest, len(data), time.monotonic() - begin)
 
@@ -128,7 +133,7 @@ def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
 def _sources() -> dict[str, bytes]:
     """Everything a wheel is made of, by its name below qedge/runtime; sorted."""
     root = Path(str(resources.files("qedge.runtime")))
-    found = [*root.glob("*.py"), root / "_engine.pyx"]
+    found = [*root.glob("*.py"), root / "_engine.pyx", root / "_engine.pxi"]
     for folder in ("engine", "host"):
         found += (root / folder).glob("*.[ch]")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(found)}
@@ -187,7 +192,7 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
         _run([*zig, *flags, "-c", code, "-o", output], work, arch)
         return output
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpus()) as pool:
         objects = list(pool.map(compile_one, codes))
     (work / "exported").write_text(EXPORTED, "utf-8")
     link = [*LINK, "-Wl,--version-script=exported", f"-mcpu={target.cpu}"]
@@ -196,7 +201,9 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
 
 
 def _run(command: list[str], work: Path, arch: str) -> None:
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=work, capture_output=True, text=True, check=False, env=zig_environment()
+    )
     if done.returncode:
         raise WriteError(
             f"{arch}: {' '.join(command[2:4])} could not build the wheel:\n{done.stderr}"
@@ -252,14 +259,3 @@ def _zip(members: dict[str, bytes], version: str) -> bytes:
             info.external_attr = (0o100755 if name.endswith(".so") else 0o100644) << 16
             archive.writestr(info, data)
     return out.getvalue()
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

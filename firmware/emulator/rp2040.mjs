@@ -16,13 +16,14 @@ const [folder, flashName, firmwareName, cutText] = process.argv.slice(2);
 const library = path.join(folder, 'node_modules', 'rp2040js', 'dist', 'esm', 'index.js');
 const { RP2040, BasePeripheral, ConsoleLogger, LogLevel } = await import(pathToFileURL(library));
 
-const FLASH_BYTES = 2 << 20, ID_BYTES = 8, PAGE = 256, FIFO = 16;
+const ID_BYTES = 8, PAGE = 256, FIFO = 16;
 const NANOSECONDS = 8; // of a cycle at 125 MHz
 const SLICE = 200000, TICK_EVERY = 32; // instructions
 const CUT_EXIT = 75;
 
 const file = fs.openSync(flashName, 'r+');
 const stored = fs.readFileSync(flashName);
+const FLASH_BYTES = stored.length - ID_BYTES; // as large as the board's file made it
 const identity = stored.subarray(FLASH_BYTES, FLASH_BYTES + ID_BYTES);
 const flash = new Uint8Array(16 << 20).fill(0xff);
 flash.set(stored.subarray(0, FLASH_BYTES));

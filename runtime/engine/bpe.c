@@ -60,14 +60,19 @@ static int encode_word(qe_merging *m, qe_id_sink *sink)
             return qe_sink_put(sink, id);
         }
     }
-    for (uint32_t i = 0; i < m->count; i++) {
+    int error = QE_OK;
+    for (uint32_t i = 0; i < m->count && !error; i++) {
         m->ids[i] = qe_vocab_load(vocab->byte_tokens, m->text[i]);
         m->lengths[i] = 1;
         m->starts[i] = i;
+        error = i % QE_WORK_STEP ? QE_OK : qe_work_did(m->work, QE_WORK_STEP);
     }
-    qe_merging_run(m);
+    error = error ? error : qe_merging_run(m);
+    if (error) {
+        return error;
+    }
     for (uint32_t at = 0; at < m->count; at += m->lengths[at]) {
-        int error = put_symbol(m, at, sink);
+        error = put_symbol(m, at, sink);
         if (error) {
             return error;
         }
@@ -79,11 +84,12 @@ int qe_bpe_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *
 {
     qe_words words;
     size_t start = 0, end;
-    qe_words_start(&words, m->vocab->pretokenizer, text, bytes);
+    qe_words_start(&words, m->vocab, text, bytes);
     while ((end = qe_words_next(&words)) != 0) {
         m->text = text + start;
         m->count = (uint32_t)(end - start);
         int error = encode_word(m, sink);
+        error = error ? error : qe_work_did(m->work, end - start);
         if (error) {
             return error;
         }

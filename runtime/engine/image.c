@@ -50,6 +50,15 @@ const uint8_t *qe_image_section(const qe_image *image, uint32_t type, uint64_t *
     return NULL;
 }
 
+uint64_t qe_image_front(const void *base, uint64_t bytes)
+{
+    const uint8_t *h = base;
+    if (bytes < HEADER_BYTES || memcmp(h, "QEDGEIMG", 8) != 0)
+        return 0;
+    const uint64_t checked = qe_load64(h + 64);
+    return checked > bytes ? 0 : checked < HEADER_BYTES ? HEADER_BYTES : checked;
+}
+
 /* Header, section table and the leaves that cover what is small. */
 static int check_frame(qe_image *image)
 {

@@ -28,7 +28,8 @@ enum qe_error {
     QE_ERR_SPACE = -7,   /* a buffer given by the caller is too small */
     QE_ERR_NUMERIC = -8, /* a logit is not finite */
     QE_ERR_USAGE = -9,   /* an argument is out of its range */
-    QE_ERR_KERNELS = -10 /* no such kernel set on this machine */
+    QE_ERR_KERNELS = -10, /* no such kernel set on this machine */
+    QE_ERR_STOPPED = -11  /* the caller's poll asked for it */
 };
 
 #include "vocab.h"
@@ -101,6 +102,10 @@ typedef struct {
  * small, and that the plan's arena bytes are what qe_session_size gives. Touches no weight.
  * QE_ERR_IMAGE, _VERSION, _HASH; QE_ERR_USAGE when base is not aligned to 64. */
 int qe_image_open(qe_image *image, const void *base, uint64_t bytes);
+
+/* Bytes at the start that qe_image_open verifies and that offsets and texts are read from later:
+ * who maps a file that others may write to has to keep a copy of them. 0: not an image. */
+uint64_t qe_image_front(const void *base, uint64_t bytes);
 
 /* Verifies leaves first .. first + count - 1 of the hash tree (clipped to the last). Returns
  * the number verified, 0 beyond the end, or QE_ERR_HASH. Call it in steps to show progress. */

@@ -23,6 +23,31 @@ uint32_t qe_host_choose_cpus(const char *root, uint8_t *allowed, uint32_t count,
 int qe_host_map(const char *path, const uint8_t **base, uint64_t *bytes);
 void qe_host_unmap(const uint8_t *base, uint64_t bytes);
 
+/* An image's file that stays mapped. */
+typedef struct {
+    const uint8_t *base;
+    uint64_t bytes;
+    int number;        /* of the open file */
+    uint64_t stamp[2]; /* its size in bytes, and when it was written to, in nanoseconds */
+} qe_file;
+
+/* Maps an image and opens it. What qe_image_open checks, and the engine takes offsets from
+ * later, is a copy of this process's own in the place of the mapping's first pages: whatever
+ * others write into the file, that stays. Returns 0, an errno value, or what qe_image_open says;
+ * the file is to be closed in every case. */
+int qe_host_image_open(qe_image *image, qe_file *file, const char *path);
+void qe_host_image_close(qe_file *file);
+
+/* Whether somebody has written into the file since it was opened, or since this was asked last:
+ * 0 no, 1 yes, 2 and it is shorter than what is mapped. */
+int qe_host_image_touched(qe_file *file);
+
+/* From now on a file that is cut short while it is mapped (SIGBUS) ends the process: it says
+ * `text` on standard error, removes the file `unfinished` ("": none), and exits with `code`. For
+ * programs, which may call it again; a library has no say in that. Returns 0 or an errno value.
+ */
+int qe_host_end_when_cut(const char *text, int code, const char *unfinished);
+
 /* Zeroed pages, touched only as they are used; NULL when the system refuses. */
 void *qe_host_arena(uint64_t bytes);
 void qe_host_arena_free(void *arena, uint64_t bytes);
@@ -33,12 +58,15 @@ uint64_t qe_host_float_enter(void);
 void qe_host_float_leave(uint64_t saved);
 
 /* A pool of `threads` workers, the caller's thread among them: threads - 1 are started here.
+ * It belongs to the process that opened it: after a fork a child has none of its threads, may
+ * close it, and nothing else.
  * NULL when they cannot be. With one thread the pool starts none. pinned: each thread
  * that it starts stays on one of qe_host_cpus (the first is left to the caller's own thread, which
  * is the caller's to place), as far as they go. */
 typedef struct qe_pool qe_pool;
 qe_pool *qe_pool_open(uint32_t threads, int pinned);
 void qe_pool_close(qe_pool *pool);
+int qe_pool_is_here(const qe_pool *pool); /* whether this process opened it */
 const qe_workers *qe_pool_workers(qe_pool *pool);
 
 #endif

@@ -1,12 +1,9 @@
-/* machine.c - maps files, finds CPU features, and holds the floating-point environment still.
- */
+/* machine.c - finds CPU features, takes the arena's pages, and holds the floating-point
+ * environment still. */
 #define _GNU_SOURCE
 #include "host.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -86,66 +83,6 @@ uint32_t qe_host_features(void)
         features |= QE_HAS_NEON;
 #endif
     return features;
-}
-
-/* Maps a whole file for reading, from a multiple of a large page on, so that the system may keep
- * it in such pages: fewer walks of the page table, and no end of a small page at which a
- * prefetcher stops. */
-static void *map_whole(int fd, size_t bytes)
-{
-#if defined(MADV_HUGEPAGE)
-    const size_t large = (size_t)2 << 20, page = (size_t)sysconf(_SC_PAGESIZE);
-    if (bytes >= large && bytes <= SIZE_MAX - 2 * large) {
-        const size_t pages = (bytes + page - 1) / page * page, room = pages + large;
-        uint8_t *start = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if ((void *)start == MAP_FAILED)
-            return start;
-        const size_t before = (large - (uintptr_t)start % large) % large;
-        uint8_t *here = start + before;
-        void *found = mmap(here, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
-        if (found == MAP_FAILED) {
-            const int error = errno;
-            munmap(start, room);
-            errno = error;
-            return found;
-        }
-        if (before)
-            munmap(start, before);
-        if (before < large)
-            munmap(here + pages, large - before);
-        madvise(found, bytes, MADV_HUGEPAGE); /* a wish: without it all is as it was */
-        return found;
-    }
-#endif
-    return mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
-}
-
-int qe_host_map(const char *path, const uint8_t **base, uint64_t *bytes)
-{
-    struct stat info;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), error = 0;
-    if (fd < 0)
-        return errno;
-    if (fstat(fd, &info) != 0)
-        error = errno;
-    else if (!S_ISREG(info.st_mode))
-        error = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
-    else if (info.st_size == 0)
-        error = ENODATA;
-    if (!error) {
-        void *p = map_whole(fd, (size_t)info.st_size);
-        if (p == MAP_FAILED)
-            error = errno;
-        *base = p;
-        *bytes = (uint64_t)info.st_size;
-    }
-    close(fd);
-    return error;
-}
-
-void qe_host_unmap(const uint8_t *base, uint64_t bytes)
-{
-    munmap((void *)(uintptr_t)base, (size_t)bytes);
 }
 
 void *qe_host_arena(uint64_t bytes)

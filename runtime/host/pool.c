@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 /* A wait for the last chunks is a stall when it takes this much longer than three chunks. */
 static const uint64_t STALL_NS = 100 * 1000;
@@ -29,6 +30,7 @@ typedef struct {
 struct qe_pool {
     qe_workers workers;
     uint32_t threads;
+    pid_t process;
     /* The job. Written by run() while no ticket has a chunk left; so a claim that succeeds
      * proves that what was read before it is of this job. */
     _Atomic(void (*)(void *, uint32_t, uint32_t)) task;
@@ -193,6 +195,7 @@ qe_pool *qe_pool_open(uint32_t threads, int pinned)
     qe_pool *pool = memory;
     pool->workers = (qe_workers){.self = pool, .run = run};
     pool->threads = 1;
+    pool->process = getpid();
     const uint32_t placed = pinned ? qe_host_cpus(cpus, MOST_THREADS) : 0;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
@@ -221,6 +224,11 @@ void qe_pool_close(qe_pool *pool)
 {
     if (!pool)
         return;
+    if (!qe_pool_is_here(pool)) { /* no thread to wait for; the lock may be held by one that
+                                     is not here, for ever */
+        free(pool);
+        return;
+    }
     pthread_mutex_lock(&pool->lock);
     atomic_store(&pool->quit, 1);
     pthread_cond_broadcast(&pool->wake);
@@ -230,6 +238,11 @@ void qe_pool_close(qe_pool *pool)
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
     free(pool);
+}
+
+int qe_pool_is_here(const qe_pool *pool)
+{
+    return pool->process == getpid();
 }
 
 const qe_workers *qe_pool_workers(qe_pool *pool)

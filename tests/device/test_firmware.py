@@ -13,6 +13,7 @@ from device.conftest import MakeImage
 
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.runtime.model import Model
+from qedge.toolkit import firmware, kept
 from qedge.toolkit.board import device_of, load, names
 from qedge.toolkit.elf import flat, segments
 from qedge.toolkit.emulator import Emulator, preload
@@ -105,3 +106,25 @@ def test_a_compiler_s_complaint_is_told_and_nothing_is_left(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
     with pytest.raises(NoBoardError, match="no compiler"):
         build(load("sim"), compiler="borland")
+
+
+@pytest.mark.parametrize("home", [None, "/proc/self/nothing"])
+def test_zig_builds_where_the_user_has_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    monkeypatch.setenv("QEDGE_CACHE", str(tmp_path))
+    for name in ("HOME", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    if home:
+        monkeypatch.setenv("HOME", home)
+    chosen = next(c for c in firmware.compilers(device_of(load("pico"))) if c.name == "zig")
+    source = tmp_path / "one.c"
+    source.write_text("int one(void) { return 1; }")
+    done = subprocess.run(
+        [*chosen.command, *chosen.bare, "-c", str(source), "-o", str(tmp_path / "one.o")],
+        env=kept.zig_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one.o").stat().st_size and (tmp_path / "zig_global_cache_dir").is_dir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +106,127 @@ def test_sampling_values_out_of_range_are_usage_errors(
 ) -> None:
     with pytest.raises(UsageError):
         model.generate(PROMPT, **options)
+
+
+WRONG: dict[str, list[Any]] = {
+    "max_tokens": [None, "5", 5.0, True, [5], float("nan"), 10**5000],
+    "seed": [None, "1", 1.5, -1, True, b"1"],
+    "top_k": [None, "1", 1.5],
+    "temperature": [None, "1", [], object(), 1j, 10**400, True],
+    "top_p": [None, "1", b"1"],
+    "min_p": [None, ()],
+    "repeat_penalty": [None, "1", {}],
+    "stop": [None, 5, [None], ["a", 5], b"end", [b"end"], [""], object()],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in WRONG.items() for value in values],
+    ids=lambda value: str(type(value).__name__) if not isinstance(value, str) else value,
+)
+def test_argument_of_a_wrong_type_is_a_usage_error_that_names_it(
+    model: Model, name: str, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=name):
+        model.generate(PROMPT, **{name: value})
+
+
+@pytest.mark.parametrize("prompt", [None, 5, 1.5, object(), True])
+def test_prompt_that_is_neither_text_nor_ids_is_a_usage_error(
+    model: Model, prompt: Any
+) -> None:
+    with pytest.raises(UsageError, match="the prompt is"):
+        model.generate(prompt)
+    with pytest.raises(UsageError, match="the prompt is"):
+        model.prompt_tokens(prompt)
+    with pytest.raises(UsageError, match="the text is"):
+        model.tokenize(prompt)
+    with pytest.raises(UsageError):
+        model.evaluate(prompt)
+    with pytest.raises(UsageError):
+        model.detokenize(prompt)
+
+
+@pytest.mark.parametrize("text", [["a", "b"], [5], {"role": "user"}])
+def test_what_is_no_text_is_not_tokenized(model: Model, text: Any) -> None:
+    with pytest.raises(UsageError, match="str or bytes"):
+        model.tokenize(text)
+
+
+def test_texts_are_taken_as_any_bytes(model: Model) -> None:
+    wanted = model.tokenize(PROMPT)
+    for kind in (
+        str.encode,
+        lambda text: bytearray(text.encode()),
+        lambda t: memoryview(t.encode()),
+    ):
+        assert model.tokenize(kind(PROMPT)) == wanted
+        assert list(model.generate(kind(PROMPT), 3)) == list(model.generate(PROMPT, 3))
+
+
+def test_numbers_of_numpy_are_numbers(model: Model) -> None:
+    taken = list(
+        model.generate(PROMPT, np.int64(6), temperature=np.float32(1), seed=np.uint64(3))
+    )
+    assert taken == list(model.generate(PROMPT, 6, temperature=1, seed=3))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"context": "512"},
+        {"context": 5.0},
+        {"context": True},
+        {"threads": "2"},
+        {"threads": 1.5},
+        {"batch": "8"},
+        {"batch": [8]},
+        {"memory": []},
+        {"memory": b"300M"},
+        {"kernels": 5},
+        {"kernels": ["portable"]},
+    ],
+)
+def test_option_of_a_wrong_type_is_refused_at_open_and_for_a_session(
+    model: Model, options: dict[str, Any]
+) -> None:
+    (name,) = options
+    with pytest.raises(UsageError, match="size" if name == "memory" else name[:6]):
+        Model.open(model.path, **options)
+    with pytest.raises(UsageError):
+        model.session(**options)
+
+
+def test_option_that_a_session_does_not_know_is_named(model: Model) -> None:
+    with pytest.raises(UsageError, match="knows no contxt; it takes context, memory"):
+        model.session(contxt=16)
+
+
+@pytest.mark.parametrize("path", [None, 5, 1.5, [], object()])
+def test_what_is_no_path_is_a_usage_error(path: Any) -> None:
+    with pytest.raises(UsageError, match="is no path"):
+        Model.open(path)
+
+
+def test_path_as_bytes_is_a_path(tiny_image: Path) -> None:
+    with Model.open(os.fsencode(tiny_image)) as opened:
+        assert opened.path == str(tiny_image)
+
+
+def test_model_made_by_its_class_is_told_of_open(tiny_image: Path) -> None:
+    for arguments in ((tiny_image,), (), (tiny_image, 5)):
+        with pytest.raises(UsageError, match=r"Model\.open"):
+            Model(*arguments)
+
+
+def test_logits_are_the_last_tokens_and_of_nothing_else(model: Model) -> None:
+    with pytest.raises(UsageError, match="no logits yet"):
+        model.logits()
+    model.evaluate([5])
+    assert model.logits().shape == (300,)
+    with pytest.raises(UsageError, match="last token"):
+        model.logits("Hi")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +363,8 @@ def test_closing_in_the_middle_ends_the_generation(tiny_image: Path) -> None:
     pieces = model.generate([5] * 4, 100, temperature=2.0, seed=1)
     next(pieces)
     model.close()
-    assert list(pieces) == []
+    with pytest.raises(UsageError, match="closed"):
+        next(pieces)
     model.close()
     with pytest.raises(UsageError, match="closed"):
         model.generate(PROMPT)
@@ -250,52 +372,20 @@ def test_closing_in_the_middle_ends_the_generation(tiny_image: Path) -> None:
         model.reset()
 
 
-def test_closing_while_another_thread_generates_is_a_usage_error(tiny_image: Path) -> None:
-    inside, go_on = threading.Event(), threading.Event()
-    model = Model.open(tiny_image)
-    decode = model.image.decode
-
-    class Slow:
-        """The image, whose first decoded token waits for us."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(image, name)
-
-        def decode(self, token: int) -> bytes:
-            inside.set()
-            assert go_on.wait(60)
-            return decode(token)
-
-    image, model._image = model._image, Slow()  # type: ignore[assignment]
-    pieces: list[str] = []
-    thread = threading.Thread(target=lambda: pieces.extend(model.generate([5] * 4, 3)))
-    thread.start()
-    try:
-        assert inside.wait(60)
-        with pytest.raises(UsageError, match="another thread"):
-            model.close()
-        with pytest.raises(UsageError, match="another thread"):
-            model.generate(PROMPT)
-    finally:
-        go_on.set()
-        thread.join()
-    model.close()
-
-
 def test_abandoned_generation_leaves_a_model_that_works(model: Model) -> None:
     whole = "".join(model.generate([5] * 4, 20))
     next(model.generate([5] * 4, 20, temperature=1.0, seed=3))
-    gc.collect()
     model.generate([6], 5)  # never begun
     assert "".join(model.generate([5] * 4, 20)) == whole
 
 
-def test_new_generation_ends_the_old_one_and_keeps_its_own_numbers(model: Model) -> None:
+def test_new_generation_keeps_its_own_numbers(model: Model) -> None:
     old = model.generate([5] * 4, 100, temperature=2.0, seed=1)
     next(old)
     new = model.generate([6], 4, temperature=2.0, seed=2)
     assert model.stats is None and model.tokens == []
-    assert list(old) == []
+    with pytest.raises(UsageError, match="gone on to something else"):
+        next(old)
     list(new)
     assert model.stats.prompt_tokens == 1 and model.stats.generated_tokens == len(model.tokens)
 

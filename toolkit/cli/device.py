@@ -89,16 +89,18 @@ def emulate(
     """Start an emulated board and stay until interrupted; prints its port."""
     from qedge.toolkit import show
     from qedge.toolkit.board import load
-    from qedge.toolkit.emulator import Emulator
+    from qedge.toolkit.emulator import Emulator, missing
     from qedge.toolkit.firmware import build
 
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     board = load(name)
     if board.linux is not None:
         _emulate_linux(board, flash_file, identity, stop, as_json)
         return
+    if need := missing(board):
+        raise NoBoardError(need)
     show.say(f"{name}: building the firmware, unless it is there")
     if board.device is not None and board.device.emulator == "rp2040js":
         show.say(f"{name}: fetching rp2040js through npm, unless it is there")
@@ -127,10 +129,10 @@ def _emulate_linux(
     from qedge.toolkit.emulated_linux import LinuxEmulator
 
     with tempfile.TemporaryDirectory() as folder:
-        if disk is None:
-            show.say("no --flash-file: what is flashed is gone when this ends")
         place = disk or Path(folder) / "disk.ext4"
         made = LinuxEmulator(board, place, identity=key)
+        if disk is None:
+            show.say("no --flash-file: what is flashed is gone when this ends")
         show.say(f"{board.name}: making its Debian, unless it is there")
         with made as emulator:
             identity = str(emulator.identity)
@@ -183,15 +185,15 @@ def firmware_build(
     name: str, compiler: str | None, output: Path | None, key: Path | None, as_json: bool
 ) -> None:
     """Compile the firmware for a board."""
-    import shutil
-
     from qedge.toolkit import show
     from qedge.toolkit.board import load
+    from qedge.toolkit.files import new_file
     from qedge.toolkit.firmware import build
 
     found = build(load(name), compiler=compiler, key=trusted(key))
     path = output or Path(f"{name}-firmware.elf")
-    shutil.copyfile(found.path, path)
+    with new_file(path) as file:
+        file.write(found.path.read_bytes())
     fields = {**asdict(found), "path": path}
     emit(as_json, fields)
     if not as_json:

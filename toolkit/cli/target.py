@@ -192,6 +192,10 @@ def bench(
 ) -> None:
     """Measure prefill and decode of the model at TARGET, an image or a board; medians, and what
     they are worth."""
+    if options["append"] is not None:
+        from qedge.toolkit.record import check_appendable
+
+        check_appendable(options["append"])
     if (board := board_of(target, port)) is not None:
         if options["cold"] or options["rounds"]:
             raise UsageError("--cold and --rounds work with images; --repeat with a board, too")
@@ -261,13 +265,13 @@ def benched(
 
     verdict = judge(results)
     fields = record.record(results, verdict, board=board, target=target)
-    if options["append"] is not None:
-        record.append(options["append"], fields)
     emit(options["as_json"], fields)
     if not options["as_json"]:
         tell()
     for flag in verdict.flags:
         show.say(f"{'invalid' if flag.invalidates else 'note'}: {flag.name}: {flag.text}")
+    if options["append"] is not None:  # last: what was measured has been said by then
+        record.append(options["append"], fields)
     if options["strict"] and not verdict.valid:
         raise BoardTestError(f"{target}: invalid measurement; {'; '.join(verdict.reasons)}")
 

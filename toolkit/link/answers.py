@@ -4,10 +4,11 @@ name, and no number of its decides how long we loop or how much we hold."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from qedge.runtime.text import printable
 
 # Far above any board there is, far below what makes a loop or a buffer absurd.
 BLOCK_MOST, PACKET_MOST, BYTES_MOST = 1 << 24, 1 << 20, 1 << 50
@@ -56,7 +57,7 @@ class Fields:
         value = self._get(key, default)
         if not isinstance(value, str) or len(value) > TEXT_MOST:
             raise Untrue(f"{key} is no text of at most {TEXT_MOST} characters")
-        return plain(value)
+        return printable(value)
 
     def data(self, key: str, low: int, high: int, default: bytes | None = None) -> bytes:
         """Bytes, low to high of them."""
@@ -71,15 +72,6 @@ class Fields:
         if not isinstance(value, list) or len(value) != count:
             raise Untrue(f"{key} is no array of {count}")
         return [Fields(row, key) for row in value]
-
-
-def plain(text: str) -> str:
-    """A text in which nothing acts on a terminal: what is no letter, mark, number, sign or
-    space is written as its number."""
-    return "".join(
-        c if c == " " or unicodedata.category(c)[0] not in "CZ" else f"\\x{ord(c):02x}"
-        for c in text
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,4 +216,4 @@ def error(wrong: Mapping[str, Any], group: int) -> tuple[int, int, str]:
     numbers = [wrong.get("group", group), wrong.get("rc", 0)]
     place, code = (n if type(n) is int and 0 <= n < 1 << 32 else 0 for n in numbers)
     text = wrong.get("text", "")
-    return place, code, plain(text[:TEXT_MOST]) if isinstance(text, str) else ""
+    return place, code, printable(text[:TEXT_MOST]) if isinstance(text, str) else ""

@@ -3,6 +3,7 @@ family's."""
 
 from __future__ import annotations
 
+import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +40,10 @@ _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
     3: (VerifyError, "the flash does not read back what was written; it may be worn out"),
     4: (UsageError, "the board cannot do this: a value is out of its range"),
     5: (ImageError, "the board holds no image; flash one first"),
-    6: (NoBoardError, "the board was reset in the middle; run this again"),
+    6: (
+        NoBoardError,
+        "the board was reset in the middle, or works for another client now; run this again",
+    ),
     7: (WrongBoardError, "the image was built for another board; build it with -b"),
     8: (BoardTestError, "the golden test gave other tokens or logits than the image promises"),
     9: (ImageError, "the board wants a signature by its key; sign the image (`qedge sign`)"),
@@ -185,10 +189,11 @@ class Device:
             "patience": STEP_PATIENCE,
             "pause": STEP_PAUSE,
         }
-        self._ask(JOB, {"job": name, **values}, **patient)
+        ticket = secrets.randbelow(1 << 32)  # or another client's job would answer us
+        self._ask(JOB, {"job": name, "ticket": ticket, **values}, **patient)
         came_on, last = time.monotonic(), (-1, -1)
         for _ in range(most):
-            found = self._checked(answers.step, self._ask(STEP, {}, **patient))
+            found = self._checked(answers.step, self._ask(STEP, {"ticket": ticket}, **patient))
             yield found
             if found["done"]:
                 return

@@ -1,0 +1,232 @@
+"""Files that others write to in use: what was checked stays; the rest is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from unit.image_bytes import WEIGHTS, parts
+from unit.tiny_models import TinyConfig, make_weights, write_gguf
+
+from qedge.runtime import ImageError, Model
+from qedge.toolkit.board import load
+from qedge.toolkit.build import build
+
+PROMPT = "the rain in the train"
+TENSORS = 6
+COMMAND = [sys.executable, "-m", "qedge.toolkit"]
+
+
+@pytest.fixture
+def image(tiny_image: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(tiny_image, tmp_path / "own.qimg"))
+
+
+@pytest.fixture(scope="module")
+def long_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes its time: it ends only where its context does."""
+    folder = tmp_path_factory.mktemp("long")
+    config = TinyConfig(layers=8, dim=256, ffn=512, context=16384)
+    model = write_gguf(folder / "long.gguf", config, make_weights(1, config))
+    return build(model, load("host"), folder / "long.qimg", quant="q8_0").image
+
+
+def overwrite(path: Path, data: bytes, at: int = 0) -> None:
+    """In place, as cp does."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def front(path: Path) -> int:
+    """Bytes that opening checks."""
+    return parts(path.read_bytes()).checked
+
+
+def place(path: Path, section: int) -> int:
+    return parts(path.read_bytes()).sections[section][0]
+
+
+@pytest.fixture(scope="module")
+def big_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of more pages than the system reads ahead of the third tensor."""
+    config = TinyConfig(layers=2, dim=256, ffn=512, vocab_size=600)
+    path = tmp_path_factory.mktemp("big") / "big.gguf"
+    return write_gguf(path, config, make_weights(1, config))
+
+
+def whole(model: Model) -> tuple[str, str]:
+    return "".join(model.generate(PROMPT, 12, hash=True)), model.logits_hash()
+
+
+def test_what_opening_checked_stays_whatever_is_written_over_it(image: Path) -> None:
+    """Header, tables, vocabulary: with any of them from the mapping this reads beyond it."""
+    code = (
+        "import sys\n"
+        "from qedge.runtime import Model\n"
+        "model = Model.open(sys.argv[1])\n"
+        "def once(): return list(model.greedy(model.prompt_tokens('the rain'), 12))\n"
+        "def facts(): return model.config, model.plan, model.image.tensors(), model.image_id\n"
+        "right, before = once(), facts()\n"
+        "with open(sys.argv[1], 'r+b') as file: file.write(b'\\xff' * int(sys.argv[2]))\n"
+        "assert once() == right\n"
+        "assert facts() == before\n"
+        "print('well')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(image), str(front(image))],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "well\n"), done
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_offsets_that_are_written_over_are_never_used(
+    image: Path, seed: int, long_image: Path
+) -> None:
+    """Another image's bytes, shifted, under a model that runs: no crash, whatever it says."""
+    other = long_image.read_bytes()
+    with Model.open(image) as model:
+        pieces = model.generate(PROMPT, 100, temperature=2.0, seed=1)
+        next(pieces)
+        start = 4 * seed
+        overwrite(image, other[start : start + image.stat().st_size])
+        with pytest.raises(ImageError):
+            list(pieces)
+
+
+def test_image_that_is_written_over_is_told_at_the_end(image: Path) -> None:
+    with Model.open(image) as model:
+        right = whole(model)
+        at = place(image, WEIGHTS) + 4096
+        before = image.read_bytes()[at : at + 4]
+        overwrite(image, b"\x55\x55\x55\x55", at)
+        with pytest.raises(ImageError, match=r"own\.qimg: was written over .* renaming it"):
+            whole(model)
+        with Model.open(image) as again, pytest.raises(ImageError):
+            overwrite(image, b"\x56\x55\x55\x55", at)
+            again.test()
+        overwrite(image, before, at)
+        assert whole(model) == right  # the bytes are the image's again
+
+
+def test_image_that_was_only_touched_or_rewritten_alike_is_trusted(image: Path) -> None:
+    with Model.open(image) as model:
+        right = whole(model)
+        os.utime(image, (1, 1))
+        assert whole(model) == right
+        overwrite(image, image.read_bytes())
+        assert whole(model) == right
+
+
+def test_image_that_is_replaced_by_a_rename_is_not_what_runs(
+    image: Path, tmp_path: Path
+) -> None:
+    with Model.open(image) as model:
+        right = whole(model)
+        (tmp_path / "new").write_bytes(b"another file")
+        os.replace(tmp_path / "new", image)
+        assert whole(model) == right
+        image.unlink()
+        assert whole(model) == right
+
+
+def test_image_that_grew_is_said(image: Path) -> None:
+    with Model.open(image) as model:
+        right = whole(model)
+        with image.open("ab") as file:
+            file.write(b"a signature behind it")
+        assert whole(model) == right  # its own bytes are as they were
+
+
+def test_image_that_changes_while_it_is_opened_is_whole_or_refused(image: Path) -> None:
+    """Another process writes its front all the time; no opening may take half of it."""
+    at = place(image, TENSORS) + 8
+    code = (
+        "import os, sys\n"
+        "file = os.open(sys.argv[1], os.O_RDWR); at = int(sys.argv[2])\n"
+        "old = os.pread(file, 64, at); print('go', flush=True)\n"
+        "while True:\n"
+        "    os.pwrite(file, b'\\xff' * 64, at); os.pwrite(file, old, at)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(image), str(at)], stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline() == b"go\n"
+        opened = refused = 0
+        while min(opened, refused) < 5:
+            try:
+                with Model.open(image) as model:
+                    assert max(one[7] for one in model.image.tensors()) < 1 << 32
+                    opened += 1
+            except ImageError:
+                refused += 1
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_image_that_is_cut_under_a_run_ends_it_with_a_sentence(
+    long_image: Path, tmp_path: Path
+) -> None:
+    image = Path(shutil.copy(long_image, tmp_path / "cut.qimg"))
+    child = subprocess.Popen(
+        [*COMMAND, "run", str(image), "the rain", "-n", "100000", "--temperature", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None and os.read(child.stdout.fileno(), 1)  # it generates
+    os.truncate(image, front(image))
+    said = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == ImageError.exit_code
+    assert said.startswith("ImageError: a file was cut short") and "mv" in said
+
+
+def test_image_that_is_written_over_under_a_run_is_exit_code_6(
+    long_image: Path, tmp_path: Path
+) -> None:
+    image = Path(shutil.copy(long_image, tmp_path / "over.qimg"))
+    child = subprocess.Popen(
+        [*COMMAND, "run", str(image), "the rain", "-n", "400", "--temperature", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None and os.read(child.stdout.fileno(), 1)
+    overwrite(image, b"\x55" * 64, place(image, WEIGHTS) + 4096)
+    said = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == ImageError.exit_code and "over.qimg: was written over" in said
+
+
+def test_model_that_is_cut_under_a_build_ends_it_and_leaves_nothing(
+    big_gguf: Path, tmp_path: Path
+) -> None:
+    """The build waits for us in the middle of its weights: its stand-in for a step says so."""
+    model = Path(shutil.copy(big_gguf, tmp_path / "model.gguf"))
+    code = (
+        "import sys, qedge.toolkit.build as build, qedge.toolkit.cli as cli\n"
+        "pack, seen = build.pack, []\n"
+        "def wait(*arguments):\n"
+        "    seen.append(1)\n"
+        "    if len(seen) == 3:\n"
+        "        print('writing', flush=True)\n"
+        "        sys.stdin.readline()\n"
+        "    return pack(*arguments)\n"
+        "build.pack = wait\n"
+        "cli.main()\n"
+    )
+    words = ["build", str(model), "-b", "x86-64", "-o", str(tmp_path / "out.qimg")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+    )
+    assert child.stdout is not None and child.stdout.readline() == b"writing\n"
+    os.truncate(model, 4096)
+    said = child.communicate(b"\n", timeout=60)[1].decode()
+    assert child.returncode == ImageError.exit_code and "cut short" in said
+    assert os.listdir(tmp_path) == ["model.gguf"]
