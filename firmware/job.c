@@ -28,6 +28,8 @@ static struct {
     uint32_t at, of;   /* leaves of its hash tree */
     uint32_t ticket;   /* of whoever began it */
     uint32_t depth;    /* tokens before the bench's decoding */
+    uint32_t text_at;  /* where the rest of the run's last token's text begins; 0: all was said */
+    const char *reason; /* why the run ends after that, or NULL */
     qf_golden golden;
     qf_tokens tokens;
 } job;
@@ -192,39 +194,50 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
         return link_error_of(count);
     if (!count)
         return LINK_MESSAGE;
+    job.text_at = 0;
     begin_tokens((uint32_t)count, cbor_uint(map, bytes, "max", 256),
                  cbor_uint(map, bytes, "hash", 0) != 0);
+    return LINK_OK;
+}
+
+/* As much of the last token's text as an answer holds; what is left comes with the next step. */
+static int put_text(cbor_writer *answer)
+{
+    static uint8_t text[TEXT_BYTES];
+    const int32_t count = qe_vocab_decode_at(&model.image.vocab, job.tokens.token, 0,
+                                             job.text_at, text, sizeof text);
+    if (count < 0)
+        return link_error_of(count);
+    cbor_pair_bytes(answer, "text", text, (size_t)count);
+    job.text_at = count == TEXT_BYTES ? job.text_at + (uint32_t)count : 0;
     return LINK_OK;
 }
 
 static int run_step(cbor_writer *answer, int *ended)
 {
     const qe_session *s = &model.session;
+    int error = LINK_OK;
     if (job.phase == PREFILL)
         return prefill_step(qe_session_tokens(s) - s->position);
-    const int error = tokens_draw(&job.tokens);
-    if (error)
-        return link_error_of(error);
-    const char *reason = NULL;
-    if (qe_vocab_is_stop(&model.image.vocab, job.tokens.token))
-        reason = "stop";
-    else if (job.tokens.drawn >= job.tokens.limit)
-        reason = "length";
-    else if (s->position >= s->options.context)
-        reason = "context";
-    cbor_pair_uint(answer, "token", job.tokens.token);
-    if (!reason || reason[0] != 's') {
-        static uint8_t text[TEXT_BYTES];
-        const int32_t count =
-            qe_vocab_decode(&model.image.vocab, job.tokens.token, 0, text, sizeof text);
-        if (count < 0)
-            return link_error_of(count);
-        cbor_pair_bytes(answer, "text", text, (size_t)count);
+    if (job.text_at) {
+        error = put_text(answer);
+    } else {
+        error = link_error_of(tokens_draw(&job.tokens));
+        if (error)
+            return error;
+        const int stops = qe_vocab_is_stop(&model.image.vocab, job.tokens.token);
+        job.reason = stops                                     ? "stop"
+                     : job.tokens.drawn >= job.tokens.limit    ? "length"
+                     : s->position >= s->options.context       ? "context"
+                                                               : NULL;
+        cbor_pair_uint(answer, "token", job.tokens.token);
+        if (!stops)
+            error = put_text(answer);
     }
-    if (reason)
-        cbor_pair_text(answer, "reason", reason);
-    *ended = reason != NULL;
-    return LINK_OK;
+    *ended = job.reason && !job.text_at;
+    if (*ended)
+        cbor_pair_text(answer, "reason", job.reason);
+    return error;
 }
 
 static int begin_bench(const uint8_t *map, uint32_t bytes)

@@ -107,7 +107,8 @@ class Run:
     def __iter__(self) -> Iterator[str]:
         text = StopText(list(self._stop))
         limit = self._values["max"]
-        most = limit + 3 * len(self._values["prompt"]) + 64  # a space may become three tokens
+        # a space may become three tokens; the text of a long token comes in several steps
+        most = 4 * limit + 3 * len(self._values["prompt"]) + 1024
         for step in self._device.job("run", most=most, **self._values):
             if "token" in step:
                 if len(self.tokens) == limit:

@@ -183,7 +183,8 @@ def step(values: Any, vocab_most: int = 1 << 24) -> dict[str, Any]:
     }
     if "token" in values:
         found["token"] = f.whole("token", 0, vocab_most)
-        found["text"] = f.data("text", 0, PIECE_MOST, b"")
+    if "text" in values:  # without a token it is the rest of the last one's
+        found["text"] = f.data("text", 0, PIECE_MOST)
     if "reason" in values:
         found["reason"] = f.text("reason")
         if found["reason"] not in ("stop", "length", "context"):
