@@ -86,7 +86,7 @@ cdef extern from "host/host.h" nogil:
         pass
     int qe_host_image_open(qe_image *, qe_file *, const char *)
     void qe_host_image_close(qe_file *)
-    int qe_host_image_touched(qe_file *)
+    int qe_host_image_touched(qe_file *, int)
     int qe_host_end_when_cut(const char *, int, const char *)
     void *qe_host_arena(uint64_t)
     void qe_host_arena_free(void *, uint64_t)
@@ -262,9 +262,9 @@ cdef class Image:
     def __dealloc__(self):
         qe_host_image_close(&self.file)
 
-    def touched(self):
+    def touched(self, bint settle=False):
         """qe_host_image_touched: 0 unless somebody has written into the file meanwhile."""
-        return qe_host_image_touched(&self.file)
+        return qe_host_image_touched(&self.file, settle)
 
     @property
     def config(self):

@@ -106,8 +106,9 @@ def test_image_that_is_written_over_is_told_at_the_end(image: Path) -> None:
         at = place(image, WEIGHTS) + 4096
         before = image.read_bytes()[at : at + 4]
         overwrite(image, b"\x55\x55\x55\x55", at)
-        with pytest.raises(ImageError, match=r"own\.qimg: was written over .* renaming it"):
-            whole(model)
+        for other in (model, model, model.session()):  # each of them, and every time
+            with pytest.raises(ImageError, match=r"own\.qimg: was written over .* renaming"):
+                whole(other)
         with Model.open(image) as again, pytest.raises(ImageError):
             overwrite(image, b"\x56\x55\x55\x55", at)
             again.test()
