@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-SOURCES := $(wildcard */_*.pyx toolkit/*.[ch] runtime/engine/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
+SOURCES := $(wildcard */_*.pyx */_*.pxi toolkit/*.[ch] runtime/engine/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
 
 .PHONY: demo test check hil-all packages clean
 

@@ -13,13 +13,13 @@ if os.environ.get("QEDGE_SANITIZE"):  # address,undefined: see CONTRIBUTING.md
     FLAGS += [f"-fsanitize={os.environ['QEDGE_SANITIZE']}", "-g", "-O1"]
 SANITIZE = [flag for flag in FLAGS if flag.startswith("-fsanitize")]
 
-packages = list(ROOMS.values())
+packages = ["qedge", *ROOMS.values()]
 for folder, package in ROOMS.items():
     packages += [f"{package}.{name}" for name in find_packages(folder)]
 
 setup(
     packages=packages,
-    package_dir={package: folder for folder, package in ROOMS.items()},
+    package_dir={"qedge": "package", **{room: folder for folder, room in ROOMS.items()}},
     ext_modules=[
         Extension(
             "qedge.runtime._engine",
@@ -28,7 +28,8 @@ setup(
                 *sorted(glob.glob("runtime/engine/*.c")),
                 *sorted(glob.glob("runtime/host/*.c")),
             ],
-            depends=sorted(glob.glob("runtime/*/*.h")),  # or header edits are missed
+            # or edits of these are missed
+            depends=["runtime/_engine.pxi", *sorted(glob.glob("runtime/*/*.h"))],
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE + ([] if sys.platform == "darwin" else ["-pthread"]),
         ),

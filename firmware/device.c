@@ -2,6 +2,7 @@
  * because the answer was lost on the line, gets the same answer and is not done twice. */
 #include "device.h"
 
+#include "boot.h"
 #include "frame.h"
 #include "job.h"
 #include "link.h"
@@ -15,7 +16,8 @@
 #define QF_VERSION "0"
 #endif
 
-enum { HEAD_BYTES = 8, OP_READ = 0, OP_WRITE = 2, DIGEST_BYTES = 8, DIGESTS_AT_ONCE = 64 };
+enum { HEAD_BYTES = 8, OP_READ = 0, OP_WRITE = 2, DIGEST_BYTES = 8, DIGESTS_AT_ONCE = 64,
+       SECTION_BYTES = 1024 };
 
 typedef struct {
     uint32_t op, version, group, command;
@@ -63,7 +65,12 @@ static int hello(cbor_writer *w)
     cbor_pair_uint(w, "stack_used", stack_used());
     if (signature_key()) {
         cbor_pair_bytes(w, "key", signature_key(), 32);
-        cbor_pair_uint(w, "floor", signature_floor());
+        cbor_pair_uint(w, "floor", slot_floor());
+    }
+    if (boot.error) {
+        cbor_pair_uint(w, "start_error", (uint32_t)boot.error);
+        cbor_pair_uint(w, "start_slot", (uint32_t)boot.slot);
+        cbor_pair_bool(w, "fell_back", boot.fell_back);
     }
     const int active = slot_active();
     if (active != SLOT_NONE)
@@ -141,6 +148,33 @@ static int copy_block(const message *m)
                            sizeof block);
 }
 
+/* A piece of a section of the active image, of those that are verified as it is opened. */
+static int section(const message *m, cbor_writer *w)
+{
+    static uint8_t piece[SECTION_BYTES];
+    const uint32_t kind = cbor_uint(m->map, m->bytes, "kind", 0),
+                   offset = cbor_uint(m->map, m->bytes, "offset", 0);
+    const int active = slot_active();
+    qe_image image;
+    uint64_t bytes;
+    if (!kind || kind == QE_SECTION_ROPE || kind == QE_SECTION_WEIGHTS)
+        return LINK_MESSAGE;
+    if (active == SLOT_NONE)
+        return LINK_NO_IMAGE;
+    const int error = model_peek(active, &image);
+    if (error)
+        return LINK_ENGINE - error;
+    const uint8_t *data = qe_image_section(&image, kind, &bytes);
+    cbor_pair_bool(w, "there", data != NULL);
+    cbor_pair_uint(w, "bytes", bytes);
+    const uint64_t left = offset < bytes ? bytes - offset : 0;
+    const size_t count = left < sizeof piece ? (size_t)left : sizeof piece;
+    if (count)
+        memcpy(piece, data + offset, count);
+    cbor_pair_bytes(w, "data", piece, count);
+    return LINK_OK;
+}
+
 static int qedge(const message *m, cbor_writer *w)
 {
     switch (m->command) {
@@ -149,7 +183,8 @@ static int qedge(const message *m, cbor_writer *w)
     case QEDGE_WRITE: return write_bytes(m);
     case QEDGE_COPY: return copy_block(m);
     case QEDGE_JOB: return job_begin(m->map, m->bytes);
-    case QEDGE_STEP: return job_step(w);
+    case QEDGE_STEP: return job_step(m->map, m->bytes, w);
+    case QEDGE_SECTION: return section(m, w);
     }
     return LINK_MESSAGE;
 }

@@ -13,7 +13,7 @@
 #include "signature.h"
 #include "tokens.h"
 
-enum { LEAVES_A_STEP = 16, TEXT_BYTES = 256 };
+enum { LEAVES_A_STEP = 16, TEXT_BYTES = 960 };
 
 typedef enum { NOTHING, VERIFY, TEST, ACTIVATE, RUN, BENCH } kind;
 typedef enum { LEAVES, PREFILL, DECODE } phase;
@@ -22,8 +22,11 @@ static struct {
     kind kind;
     phase phase;
     int slot;
+    const uint8_t *id; /* that the slot's image must have: 32 bytes, NULL for any */
+    uint8_t wanted[32];
     uint32_t counter;  /* of the image's signature */
     uint32_t at, of;   /* leaves of its hash tree */
+    uint32_t ticket;   /* of whoever began it */
     uint32_t depth;    /* tokens before the bench's decoding */
     qf_golden golden;
     qf_tokens tokens;
@@ -107,6 +110,8 @@ static int begin_leaves(void)
         return link_error_of(error);
     if (strcmp(image.board, QF_BOARD) != 0)
         return LINK_WRONG_BOARD;
+    if (job.id && memcmp(job.id, image.id, sizeof image.id) != 0)
+        return LINK_NO_IMAGE;
     model.slot = SLOT_NONE; /* what is open now may be of this slot, or lose its arena */
     model.image = image;
     job.phase = LEAVES;
@@ -132,7 +137,10 @@ static int record_activation(void)
 {
     slot_record record = {.bytes = (uint32_t)model.image.bytes, .counter = job.counter};
     memcpy(record.id, model.image.id, sizeof record.id);
-    return (int)slot_activate(job.slot, &record);
+    const int error = (int)slot_activate(job.slot, &record);
+    if (!error && job.counter)
+        slot_raise_floor(job.counter); /* if it fails, the record has it, and the next start */
+    return error;
 }
 
 /* ---- run, bench ---- */
@@ -206,7 +214,7 @@ static int run_step(cbor_writer *answer, int *ended)
         reason = "context";
     cbor_pair_uint(answer, "token", job.tokens.token);
     if (!reason || reason[0] != 's') {
-        uint8_t text[TEXT_BYTES];
+        static uint8_t text[TEXT_BYTES];
         const int32_t count =
             qe_vocab_decode(&model.image.vocab, job.tokens.token, 0, text, sizeof text);
         if (count < 0)
@@ -264,6 +272,16 @@ static int bench_step(int *ended)
 
 /* ---- any ---- */
 
+/* A slot that is not active, and turns out not to be what its record says, loses its record. */
+static void forget_if_untrue(int error)
+{
+    const int proving = job.kind == VERIFY || job.kind == ACTIVATE;
+    const int untrue = error == LINK_TEST || error == LINK_ENGINE - QE_ERR_HASH ||
+                       error == LINK_ENGINE - QE_ERR_IMAGE;
+    if (proving && untrue && job.slot != slot_active() && slot_read(job.slot).sequence)
+        slot_clear(job.slot);
+}
+
 int job_begin(const uint8_t *map, uint32_t bytes)
 {
     static const struct {
@@ -281,10 +299,21 @@ int job_begin(const uint8_t *map, uint32_t bytes)
     int error = LINK_MESSAGE;
     if (wanted == VERIFY || wanted == ACTIVATE) {
         const uint32_t slot = cbor_uint(map, bytes, "slot", SLOT_COUNT);
+        const uint8_t *id = cbor_bytes(map, bytes, "id", &length);
         if (slot >= SLOT_COUNT)
             return LINK_RANGE;
+        if ((id && length != sizeof job.wanted) || (!id && wanted == ACTIVATE))
+            return LINK_MESSAGE; /* which image is meant must be said */
+        if (id)
+            memcpy(job.wanted, id, sizeof job.wanted);
+        job.id = id ? job.wanted : NULL;
         job.slot = (int)slot;
         error = begin_leaves();
+        if (error) {
+            job.kind = wanted;
+            forget_if_untrue(error);
+            job.kind = NOTHING;
+        }
     } else if (wanted == TEST) {
         job.slot = slot_active();
         error = job.slot == SLOT_NONE ? LINK_NO_IMAGE : begin_golden();
@@ -295,6 +324,7 @@ int job_begin(const uint8_t *map, uint32_t bytes)
     }
     if (!error)
         job.kind = wanted;
+    job.ticket = cbor_uint(map, bytes, "ticket", 0);
     return error;
 }
 
@@ -318,16 +348,19 @@ static int advance(cbor_writer *answer, int *ended)
     *ended = golden_done();
     if (!error && *ended && job.kind == ACTIVATE)
         error = record_activation();
+    if (!error && *ended && job.kind == ACTIVATE)
+        model_distrust(job.slot, 0);
     return error;
 }
 
-int job_step(cbor_writer *answer)
+int job_step(const uint8_t *map, uint32_t bytes, cbor_writer *answer)
 {
     int ended = 0;
-    if (job.kind == NOTHING)
+    if (job.kind == NOTHING || cbor_uint(map, bytes, "ticket", 0) != job.ticket)
         return LINK_NO_JOB;
     const int error = advance(answer, &ended);
     if (error) {
+        forget_if_untrue(error);
         job.kind = NOTHING;
         return error;
     }
@@ -353,15 +386,29 @@ int job_step(cbor_writer *answer)
     return LINK_OK;
 }
 
-int job_activate(int slot)
+static int run_to_its_end(kind wanted, int slot, const uint8_t *id)
 {
     int error, ended = 0;
     cbor_writer none = {0};
     job.slot = slot;
-    job.kind = ACTIVATE;
+    job.id = id;
+    job.kind = wanted;
     error = begin_leaves();
     while (!error && !ended)
         error = advance(&none, &ended);
+    if (error)
+        forget_if_untrue(error);
     job.kind = NOTHING;
     return error;
+}
+
+int job_activate(int slot, const uint8_t id[32])
+{
+    return run_to_its_end(ACTIVATE, slot, id);
+}
+
+int job_verify(int slot, const uint8_t id[32])
+{
+    int error = run_to_its_end(VERIFY, slot, id);
+    return error ? error : signature_check(slot, &model.image, &job.counter);
 }

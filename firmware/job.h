@@ -8,11 +8,14 @@
 /* Begins the job that a message asks for and ends the one before. Returns a link error. */
 int job_begin(const uint8_t *map, uint32_t bytes);
 
-/* Does the next step and writes what it found. Returns a link error, which ends the job. */
-int job_step(cbor_writer *answer);
+/* Does the next step and writes what it found. Returns a link error, which ends the job; but
+ * LINK_NO_JOB for a message with another ticket than the job was begun with, which leaves it. */
+int job_step(const uint8_t *map, uint32_t bytes, cbor_writer *answer);
 
-/* Verifies, tests and activates a slot in one go. Returns a link error. */
-int job_activate(int slot);
+/* In one go: verifies every byte of a slot's image, its signature too where the board wants one;
+ * or verifies, tests and activates it. id: the image's, NULL for any. Return a link error. */
+int job_verify(int slot, const uint8_t id[32]);
+int job_activate(int slot, const uint8_t id[32]);
 
 /* Ends the job, as its slot is about to change. */
 void job_cancel(void);

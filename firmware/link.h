@@ -14,7 +14,8 @@ enum qedge_command {
     QEDGE_WRITE = 2,  /* bytes of an image into a slot */
     QEDGE_COPY = 3,   /* a block from slot to slot */
     QEDGE_JOB = 4,    /* begin work that takes steps */
-    QEDGE_STEP = 5    /* the next step of it */
+    QEDGE_STEP = 5,   /* the next step of it */
+    QEDGE_SECTION = 6 /* bytes of a small section of the active image */
 };
 
 /* SMP's own errors, for its groups and for what is no message at all. */
@@ -29,12 +30,13 @@ enum link_error {
     LINK_FLASH = 3,       /* the flash does not read back what was written; as slot_error */
     LINK_MESSAGE = 4,     /* a value of the message is missing or out of range */
     LINK_NO_IMAGE = 5,    /* the slot holds no image */
-    LINK_NO_JOB = 6,      /* a step, but nothing was begun */
+    LINK_NO_JOB = 6,      /* a step, but nothing was begun, or by another client */
     LINK_WRONG_BOARD = 7, /* the image was built for another board */
     LINK_TEST = 8,        /* the golden test gave other tokens or other logits */
     LINK_UNSIGNED = 9,    /* the board wants a signature, and there is no right one */
     LINK_OLDER = 10,      /* its security counter is below one that was accepted before */
     LINK_OTHER_BOARD = 11, /* the message is for a board with another id */
+    LINK_TRIED = 15,       /* the board ended several times while it tested the image */
     LINK_ENGINE = 100
 };
 

@@ -1,21 +1,11 @@
-/* main.c - the firmware: opens the board, takes up what was put into its flash from outside, and
- * answers for ever. */
+/* main.c - the firmware: opens the board, looks at what lies in its flash, and answers for ever. */
+#include "boot.h"
 #include "device.h"
-#include "job.h"
 #include "port.h"
-#include "slots.h"
-
-/* An image that came by drag and drop has no record. Where none is active, the first that
- * verifies and passes its golden test becomes so. */
-static void adopt(void)
-{
-    for (int slot = 0; slot < SLOT_COUNT && slot_active() == SLOT_NONE; slot++)
-        job_activate(slot);
-}
 
 int main(void)
 {
     port_open();
-    adopt();
+    boot_run();
     device_run();
 }

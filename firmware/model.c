@@ -13,9 +13,20 @@ int model_peek(int slot, qe_image *image)
     return qe_image_open(image, slot_image(slot), slot_capacity());
 }
 
+static int distrusted[SLOT_COUNT];
+
+void model_distrust(int slot, int error)
+{
+    distrusted[slot] = error;
+    if (error && model.slot == slot)
+        model.slot = SLOT_NONE;
+}
+
 int model_open(int slot)
 {
     model.slot = SLOT_NONE;
+    if (distrusted[slot])
+        return distrusted[slot];
     int error = model_peek(slot, &model.image);
     if (error)
         return error;

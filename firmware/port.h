@@ -4,6 +4,7 @@
  *
  * The board file's facts arrive as macros:
  *   QF_BOARD        the board's name, a string
+ *   QF_FLOOR_AT     offset in flash of two erase blocks for the least security counter
  *   QF_SLOT_AT      offset in flash of the first slot; the second one follows it
  *   QF_SLOT_BYTES   of each slot, a multiple of QF_ERASE_BYTES
  *   QF_ERASE_BYTES  what one erase clears

@@ -7,13 +7,18 @@
 #include "port.h"
 
 enum {
-    MAGIC = 0x54534551, /* "QEST" */
+    RECORD = 0x54534551,  /* "QEST" */
+    DROPPED = 0x52444551, /* "QEDR": toolkit/uf2.py writes it */
+    TRIED = 0x52544551,   /* "QETR" */
+    REFUSED = 0x46524551, /* "QERF": the error is its sequence */
+    FLOOR = 0x4C464551,   /* "QEFL": the floor is its counter */
     RECORD_BYTES = 52,
-    RECORDS = QF_ERASE_BYTES / QF_PAGE_BYTES
+    RECORDS = QF_ERASE_BYTES / QF_PAGE_BYTES,
+    FLOOR_BLOCKS = 2
 };
 
-/* A record in flash: magic, sequence, bytes, counter, id, and the CRC-32 of them all; little
- * endian, as the machine. */
+/* A record or mark in flash: magic, sequence, bytes, counter, id, and the CRC-32 of them all;
+ * little endian, as the machine. */
 typedef struct {
     uint32_t magic, sequence, bytes, counter;
     uint8_t id[32];
@@ -22,6 +27,10 @@ typedef struct {
 _Static_assert(sizeof(stored) == RECORD_BYTES, "a record has no padding");
 _Static_assert(QF_SLOT_BYTES % QF_ERASE_BYTES == 0 && QF_SLOT_AT % QF_ERASE_BYTES == 0,
                "slots are whole erase blocks");
+_Static_assert(QF_FLOOR_AT % QF_ERASE_BYTES == 0 &&
+                   (QF_FLOOR_AT + FLOOR_BLOCKS * QF_ERASE_BYTES <= QF_SLOT_AT ||
+                    QF_FLOOR_AT >= QF_SLOT_AT + SLOT_COUNT * QF_SLOT_BYTES),
+               "the floor has whole erase blocks of its own");
 
 static uint32_t crc32(const uint8_t *bytes, size_t count)
 {
@@ -57,19 +66,39 @@ static int blank(const uint8_t *bytes, uint32_t count)
     return 1;
 }
 
-/* The latest whole record of a slot; *room is the first page after which all is blank. */
-static slot_record latest(int slot, uint32_t *room)
+/* A whole page of this kind at an offset in flash; 0 when it is not one. */
+static int read_page(uint32_t at, uint32_t magic, stored *s)
 {
-    const uint8_t *pages = port_flash() + place(slot);
+    const uint8_t *page = port_flash() + at;
+    memcpy(s, page, sizeof *s);
+    return s->magic == magic && s->crc == crc32(page, RECORD_BYTES - 4);
+}
+
+static enum slot_error put_stored(uint32_t at, stored s)
+{
+    uint8_t page[QF_PAGE_BYTES];
+    s.crc = crc32((const uint8_t *)&s, RECORD_BYTES - 4);
+    memset(page, 0xFF, sizeof page);
+    memcpy(page, &s, sizeof s);
+    port_program(at, page);
+    return memcmp(port_flash() + at, page, QF_PAGE_BYTES) == 0 ? SLOT_OK : SLOT_FLASH;
+}
+
+/* The first page of a block after which all is blank; RECORDS: there is none. */
+static uint32_t room_in(uint32_t block)
+{
+    uint32_t room = RECORDS;
+    while (room && blank(port_flash() + block + (room - 1) * QF_PAGE_BYTES, QF_PAGE_BYTES))
+        room--;
+    return room;
+}
+
+slot_record slot_read(int slot)
+{
     slot_record found = {0};
-    *room = 0;
     for (uint32_t i = 0; i < RECORDS; i++) {
-        const uint8_t *page = pages + i * QF_PAGE_BYTES;
         stored s;
-        if (!blank(page, QF_PAGE_BYTES))
-            *room = i + 1;
-        memcpy(&s, page, sizeof s);
-        if (s.magic != MAGIC || s.crc != crc32(page, RECORD_BYTES - 4) || !s.sequence ||
+        if (!read_page(place(slot) + i * QF_PAGE_BYTES, RECORD, &s) || !s.sequence ||
             s.bytes > slot_capacity() || s.sequence <= found.sequence)
             continue;
         found.sequence = s.sequence;
@@ -80,10 +109,32 @@ static slot_record latest(int slot, uint32_t *room)
     return found;
 }
 
-slot_record slot_read(int slot)
+slot_marks slot_read_marks(int slot)
 {
-    uint32_t room;
-    return latest(slot, &room);
+    slot_marks found = {0};
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        const uint32_t at = place(slot) + i * QF_PAGE_BYTES;
+        stored s;
+        if (read_page(at, RECORD, &s))
+            found = (slot_marks){0};
+        if (read_page(at, DROPPED, &s)) {
+            found = (slot_marks){.dropped = 1};
+            memcpy(found.id, s.id, sizeof s.id);
+        }
+        found.tries += (uint32_t)read_page(at, TRIED, &s);
+        if (read_page(at, REFUSED, &s))
+            found.refused = s.sequence;
+    }
+    return found;
+}
+
+enum slot_error slot_put_mark(int slot, enum slot_mark mark, uint32_t code)
+{
+    const uint32_t room = room_in(place(slot));
+    const stored s = {.magic = mark == MARK_TRIED ? TRIED : REFUSED, .sequence = code};
+    if (room == RECORDS)
+        return SLOT_RANGE;
+    return put_stored(place(slot) + room * QF_PAGE_BYTES, s);
 }
 
 int slot_active(void)
@@ -122,7 +173,7 @@ static enum slot_error put_page(uint32_t at, const uint8_t *page)
 enum slot_error slot_write(int slot, uint32_t offset, const uint8_t *bytes, uint32_t count)
 {
     if (slot < 0 || slot >= SLOT_COUNT || offset % QF_PAGE_BYTES || count % QF_PAGE_BYTES ||
-        offset > slot_capacity() || count > slot_capacity() - offset)
+        !count || offset > slot_capacity() || count > slot_capacity() - offset)
         return SLOT_RANGE;
     enum slot_error error = slot_clear(slot);
     const uint32_t at = place(slot) + QF_ERASE_BYTES + offset;
@@ -134,14 +185,12 @@ enum slot_error slot_write(int slot, uint32_t offset, const uint8_t *bytes, uint
 enum slot_error slot_activate(int slot, const slot_record *record)
 {
     const int active = slot_active();
-    uint8_t page[QF_PAGE_BYTES];
-    stored s = {.magic = MAGIC, .bytes = record->bytes, .counter = record->counter};
-    uint32_t room;
+    stored s = {.magic = RECORD, .bytes = record->bytes, .counter = record->counter};
     if (slot < 0 || slot >= SLOT_COUNT)
         return SLOT_RANGE;
-    latest(slot, &room);
     if (slot == active)
         return SLOT_OK;
+    uint32_t room = room_in(place(slot));
     if (room == RECORDS) {
         const enum slot_error error = slot_clear(slot);
         if (error)
@@ -150,10 +199,51 @@ enum slot_error slot_activate(int slot, const slot_record *record)
     }
     s.sequence = active == SLOT_NONE ? 1 : slot_read(active).sequence + 1;
     memcpy(s.id, record->id, sizeof s.id);
-    s.crc = crc32((const uint8_t *)&s, RECORD_BYTES - 4);
-    memset(page, 0xFF, sizeof page);
-    memcpy(page, &s, sizeof s);
-    const uint32_t at = place(slot) + room * QF_PAGE_BYTES;
-    port_program(at, page);
-    return memcmp(port_flash() + at, page, QF_PAGE_BYTES) == 0 ? SLOT_OK : SLOT_FLASH;
+    return put_stored(place(slot) + room * QF_PAGE_BYTES, s);
+}
+
+/* ---- the floor ---- */
+
+static uint32_t floor_block(uint32_t block)
+{
+    return QF_FLOOR_AT + block * QF_ERASE_BYTES;
+}
+
+/* The highest that is noted in a block. */
+static uint32_t noted_in(uint32_t block)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        stored s;
+        if (read_page(floor_block(block) + i * QF_PAGE_BYTES, FLOOR, &s) && s.counter > most)
+            most = s.counter;
+    }
+    return most;
+}
+
+uint32_t slot_floor(void)
+{
+    uint32_t most = noted_in(0) > noted_in(1) ? noted_in(0) : noted_in(1);
+    for (int slot = 0; slot < SLOT_COUNT; slot++) {
+        const slot_record record = slot_read(slot);
+        most = record.counter > most ? record.counter : most;
+    }
+    return most;
+}
+
+/* A block is erased only when both are full, and then the one that the other is above. */
+enum slot_error slot_raise_floor(uint32_t counter)
+{
+    const stored s = {.magic = FLOOR, .counter = counter};
+    const uint32_t first = noted_in(0), second = noted_in(1);
+    if (counter <= first || counter <= second)
+        return SLOT_OK;
+    for (uint32_t block = 0; block < FLOOR_BLOCKS; block++) {
+        const uint32_t room = room_in(floor_block(block));
+        if (room < RECORDS)
+            return put_stored(floor_block(block) + room * QF_PAGE_BYTES, s);
+    }
+    const uint32_t lower = floor_block(first > second);
+    port_erase(lower);
+    return put_stored(lower, s);
 }

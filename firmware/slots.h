@@ -1,4 +1,5 @@
-/* slots.h - two places in flash for an image, of which one is active, whatever happens.
+/* slots.h - two places in flash for an image, of which one is active, whatever happens; and the
+ * least security counter that the board takes, which outlives both.
  *
  * A slot is one erase block of records and then the image's blocks. A record (a page of its
  * own) says that the image in the slot was verified and passed its golden test, and carries a
@@ -10,6 +11,11 @@
  * - the active slot is never erased or programmed.
  * Power may fail between and during any two operations: what was active stays active, until a
  * complete record says otherwise.
+ *
+ * Beside records, pages of that block may be marks: an image was dropped into the slot (by the
+ * boot ROM, and whoever dropped it wants it to run), taking it up was tried, it was refused. The
+ * floor has two erase blocks of its own, since a drop erases a slot's records: a page each time
+ * that it rises, and it is the highest of them all.
  */
 #ifndef QF_SLOTS_H
 #define QF_SLOTS_H
@@ -33,6 +39,16 @@ typedef struct {
     uint8_t id[32];    /* image_id */
 } slot_record;
 
+/* What a slot's marks say that came after its last record. */
+typedef struct {
+    int dropped;      /* an image was put there to run; its id follows */
+    uint8_t id[32];
+    uint32_t tries;   /* of taking it up, that did not end */
+    uint32_t refused; /* the link error for which it was not taken up, 0: none */
+} slot_marks;
+
+enum slot_mark { MARK_TRIED, MARK_REFUSED };
+
 /* Bytes that an image may have. */
 uint32_t slot_capacity(void);
 
@@ -45,15 +61,28 @@ slot_record slot_read(int slot);
 /* The slot that holds the active image, or SLOT_NONE. */
 int slot_active(void);
 
-/* Programs bytes (a multiple of the page, at a multiple of it) of the image. A block is erased
- * when its first page is written, so a block is written from its start, or not at all. */
+/* Programs bytes (a multiple of the page, at a multiple of it, not none) of the image. A block is
+ * erased when its first page is written, so a block is written from its start, or not at all. What
+ * is out of range is refused before anything is changed. */
 enum slot_error slot_write(int slot, uint32_t offset, const uint8_t *bytes, uint32_t count);
 
 /* Makes the slot's image the active one: programs its record. The caller has verified and
  * tested it. */
 enum slot_error slot_activate(int slot, const slot_record *record);
 
-/* Erases the slot's records, so that it holds no image. */
+/* Erases the slot's records and marks, so that it holds no image. */
 enum slot_error slot_clear(int slot);
+
+/* A slot's marks; all zero when it has none. */
+slot_marks slot_read_marks(int slot);
+
+/* Programs a mark. SLOT_RANGE when there is no room for one. */
+enum slot_error slot_put_mark(int slot, enum slot_mark mark, uint32_t code);
+
+/* The least security counter that is taken: the largest that was ever accepted. */
+uint32_t slot_floor(void);
+
+/* Makes the floor at least this. */
+enum slot_error slot_raise_floor(uint32_t counter);
 
 #endif

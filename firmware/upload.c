@@ -63,7 +63,7 @@ int upload_state(const uint8_t *map, uint32_t bytes, int write, cbor_writer *ans
                 return SMP_INVALID;
             if (model_peek(slot, &image) != QE_OK || memcmp(hash, image.id, 32) != 0)
                 return SMP_NO_ENTRY;
-            const int error = smp_error_of(job_activate(slot));
+            const int error = smp_error_of(job_activate(slot, hash));
             if (error)
                 return error;
         }

@@ -15,6 +15,7 @@ from qedge.runtime._engine import wrong_kernels
 from qedge.runtime.errors import (
     BoardTestError,
     BudgetError,
+    FetchError,
     ImageError,
     NoBoardError,
     QedgeError,
@@ -29,6 +30,7 @@ from qedge.runtime.model import Model, Stats
 __all__ = [
     "BoardTestError",
     "BudgetError",
+    "FetchError",
     "ImageError",
     "Model",
     "NoBoardError",

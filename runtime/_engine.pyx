@@ -3,6 +3,7 @@
 around everything that takes time.  What the functions mean is said in qedge.h and host.h."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport SIZE_MAX, int32_t, uint8_t, uint32_t, uint64_t
@@ -12,90 +13,7 @@ cdef extern from *:  # the limited API of 3.10 has no other; headers since 3.13 
     """PyAPI_FUNC(int) PyObject_AsWriteBuffer(PyObject *, void **, Py_ssize_t *);"""
     int PyObject_AsWriteBuffer(object, void **, Py_ssize_t *) except -1
 
-cdef extern from "host/host.h" nogil:
-    ctypedef struct qe_config:
-        uint32_t dim, layers, heads, kv_heads, head_size, ffn, vocab_size, trained_context, tied
-        float norm_eps
-    ctypedef struct qe_session_options:
-        uint32_t context, batch, threads, kv
-    ctypedef struct qe_vocab:
-        pass
-    ctypedef struct qe_image:
-        qe_config config
-        qe_session_options plan
-        uint64_t plan_arena_bytes, bytes
-        char board[33]
-        uint8_t id[32]
-        uint32_t rope_context
-        qe_vocab vocab
-    ctypedef struct qe_tensor:
-        uint32_t kind, layer, type, layout, rows, columns
-        uint64_t bytes
-    ctypedef struct qe_workers:
-        pass
-    ctypedef struct qe_session:
-        uint32_t position
-    ctypedef struct qe_sampler:
-        float temperature, top_p, min_p, repeat_penalty
-        uint32_t top_k
-        uint64_t random
-    ctypedef struct qe_sha256:
-        pass
-    ctypedef struct qe_pool:
-        pass
-    enum: QE_ERR_SPACE, QE_ERR_USAGE, QE_ERR_KERNELS, QE_ERR_CONTEXT
-
-    int qe_image_open(qe_image *, const void *, uint64_t)
-    int32_t qe_image_verify(const qe_image *, uint32_t, uint32_t)
-    const uint8_t *qe_image_section(const qe_image *, uint32_t, uint64_t *)
-    qe_tensor qe_image_tensor(const qe_image *, uint32_t)
-    uint32_t qe_image_tensor_count(const qe_image *)
-    uint64_t qe_session_size(const qe_config *, const qe_session_options *)
-    int qe_session_init(qe_session *, const qe_image *, const qe_session_options *, const void *,
-                        const qe_workers *, void *, uint64_t)
-    int qe_session_eval(qe_session *, const uint32_t *, uint32_t, float *)
-    uint32_t *qe_session_tokens(const qe_session *)
-    const float *qe_session_logits(const qe_session *)
-    int qe_session_rewind(qe_session *, uint32_t)
-    void *qe_session_scratch(const qe_session *, uint64_t *)
-    int32_t qe_session_sample(qe_session *, qe_sampler *)
-    const void *qe_kernels_find(const char *, uint32_t)
-    const char *qe_kernels_name(const void *)
-    const char *qe_kernels_list(uint32_t, uint32_t, int *)
-    const char *qe_kernels_wrong(uint32_t)
-    const char *qe_error_text(int)
-    void qe_sha256_init(qe_sha256 *)
-    void qe_sha256_update(qe_sha256 *, const void *, size_t)
-    void qe_sha256_digest(const qe_sha256 *, uint8_t *)
-
-    int qe_vocab_open(qe_vocab *, const void *, size_t)
-    size_t qe_vocab_scratch_bytes(const qe_vocab *, size_t)
-    int32_t qe_vocab_encode(const qe_vocab *, const uint8_t *, size_t, uint32_t, uint32_t *, size_t,
-                            void *, size_t)
-    int32_t qe_vocab_decode(const qe_vocab *, uint32_t, int, uint8_t *, size_t)
-    int qe_vocab_is_stop(const qe_vocab *, uint32_t)
-    uint32_t qe_vocab_token_count(const qe_vocab *)
-    uint32_t qe_vocab_bos(const qe_vocab *)
-    uint32_t qe_vocab_eos(const qe_vocab *)
-    uint32_t qe_vocab_longest_token_bytes(const qe_vocab *)
-    int qe_vocab_adds_bos(const qe_vocab *)
-
-    uint32_t qe_host_features()
-    uint32_t qe_host_cpus(uint32_t *, uint32_t)
-    ctypedef struct qe_file:
-        pass
-    int qe_host_image_open(qe_image *, qe_file *, const char *)
-    void qe_host_image_close(qe_file *)
-    int qe_host_image_touched(qe_file *, int)
-    int qe_host_end_when_cut(const char *, int, const char *)
-    void *qe_host_arena(uint64_t)
-    void qe_host_arena_free(void *, uint64_t)
-    uint64_t qe_host_float_enter()
-    void qe_host_float_leave(uint64_t)
-    qe_pool *qe_pool_open(uint32_t, int)
-    void qe_pool_close(qe_pool *)
-    int qe_pool_is_here(const qe_pool *)
-    const qe_workers *qe_pool_workers(qe_pool *)
+include "_engine.pxi"
 
 from qedge.runtime.errors import UsageError
 
@@ -160,28 +78,53 @@ def session_size(dict config, uint32_t context, uint32_t batch, uint32_t threads
     return qe_session_size(&c, &o)
 
 
+cdef int is_interrupted(void *context) noexcept nogil:
+    """Ctrl-C in the middle of a long text; the exception is set, and raised by who asked."""
+    with gil:
+        try:
+            PyErr_CheckSignals()
+            return 0
+        except BaseException as error:
+            (<list>context).append(error)
+            return 1
+
+
 cdef encode(const qe_vocab *vocab, bytes text, uint32_t flags, uint8_t *room, uint64_t room_bytes):
-    """Ids of text; room holds the ids and the scratch, NULL takes memory for the call."""
+    """Ids of text; room holds the ids and the scratch, NULL takes memory for the call. A text may
+    need many times what most do, so less is tried first."""
     cdef size_t count = len(text), most = 3 * count + 8  # a space may become three bytes
-    cdef size_t scratch = qe_vocab_scratch_bytes(vocab, count)
-    cdef uint8_t *memory = room
+    cdef size_t worst = qe_vocab_scratch_bytes(vocab, count), scratch = min(worst, 32 * (count + 64))
+    cdef size_t ids_bytes
     cdef const uint8_t *data = <const uint8_t *><const char *>text
+    cdef uint8_t *memory = room
     cdef int32_t n
-    cdef size_t ids_bytes = (most * 4 + 63) // 64 * 64
-    if scratch > SIZE_MAX // 2:
+    cdef qe_poll poll
+    cdef list raised = []
+    if worst > SIZE_MAX // 2:
         raise EngineError(QE_ERR_USAGE)
-    if room == NULL:
-        memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
-        if memory == NULL:
-            raise MemoryError
-    elif room_bytes < ids_bytes + scratch:
-        raise EngineError(QE_ERR_SPACE)
+    poll.stop, poll.context = is_interrupted, <void *>raised
     try:
-        with nogil:
-            n = qe_vocab_encode(vocab, data, count, flags, <uint32_t *>memory, most,
-                                memory + ids_bytes, scratch)
-        checked(n)
-        return [(<uint32_t *>memory)[i] for i in range(n)]
+        while True:
+            ids_bytes = (most * 4 + 63) // 64 * 64
+            if room != NULL:
+                if room_bytes < ids_bytes:
+                    raise EngineError(QE_ERR_SPACE)
+                scratch = room_bytes - ids_bytes
+            else:
+                memory = <uint8_t *>PyMem_Malloc(ids_bytes + scratch + 64)
+                if memory == NULL:
+                    raise MemoryError
+            with nogil:
+                n = qe_vocab_encode_polled(vocab, data, count, flags, <uint32_t *>memory, most,
+                                           memory + ids_bytes, scratch, &poll)
+            if raised:
+                raise raised[0]
+            if n != QE_ERR_SPACE or (scratch >= worst and most > worst // 20):
+                return [(<uint32_t *>memory)[i] for i in range(checked(n))]
+            if room == NULL:
+                PyMem_Free(memory)
+                memory = NULL
+            scratch, most = min(4 * scratch, worst), 4 * most
     finally:
         if room == NULL:
             PyMem_Free(memory)
@@ -288,6 +231,32 @@ cdef class Image:
     @property
     def bytes(self):
         return self.image.bytes
+
+    @property
+    def mapped_bytes(self):
+        """The file's: the image's, and what follows it."""
+        return self.file.bytes
+
+    def read(self, uint64_t offset, uint64_t count):
+        """Bytes of the mapped file, what follows the image too; fewer at its end."""
+        if offset >= self.file.bytes:
+            return b""
+        if count > self.file.bytes - offset:
+            count = self.file.bytes - offset
+        return PyBytes_FromStringAndSize(<const char *>self.file.base + offset, count)
+
+    def signature(self, bytes key not None):
+        """The counter of the image's signature by an Ed25519 key of 32 bytes; None when it has
+        none, or another's."""
+        cdef uint32_t counter = 0
+        cdef int found
+        cdef const uint8_t *raw = <const uint8_t *><const char *>key
+        if len(key) != 32:
+            raise ValueError("a key of Ed25519 has 32 bytes")
+        with nogil:
+            found = qe_image_signature(&self.image, self.file.base + self.image.bytes,
+                                       self.file.bytes - self.image.bytes, raw, &counter)
+        return counter if found == QE_SIGNED else None
 
     @property
     def rope_context(self):

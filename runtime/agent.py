@@ -16,14 +16,24 @@ import os
 import select
 import struct
 import sys
+import time
 
 from qedge.runtime import cbor
 from qedge.runtime._engine import EngineError
 from qedge.runtime.errors import BudgetError, QedgeError
 from qedge.runtime.frame import Decoder, StreamDecoder, encode
-from qedge.runtime.jobs import ENGINE, MESSAGE, NO_IMAGE, TEST, TICK_HZ, WRONG_BOARD, Jobs
+from qedge.runtime.jobs import ENGINE, TEST, TICK_HZ, UNSIGNED, WRONG_BOARD, Jobs
 from qedge.runtime.machine import cpus, peak_rss_bytes, total_bytes
-from qedge.runtime.slots import LOCKED, SlotError, Slots
+from qedge.runtime.slots import (
+    LOCKED,
+    MESSAGE,
+    NO_IMAGE,
+    OLDER,
+    RANGE,
+    SlotError,
+    Slots,
+)
+from qedge.runtime.trust import KEY_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +47,9 @@ LOCK_SECONDS = 60.0
 TRIES = 3  # of an image that ends the agent, or the board, while it is tested
 OS, QEDGE = 0, 64
 OS_ECHO, OS_RESET = 0, 5
-HELLO, DIGEST, WRITE, COPY, JOB, STEP, CONDITION = range(7)
+HELLO, DIGEST, WRITE, COPY, JOB, STEP, SECTION = range(7)
+SECTION_BYTES = 16384
+_BULK = (5, 7)  # sections that are not verified as an image is opened: rope, weights
 OTHER_BOARD, NO_SPACE, CANNOT_WRITE = 11, 13, 14
 _SMP_UNSUPPORTED, _SMP_INVALID = 8, 3
 _HEAD = struct.Struct(">BBHHBB")
@@ -46,6 +58,8 @@ _REASONS = {
     NO_IMAGE: "there is no such image in its slot",
     WRONG_BOARD: "it was built for another board",
     TEST: "its golden test gave other tokens or logits",
+    UNSIGNED: "it has no signature by the key that this board trusts",
+    OLDER: "its security counter is below one that was accepted",
     ENGINE + 1: "it is damaged",
     ENGINE + 3: "a hash does not match",
 }
@@ -54,14 +68,53 @@ _REASONS = {
 class Agent:
     """Answers packets, one at a time."""
 
-    def __init__(self, root: str, board: str, emulated: bool = False) -> None:
+    def __init__(
+        self,
+        root: str,
+        board: str,
+        emulated: bool = False,
+        key_path: str = KEY_PATH,
+        key_owner: int = 0,
+    ) -> None:
+        """key_path, key_owner: as of Jobs."""
         self._slots = Slots(root)
-        self._jobs = Jobs(self._slots, board)
+        self._jobs = Jobs(self._slots, board, key_path, key_owner)
         self._board, self._emulated = board, emulated
         self._id = self._slots.board_id()
         self._last: tuple[bytes, bytes] | None = None
         if self._slots.pending() is not None:
             self._take_up()
+        self._check_active()
+
+    def _check_active(self) -> None:
+        """An active image that cannot be opened, or is not signed as it has to be, gives way to
+        the other slot's, and that is said. What neither can do, `run` says."""
+        slots, active = self._slots, self._slots.active()
+        if active is None:
+            return
+        try:
+            self._jobs.active_image()
+            if slots.floor() and not slots.locked:
+                slots.raise_floor(slots.floor())  # the power failed between a record and it
+            return
+        except SlotError as error:
+            why = _reason(error)
+        except OSError:
+            return
+        other = slots.record(1 - active)
+        if not other:
+            return
+        try:
+            slots.put_pending(1 - active, other["id"])
+            self._take_up()
+            if slots.active() not in (active, None):
+                slots.keep_reason(
+                    f"the active image was given up ({why}); the one before is active again"
+                )
+        except (SlotError, OSError) as error:
+            print(f"the active image is no good ({why}), and {error}", file=sys.stderr)
+        finally:
+            slots.close()
 
     def _take_up(self) -> None:
         """Verifies, tests and activates the image that was put on the board's card while the
@@ -88,13 +141,14 @@ class Agent:
                 return "" if found == image_id else "the active slot is not written"
             if tries >= TRIES:
                 return f"the agent ended {TRIES} times while it was tested"
-            self._jobs.begin({"job": "activate", "slot": slot, "id": image_id})
-            while not self._jobs.step().get("done"):
+            named = bytes.fromhex(image_id)
+            self._jobs.begin({"job": "activate", "slot": slot, "id": named})
+            while not self._jobs.step(None).get("done"):
                 pass
         except SlotError as error:
             if error.code == LOCKED:
                 raise
-            return _REASONS.get(error.code, error.text or str(error))
+            return _reason(error)
         except (EngineError, QedgeError, ValueError, KeyError, TypeError) as error:
             return str(error)
         return ""
@@ -152,26 +206,49 @@ class Agent:
         if command == HELLO:
             return self._hello()
         if command == DIGEST:
-            return self._digest(values["slot"], values["first"], values["count"])
+            part = values.get("part") is True
+            return self._digest(values["slot"], values["first"], values["count"], part)
         if command == WRITE:
-            self._check_id(values)
-            self._slots.write(values["slot"], _offset(values["offset"]), values["data"])
+            self._write(values, values["data"])
             return {}
         if command == COPY:
-            self._check_id(values)
             data = self._slots.read(values["from"], _offset(values["source"]), BLOCK_BYTES)
-            self._slots.write(values["slot"], _offset(values["offset"]), data)
+            if not data:
+                raise SlotError(NO_IMAGE)
+            self._write(values, data.ljust(BLOCK_BYTES, b"\xff"))
             return {}
         if command == JOB:
             self._jobs.begin(values)
             return {}
         if command == STEP:
-            return self._jobs.step()
+            return self._jobs.step(values.get("ticket"))
+        if command == SECTION:
+            return self._section(values["kind"], values.get("offset", 0))
         raise SlotError(_SMP_UNSUPPORTED)
 
-    def _check_id(self, values: dict[str, Any]) -> None:
+    def _write(self, values: dict[str, Any], data: bytes) -> None:
+        """Whole pages into a slot; it ends the job that is at work, which may be about it."""
         if values["id"] != self._id:
             raise SlotError(OTHER_BOARD)
+        slot, offset = values["slot"], _offset(values["offset"])
+        if not isinstance(data, bytes) or not data or len(data) % PAGE_BYTES:
+            raise SlotError(RANGE)
+        self._jobs.stop()
+        self._slots.write(slot, offset, data)
+
+    def _section(self, kind: int, offset: int) -> dict[str, Any]:
+        """A piece of a section of the active image, of those that are verified as it is
+        opened."""
+        if type(kind) is not int or kind in _BULK or type(offset) is not int or offset < 0:
+            raise SlotError(MESSAGE)
+        _, image = self._jobs.active_image()
+        data = image.section(kind)
+        found = data or b""
+        return {
+            "there": data is not None,
+            "bytes": len(found),
+            "data": found[offset : offset + SECTION_BYTES],
+        }
 
     def _hello(self) -> dict[str, Any]:
         from qedge.runtime.machine import kernel_sets
@@ -205,29 +282,41 @@ class Agent:
             "stack": 0,
             "stack_used": 0,
             "slots": slots,
+            "parts": True,  # what is sent to a slot lies apart from its image
             "ram": total_bytes() or 0,
             "peak_rss": peak_rss_bytes(),
             "threads": cpus(),
         }
         if (active := self._slots.active()) is not None:
             found["active"] = active
+        if (key := self._jobs.key()) is not None:
+            found["key"], found["floor"] = key, self._slots.floor()
         if reason := self._slots.pending_error():
             found["pending_error"] = reason
         return found
 
-    def _digest(self, slot: int, first: int, count: int) -> dict[str, Any]:
+    def _digest(self, slot: int, first: int, count: int, part: bool) -> dict[str, Any]:
+        """Of blocks, the last filled up with 0xff as a flash would be; none is eight zeros."""
+        if type(first) is not int or type(count) is not int:
+            raise SlotError(MESSAGE)
         if not 0 < count <= 1024 or first < 0:
             raise SlotError(MESSAGE)
         found = bytearray()
         for number in range(first, first + count):
-            data = self._slots.read(slot, number * BLOCK_BYTES, BLOCK_BYTES)
+            data = self._slots.read(slot, number * BLOCK_BYTES, BLOCK_BYTES, part)
+            data = data and data.ljust(BLOCK_BYTES, b"\xff")
             found += hashlib.sha256(data).digest()[:8] if data else bytes(8)
         return {"digests": bytes(found)}
 
 
+def _reason(error: SlotError) -> str:
+    """Why an image is not taken, in words."""
+    return _REASONS.get(error.code, "") or error.text or str(error)
+
+
 def _offset(value: int) -> int:
-    if not isinstance(value, int) or not 0 <= value < 1 << 50 or value % PAGE_BYTES:
-        raise SlotError(1)
+    if type(value) is not int or not 0 <= value < 1 << 50 or value % PAGE_BYTES:
+        raise SlotError(RANGE)
     return value
 
 
@@ -261,12 +350,18 @@ def serve(agent: Agent, source: int, output: int, *, noisy: bool) -> None:
 
 
 def _serial(path: str, baud: int) -> int:
-    """A serial line, raw. termios takes the usual speeds only."""
+    """A serial line, raw. termios takes the usual speeds only. One that is not there ends the
+    agent: the service starts it anew until it is (a line that comes back is another device,
+    which systemd lets nobody have who was started before)."""
     import termios
     import tty
 
-    number = os.open(path, os.O_RDWR | os.O_NOCTTY)
-    tty.setraw(number)
+    try:
+        number = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(number)
+    except (OSError, termios.error) as error:
+        reason = error.args[1] if len(error.args) > 1 else error
+        raise SystemExit(f"{path}: {reason}; the service waits for this line") from None
     speed = getattr(termios, f"B{baud}", None)
     if speed is None:
         raise SystemExit(f"{path}: no speed of {baud} baud; take 115200")
@@ -295,6 +390,7 @@ def main() -> None:
                 serve(agent, line, line, noisy=True)
                 os.close(line)
                 agent.close()
+                time.sleep(1.0)  # a line without another end, or one that is going
         output = os.dup(1)
         os.dup2(2, 1)  # nothing that prints may talk into the link
         serve(agent, 0, output, noisy=False)

@@ -65,3 +65,9 @@ class BoardTestError(QedgeError):
     """The golden test did not give the expected tokens or logits."""
 
     exit_code = 10
+
+
+class FetchError(QedgeError):
+    """What has to be fetched did not come: no network, or no such file there."""
+
+    exit_code = 11

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 from qedge.runtime._engine import EngineError, Image
 from qedge.runtime.arguments import path_name
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # importing it takes milliseconds of a start that is counted 
     from typing import Any
 
 _MAGIC = b"QEDGEIMG"
+_SIZE_AT = 16  # of the image's size in its header
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 KV_NAMES = {code: name for name, code in KV_TYPES.items()}
 SECTIONS = {
@@ -26,7 +28,11 @@ SECTIONS = {
     7: "weights",
     8: "golden",
     9: "provenance",
+    10: "chat",
 }
+TEMPLATE, CHAT = 4, 10
+# A chat template that begins so asks for every prompt that a program is given (SPEC 3.9).
+EVERY_PROMPT = "{#- every prompt is a turn -#}"
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
@@ -47,7 +53,7 @@ def open_image(path: str | os.PathLike[str]) -> Image:
                 f"{path}: the system cannot map it ({reason}); raise this process's limit of "
                 "address space (ulimit -v), or take a 64-bit system or a smaller model"
             ) from None
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
             raise BudgetError(
                 f"{path}: {reason}; close models or files, or raise the limit (ulimit -n)"
             ) from None
@@ -60,13 +66,20 @@ def _damage(name: bytes, error: EngineError) -> str:
     """What is wrong with a file that could be read."""
     try:
         with open(name, "rb") as file:
-            start = file.read(len(_MAGIC))
+            start = file.read(_SIZE_AT + 8)
+            size = os.fstat(file.fileno()).st_size
     except OSError:
-        start = _MAGIC
+        return f"{error}; build or copy the image again"
     if start.startswith(b"GGUF"):
         return "is a GGUF file; make an image of it with `qedge build`"
-    if start != _MAGIC:
+    if start.startswith(b"version https://"):
+        return "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"
+    if not start.startswith(_MAGIC):
         return "is not an image; give one (.qimg), made by `qedge build`"
+    if len(start) == _SIZE_AT + 8:
+        whole = struct.unpack("<Q", start[_SIZE_AT:])[0]
+        if size < whole < 1 << 48:  # a larger one is damage
+            return f"cut short: {size:,} of {whole:,} bytes; copy the image again"
     return f"{error}; build or copy the image again"
 
 

@@ -1,27 +1,43 @@
 """What takes long on a board with Linux, in steps: verify, activate, test, run, bench. The same
 jobs, values and answers as the firmware's (docs/link.md); times are in nanoseconds.
+
+What is verified is what runs: a file is mapped once, and the same mapping is verified, tested
+and made active.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import time
+from contextlib import contextmanager, suppress
 
 from qedge.runtime._engine import EngineError, Image
 from qedge.runtime.errors import BudgetError, QedgeError
 from qedge.runtime.model import Model
-from qedge.runtime.slots import RANGE, SlotError, Slots
+from qedge.runtime.slots import (
+    BUDGET,
+    MESSAGE,
+    NO_IMAGE,
+    OLDER,
+    RANGE,
+    SlotError,
+    Slots,
+)
+from qedge.runtime.trust import KEY_PATH, NotTrusted, check, trusted_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from qedge.runtime.measurement import Measurement
+
 TICK_HZ = 1_000_000_000
 LEAVES_A_STEP = 64
 STEP_SECONDS = 1.0  # at most, while nothing is to be told
-MESSAGE, NO_IMAGE, NO_JOB, WRONG_BOARD, TEST, ENGINE = 4, 5, 6, 7, 8, 100
-_BUDGET, _IMAGE, _NUMERIC = ENGINE + 4, ENGINE + 1, ENGINE + 8
+NO_JOB, WRONG_BOARD, TEST, UNSIGNED, ENGINE = 6, 7, 8, 9, 100
+_IMAGE = ENGINE + 1
 _KINDS = ("verify", "activate", "test", "run", "bench", "measure")
 _PIECE_BYTES = 32768
 
@@ -29,39 +45,52 @@ _PIECE_BYTES = 32768
 class Jobs:
     """The one job that is at work, and the model it works with."""
 
-    def __init__(self, slots: Slots, board: str) -> None:
+    def __init__(
+        self, slots: Slots, board: str, key_path: str = KEY_PATH, key_owner: int = 0
+    ) -> None:
+        """key_path: of the key whose signatures are wanted, if there is one; only key_owner may
+        have written it."""
         self._slots = slots
         self._board = board
+        self._key_path, self._key_owner = key_path, key_owner
         self._model: Model | None = None
-        self._model_id: str | None = None
+        self._opened: tuple[object, ...] = ()  # what the model was opened from
         self._steps: Iterator[dict[str, Any]] | None = None
         self._measurement: Measurement | None = None
+        self._ticket: object = None  # of whoever began the job
 
     def close(self) -> None:
-        self._stop()
+        self.stop()
         if self._model is not None:
             self._model.close()
-        self._model = self._model_id = None
+        self._model, self._opened = None, ()
 
-    def _stop(self) -> None:
-        self._steps = None
+    def stop(self) -> None:
+        """Ends the job that is at work."""
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.close()  # type: ignore[attr-defined]
         if self._measurement is not None:
             self._measurement.stop()
         self._measurement = None
 
     def begin(self, values: dict[str, Any]) -> None:
         """Begins a job. SlotError with the link's number."""
-        self._stop()
+        self.stop()
         kind = values.get("job")
         if kind not in _KINDS:
             raise SlotError(MESSAGE)
         steps = getattr(self, f"_{kind}")(values)
-        next(steps)  # as far as its first step: what is wrong with the values is said now
-        self._steps = steps
+        try:
+            next(steps)  # as far as its first step: what is wrong is said now
+        except EngineError as error:
+            raise SlotError(ENGINE - error.code) from None
+        self._steps, self._ticket = steps, values.get("ticket")
 
-    def step(self) -> dict[str, Any]:
-        """What the next step finds."""
-        if self._steps is None:
+    def step(self, ticket: object) -> dict[str, Any]:
+        """What the next step finds. ticket: that the job was begun with; another client's job
+        is none."""
+        if self._steps is None or ticket != self._ticket:
             raise SlotError(NO_JOB)
         try:
             found = next(self._steps)
@@ -77,50 +106,90 @@ class Jobs:
 
     # ---- verify, activate, test ----
 
-    def _verify(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield {}
-        yield from self._leaves(_slot(values), last=True)
+    def key(self) -> bytes | None:
+        """The key whose signatures are wanted. SlotError when it cannot be trusted."""
+        try:
+            return trusted_key(self._key_path, self._key_owner)
+        except NotTrusted as error:
+            raise SlotError(UNSIGNED, str(error)) from None
 
-    def _leaves(self, slot: int, last: bool) -> Iterator[dict[str, Any]]:
-        self._slots.settle(slot)
-        image = self._image(slot)
+    def counter_of(self, image: Image) -> int:
+        """Of an image's signature, where one is wanted. SlotError when it is not right."""
+        key = self.key()
+        try:
+            return check(image, key, self._slots.floor() if key is not None else 0)
+        except NotTrusted as error:
+            raise SlotError(OLDER if error.older else UNSIGNED, str(error)) from None
+
+    def _chosen(self, slot: int, image_id: str | None) -> tuple[Image, str]:
+        """A slot's file with this image, mapped: what was sent, or what was there before. With
+        no id, what was sent, if anything was. SlotError when neither is it."""
+        wrong = SlotError(NO_IMAGE)
+        for path in (self._slots.part_path(slot), self._slots.path(slot)):
+            self._slots.settle(path)
+            try:
+                image = Image(os.fsencode(path))
+            except EngineError as error:
+                wrong = SlotError(ENGINE - error.code)
+                continue
+            except OSError:
+                continue
+            if image_id is None or image.id.hex() == image_id:
+                return image, path
+        raise wrong
+
+    def _leaves(self, image: Image) -> Iterator[dict[str, Any]]:
+        """Every byte of it, from the disk."""
         if image.plan["board"] != self._board:
             raise SlotError(WRONG_BOARD)
         first, of = 0, max(1, image.bytes // 65536)
-        while True:
+        count = LEAVES_A_STEP
+        while count == LEAVES_A_STEP:
             count = image.verify(first, LEAVES_A_STEP)
             first += count
-            ended = count < LEAVES_A_STEP
-            yield {"done": ended and last, "at": first, "of": max(of, first)}
-            if ended:
-                return
+            yield {"done": False, "at": first, "of": max(of, first)}
 
-    def _image(self, slot: int) -> Image:
+    @contextmanager
+    def _proving(self, slot: int) -> Iterator[None]:
+        """A slot that is not active, and turns out not to be what its record says, loses its
+        record."""
         try:
-            return Image(self._slots.path(slot).encode())
-        except FileNotFoundError:
-            raise SlotError(NO_IMAGE) from None
-        except EngineError as error:
-            raise SlotError(ENGINE - error.code) from None
-        except OSError:
-            raise SlotError(NO_IMAGE) from None
+            yield
+        except (EngineError, SlotError) as error:
+            code = ENGINE - error.code if isinstance(error, EngineError) else error.code
+            if code in (TEST, _IMAGE, ENGINE + 3) and slot != self._slots.active():
+                with suppress(SlotError, OSError):  # another writes: it has gone already
+                    self._slots.forget(slot)
+            raise
+
+    def _verify(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        slot = _slot(values)
+        with self._proving(slot):
+            image, _ = self._chosen(slot, _id(values))
+            yield {}
+            found: dict[str, Any] = {}
+            for found in self._leaves(image):
+                yield found
+            self.counter_of(image)
+            yield {**found, "done": True}
 
     def _activate(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        slot, counter = _slot(values), values.get("counter", 0)
-        if not isinstance(counter, int) or not 0 <= counter < 1 << 32:
-            raise SlotError(MESSAGE)
+        slot, image_id = _slot(values), _id(values)
+        if image_id is None:
+            raise SlotError(MESSAGE, "which image is meant is not said")
         self._slots.lock()
         self.close()
-        yield {}
-        yield from self._leaves(slot, last=False)
-        with _opened(self._slots.path(slot)) as model:
-            if values.get("id", model.image_id) != model.image_id:
-                raise SlotError(NO_IMAGE)
-            for found in self._golden(model):
-                if found["done"]:
-                    image_id, size = model.image_id, model.image.bytes
-                    self._slots.activate(slot, image_id, size, counter)
-                yield found
+        with self._proving(slot):
+            image, path = self._chosen(slot, image_id)
+            yield {}
+            yield from self._leaves(image)
+            counter = self.counter_of(image)
+            with _opened(image, path) as model:
+                for found in self._golden(model):
+                    if found["done"]:
+                        _cut(path, _end(image))
+                        self._slots.activate(slot, image_id, image.bytes, counter, path)
+                    yield found
 
     def _test(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         model = self._active()
@@ -146,14 +215,33 @@ class Jobs:
 
     # ---- run, bench ----
 
-    def _active(self) -> Model:
+    def active_image(self) -> tuple[int, Image]:
+        """The active slot and its image, with a signature where one is wanted. SlotError."""
         slot = self._slots.active()
         if slot is None:
             raise SlotError(NO_IMAGE)
-        image_id = self._slots.record(slot).get("id")
-        if self._model is None or self._model_id != image_id:
+        try:
+            image = Image(os.fsencode(self._slots.path(slot)))
+        except EngineError as error:
+            raise SlotError(ENGINE - error.code) from None
+        except OSError:
+            raise SlotError(NO_IMAGE) from None
+        if image.id.hex() != self._slots.record(slot).get("id"):
+            raise SlotError(_IMAGE, "it is not the image that was activated")
+        if image.plan["board"] != self._board:
+            raise SlotError(WRONG_BOARD)
+        self.counter_of(image)
+        return slot, image
+
+    def _active(self) -> Model:
+        slot = self._slots.active()
+        record = self._slots.record(slot) if slot is not None else {}
+        opened = (slot, record.get("sequence"), record.get("id"))
+        if self._model is None or self._opened != opened:
             self.close()
-            self._model, self._model_id = _opened(self._slots.path(slot)), image_id
+            slot, image = self.active_image()
+            self._model = _opened(image, self._slots.path(slot))
+            self._opened = opened
         return self._model
 
     def _tokens(
@@ -260,12 +348,13 @@ class Jobs:
     def _measure(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         import json
 
-        slot = self._slots.active()
-        if slot is None:
-            raise SlotError(NO_IMAGE)
+        from qedge.runtime.measurement import Measurement
+
+        slot, _ = self.active_image()
         self.close()
         path = self._slots.path(slot)
-        self._measurement = work = Measurement(path, values)
+        within = _float(values.get("within"), 0.02)
+        self._measurement = work = Measurement(path, values, within)
         yield {}
         while not work.ended.wait(STEP_SECONDS):
             yield {"done": False, "at": work.at, "of": work.of}
@@ -285,65 +374,6 @@ class Jobs:
             yield {"done": end == len(text), "json": text[start:end]}
 
 
-class _Stopped(Exception):
-    pass
-
-
-class Measurement:
-    """A measurement (measure.py) in a thread of its own, so that the link stays alive."""
-
-    def __init__(self, path: str, values: dict[str, Any]) -> None:
-        import threading
-
-        from qedge.runtime.measure import measure
-
-        self.ended = threading.Event()
-        self.error: Exception | None = None
-        self.results: dict[str, Any] = {}
-        self.at, self.of = 0, 1
-        self._stopped = False
-        options = {
-            name: values[name]
-            for name in ("prompt_tokens", "decode_tokens", "depths", "least", "most", "cold")
-            if name in values
-        }
-        if values.get("repeat") is not None:
-            options["repeat"] = values["repeat"]
-
-        def work() -> None:
-            try:
-                self.results = measure(
-                    path,
-                    lambda: Model.open(path),
-                    within=_float(values.get("within"), 0.02),
-                    progress=self._progress,
-                    **options,
-                )
-            except _Stopped:
-                pass
-            except BudgetError as error:
-                self.error = SlotError(_BUDGET, str(error))
-            except QedgeError as error:
-                self.error = SlotError(MESSAGE, str(error))
-            except Exception as error:
-                self.error = error
-            finally:
-                self.ended.set()
-
-        self._thread = threading.Thread(target=work, daemon=True)
-        self._thread.start()
-
-    def _progress(self, done: int, of: int) -> None:
-        self.at, self.of = done, of
-        if self._stopped:
-            raise _Stopped
-
-    def stop(self) -> None:
-        """Ends it at its next round, and waits for that: it holds the model's memory."""
-        self._stopped = True
-        self._thread.join()
-
-
 def _float(bits: Any, default: float) -> float:
     """A float as the link has it: the bits of a float32."""
     if not isinstance(bits, int):
@@ -353,20 +383,42 @@ def _float(bits: Any, default: float) -> float:
     return float(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 
-def _opened(path: str) -> Model:
+def _opened(image: Image, path: str) -> Model:
     try:
-        return Model.open(path)
+        return Model.of(image, path)
     except BudgetError as error:
-        raise SlotError(_BUDGET, str(error)) from None
+        raise SlotError(BUDGET, str(error)) from None
     except QedgeError as error:
         raise SlotError(_IMAGE, str(error)) from None
 
 
+def _end(image: Image) -> int:
+    """Where a file with this image and its signature ends."""
+    signed = image.read(image.bytes, 8) == b"QEDGESIG"
+    return image.bytes + (80 if signed else 0)
+
+
+def _cut(path: str, size: int) -> None:
+    """Takes from a file what an older image left behind this one."""
+    if os.path.getsize(path) > size:
+        os.truncate(path, size)
+
+
+def _id(values: dict[str, Any]) -> str | None:
+    """The image that a message names."""
+    found = values.get("id")
+    if found is None:
+        return None
+    if not isinstance(found, bytes) or len(found) != 32:
+        raise SlotError(MESSAGE)
+    return found.hex()
+
+
 def _slot(values: dict[str, Any]) -> int:
     slot = values.get("slot")
-    if slot not in (0, 1):
+    if type(slot) is not int or slot not in (0, 1):
         raise SlotError(RANGE)
-    return int(slot)
+    return slot
 
 
 def _set_sampler(model: Model, values: dict[str, Any], seed: int) -> None:

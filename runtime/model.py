@@ -8,6 +8,7 @@ from _weakref import ref
 
 from qedge.runtime import arguments
 from qedge.runtime._engine import EngineError, Image, Session
+from qedge.runtime.chat import chat
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, UsageError
 from qedge.runtime.generation import Clock, Generation, Stats, pieces
 from qedge.runtime.image import (
@@ -97,6 +98,13 @@ class Model:
         }
         image, name = open_image(path), arguments.path_name(path)
         return cls._of(image, name, open_session(image, name, **options), options)
+
+    @classmethod
+    def of(cls, image: Image, path: str) -> Model:
+        """A session on an image that is mapped already, with the image's own plan."""
+        options = dict.fromkeys(("context", "memory", "threads", "batch", "kernels"))
+        merged = {**options, "allow_paging": False, "pin": False}
+        return cls._of(image, path, open_session(image, path, **merged), merged)
 
     def session(self, **options: Any) -> Model:
         """Another, independent session on the same mapped image; options as in `open`."""
@@ -380,6 +388,8 @@ class Model:
             if arguments.is_text(prompt):
                 prompt = self.prompt_tokens(prompt, special=special)  # type: ignore[arg-type]
             ids = arguments.listed("the prompt", prompt)
+            if any(isinstance(one, dict) for one in ids):
+                raise UsageError("generate takes a text or ids; give messages to model.chat")
             if not ids:
                 raise UsageError("the prompt is empty; give at least one token")
             if not keep:
@@ -435,3 +445,5 @@ class Model:
             raise engine_failure(self._path, error) from None
         check_untouched(self._image, self._path)
         return tokens, engine.hash_digest().hex()
+
+    chat = chat

@@ -1,5 +1,5 @@
-"""Texts on their way in and out: what it means when the engine refuses, and token bytes to text
-pieces."""
+"""Texts on their way in and out: what it means when the engine refuses, token bytes to text
+pieces, and what a terminal may be shown."""
 
 from __future__ import annotations
 
@@ -19,6 +19,31 @@ def text_failure(what: str, size: int, error: EngineError) -> QedgeError:
     if error.code == _ERR_USAGE:
         return BudgetError(f"{what} has {size:,} bytes, of at most {_MOST_BYTES:,}; split it")
     return ImageError(f"{what}: {error}")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text for a terminal, which obeys some characters: control characters, those that
+    turn the direction of writing, other ends of a line and lone surrogates are shown as escapes
+    like \\x1b. keep: of these the ones to leave, such as "\\n\\t"."""
+    if text.isprintable():
+        return text
+    return "".join(one if one in keep or not _obeyed(one) else _escape(one) for one in text)
+
+
+def _obeyed(one: str) -> bool:
+    from unicodedata import category
+
+    kind = category(one)
+    if kind == "Cf":  # joiners and soft hyphens belong to words and emoji
+        return one not in "\u00ad\u200c\u200d\u2060\ufeff"
+    return kind in ("Cc", "Cs", "Zl", "Zp")
+
+
+def _escape(one: str) -> str:
+    number = ord(one)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def engine_failure(path: str, error: EngineError) -> QedgeError:

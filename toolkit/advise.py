@@ -10,8 +10,9 @@ from qedge.runtime.errors import BudgetError
 from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board, load, names
 from qedge.toolkit.budget import Plan, Room, check_context, longest_context, measure
-from qedge.toolkit.build import Recipe, sized, tensor_table
+from qedge.toolkit.build import sized, tensor_table
 from qedge.toolkit.predict import Prediction, kv_bytes, of_entries, predict
+from qedge.toolkit.recipe import Recipe
 from qedge.toolkit.source import open_source
 from qedge.toolkit.source.model import SourceModel
 from qedge.toolkit.vocabulary_table import pack as pack_vocabulary
@@ -31,6 +32,21 @@ ACCURACY = {
     "q4_0": "perplexity 6.7001 where f16 has 6.2332 (Llama 3 8B): +7.5 %; 28.76 where q8_0 has "
     "22.60 (SmolLM2-135M): +27 %",
 }
+# Parameters below which neither those figures nor a speed by memory alone say anything.
+TINY = 20_000_000
+# Of a tiny model, what is known: commander's, from examples/commander/README.md.
+TINY_ACCURACY = {
+    "f32": "rounds no weight",
+    "f16": "not measured for so small a model",
+    "q8_0": "not measured for so small a model; commander (0.6 M parameters) had 99.55 % right "
+    "in f32 and in q8_0",
+    "q4_0": "not measured for so small a model; commander (0.6 M parameters) had 99.65 % right "
+    "in q4_0, 99.55 % in f32; `qedge eval` of both on your own text tells",
+}
+TINY_NOTE = (
+    "a model of {parameters:,} parameters: predicted speeds count memory alone, and are too "
+    "high for it; measure it (qedge bench)"
+)
 # The smallest type that holds what a file's own type holds. bf16 has 8 bits of significand and
 # f16 11: what f16 loses of it lies below 6e-8.
 _HOLDS = {"F32": "f32", "F16": "f16", "BF16": "f16", "Q8_0": "q8_0", "Q4_0": "q4_0"}
@@ -48,6 +64,7 @@ class Choice:
     prediction: Prediction
     deep: float | None  # tokens/s with a full context
     accuracy: str
+    perplexity_percent: float | None  # Llama 3 8B's over f16; None: says nothing of this model
 
     @property
     def fits(self) -> bool:
@@ -72,15 +89,7 @@ class Advice:
     stored: str  # the type that most of the file's weights have
     choices: tuple[Choice, ...]
     picks: tuple[Pick, ...]
-
-
-def stored_type(source: SourceModel) -> str:
-    """GGML's name of the type that most weights of the file have."""
-    counts: dict[str, int] = {}
-    for tensor in source.tensors.values():
-        size = tensor.rows * tensor.columns
-        counts[tensor.source_type] = counts.get(tensor.source_type, 0) + size
-    return max(counts, key=lambda kind: counts[kind])
+    notes: tuple[str, ...] = ()
 
 
 def _choice(
@@ -89,9 +98,9 @@ def _choice(
     recipe = Recipe.of(quant, None, None)
     entries = tensor_table(source, recipe, board)
     size = sized(source, entries, vocabulary, board)
-    config = source.config
-    longest = longest_context(config, board, recipe.kv, size, config.context)
-    wanted = context or min(config.context, USUAL_CONTEXT)
+    config, tiny = source.config, _parameters(source) < TINY
+    longest = longest_context(config, board, recipe.kv, size, config.longest)
+    wanted = context or min(config.longest, USUAL_CONTEXT)
     tokens = wanted if context or not longest else min(wanted, longest)
     planned = measure(config, board, tokens, recipe.kv, size)
     weights = of_entries(entries)
@@ -104,8 +113,13 @@ def _choice(
         longest=longest,
         prediction=predict(board, weights, planned.image_bytes),
         deep=full.tokens_per_second,
-        accuracy=ACCURACY[quant],
+        accuracy=(TINY_ACCURACY if tiny else ACCURACY)[quant],
+        perplexity_percent=None if tiny else PERPLEXITY_PERCENT[quant],
     )
+
+
+def _parameters(source: SourceModel) -> int:
+    return sum(tensor.rows * tensor.columns for tensor in source.tensors.values())
 
 
 def advise(
@@ -124,10 +138,14 @@ def advise(
     choices = tuple(_choice(source, vocabulary, board, quant, wanted) for quant in ORDER)
     if not any(choice.fits for choice in choices):
         raise BudgetError(_nothing(source, vocabulary, board, choices, wanted))
-    stored = stored_type(source)
-    useful = min(USEFUL_CONTEXT, wanted or source.config.context)
+    stored = source.stored_type()
+    useful = min(USEFUL_CONTEXT, wanted or source.config.longest)
     picks = _picks(choices, stored, useful)
-    return Advice(source.config.name, board.name, stored, choices, picks)
+    notes = []
+    speeds = any(choice.prediction.tokens_per_second for choice in choices)
+    if speeds and (count := _parameters(source)) < TINY:
+        notes.append(TINY_NOTE.format(parameters=count))
+    return Advice(source.config.name, board.name, stored, choices, picks, tuple(notes))
 
 
 def _picks(choices: tuple[Choice, ...], stored: str, useful: int) -> tuple[Pick, ...]:
@@ -162,7 +180,7 @@ def _why_small(small: Choice, exact: Choice) -> str:
     size = show_size(small.plan.image_bytes)
     if small.quant == exact.quant:
         return f"{size}: nothing smaller is made of this file"
-    return f"{size}, {_share(small, exact)}; {ACCURACY[small.quant]}"
+    return f"{size}, {_share(small, exact)}; {small.accuracy}"
 
 
 def _share(one: Choice, other: Choice) -> str:
@@ -174,10 +192,10 @@ def _balance(exact: Choice, middle: Choice, small: Choice) -> Pick:
     speed, faster = middle.prediction.tokens_per_second, small.prediction.tokens_per_second
     if speed and faster and speed < READABLE and faster > speed:
         gain = f"{faster:.1f} tokens/s where {middle.quant} has {speed:.1f}"
-        return Pick("balance", small.quant, f"{gain}; {ACCURACY[small.quant]}")
+        return Pick("balance", small.quant, f"{gain}; {small.accuracy}")
     if middle.quant == exact.quant:
         return Pick("balance", middle.quant, "the accuracy pick is it already")
-    return Pick("balance", middle.quant, f"{_share(middle, exact)}; {ACCURACY[middle.quant]}")
+    return Pick("balance", middle.quant, f"{_share(middle, exact)}; {middle.accuracy}")
 
 
 def _nothing(

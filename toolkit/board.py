@@ -37,6 +37,7 @@ class Device:
     arena_bytes: int
     flash_at: int
     flash_bytes: int
+    floor_at: int  # two erase blocks for the least security counter, apart from the slots
     slot_at: int
     slot_bytes: int
     erase_bytes: int

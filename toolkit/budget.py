@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qedge.runtime._engine import session_size
-from qedge.runtime.errors import BudgetError, UsageError
+from qedge.runtime.errors import BudgetError, ImageError, UsageError
 from qedge.runtime.image import KV_TYPES
 from qedge.runtime.machine import total_bytes
 from qedge.runtime.session import RESIDENT_BYTES
@@ -48,7 +48,8 @@ class Plan:
 
 
 def engine_config(config: ModelConfig) -> dict[str, int]:
-    """The configuration as the engine counts with it. UsageError beyond the engine's limits."""
+    """The configuration as the engine counts with it. ImageError beyond the engine's limits:
+    they are the model's, and no board or context would help."""
     found = {
         "dim": config.dim,
         "layers": config.layers,
@@ -60,21 +61,23 @@ def engine_config(config: ModelConfig) -> dict[str, int]:
     }
     for key, most in _LIMITS.items():
         if found[key] > most:
-            raise BudgetError(
+            raise ImageError(
                 f"{config.name}: {key} is {found[key]:,}; the engine takes {most:,}"
             )
     if config.norm_eps >= 1.0:
-        raise BudgetError(
+        raise ImageError(
             f"{config.name}: norm_eps is {config.norm_eps}; the engine takes below 1"
         )
     if config.head_size % 4 or config.head_size > 512:
-        raise BudgetError(
+        raise ImageError(
             f"{config.name}: heads of {config.head_size}; the engine takes multiples of 4 "
             f"up to 512"
         )
     if config.heads * config.head_size > 65536 or config.heads // config.kv_heads > 64:
-        raise BudgetError(
-            f"{config.name}: {config.heads} heads of {config.head_size} are too many"
+        raise ImageError(
+            f"{config.name}: {config.heads} heads of {config.head_size} with "
+            f"{config.kv_heads} for keys are too many; the engine takes 65,536 values of a "
+            "token's heads, and 64 heads to one for keys"
         )
     return found
 
@@ -131,7 +134,7 @@ def measure(
 ) -> Plan:
     """What a context takes on a board, whether it fits or not.
 
-    weight_bytes: the image without its rope table. BudgetError beyond the engine's limits."""
+    weight_bytes: the image without its rope table. ImageError beyond the engine's limits."""
     shape = engine_config(config)
     arena = session_size(shape, context, board.batch_tokens, board.threads, KV_TYPES[kv])
     image = weight_bytes + context * config.head_size * 4
@@ -161,7 +164,12 @@ def check_context(config: ModelConfig, context: int | str) -> None:
     if context > config.context:
         raise UsageError(
             f"--context {context}: {config.name} was trained for {config.context} tokens; "
-            "ask for at most that"
+            f"ask for at most {'that' if config.bound is None else config.longest}"
+        )
+    if config.bound is not None and context > config.bound.positions:
+        raise UsageError(
+            f"--context {context}: {config.name}: {config.bound.why} {config.longest} tokens, "
+            f"and a longer context is not supported; take --context {config.longest}"
         )
 
 
@@ -181,7 +189,7 @@ def plan(
         return measure(config, board, tokens, kv, weight_bytes)
 
     def longest() -> int:
-        return longest_context(config, board, kv, weight_bytes, config.context)
+        return longest_context(config, board, kv, weight_bytes, config.longest)
 
     if context == "auto":
         if not (tokens := longest()):

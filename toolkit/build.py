@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,13 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from qedge.runtime.errors import ImageError, UsageError
-from qedge.runtime.image import KV_TYPES
+from qedge.runtime.errors import ImageError, NoBoardError, QedgeError, UsageError, WriteError
+from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
 from qedge.toolkit import rope
-from qedge.toolkit.board import Board
+from qedge.toolkit.board import Board, host_name
 from qedge.toolkit.budget import Plan, plan
+from qedge.toolkit.chat.facts import facts_of
 from qedge.toolkit.files import new_file
 from qedge.toolkit.image import (
     KINDS,
@@ -26,8 +28,10 @@ from qedge.toolkit.image import (
     TensorEntry,
     frame_bytes,
 )
+from qedge.toolkit.locate import model_name
 from qedge.toolkit.predict import of_entries, predict
 from qedge.toolkit.quantize import TYPES, layout_for, pack, packed_bytes
+from qedge.toolkit.recipe import Recipe, type_named
 from qedge.toolkit.source import open_source
 from qedge.toolkit.source.model import SourceModel, SourceTensor
 from qedge.toolkit.vocabulary_table import pack as pack_vocabulary
@@ -51,32 +55,7 @@ class Built:
     seconds: float
     tokens_per_second: float | None = None  # predicted, decode at depth 0; None: not known
     load_seconds: float | None = None  # predicted, from storage; None: not known
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What the types of an image's tensors are."""
-
-    quant: str
-    embedding: str
-    kv: str
-
-    @classmethod
-    def of(cls, quant: str, kv: str | None, embedding: str | None) -> Recipe:
-        """The defaults: q4_0 keeps embedding and output in q8_0, as llama.cpp does; the KV
-        cache is q8_0 for quantized images, and the weights' own type for f32 and f16 ones."""
-        for name, value in (("--quant", quant), ("--embedding", embedding)):
-            if value is not None and value not in TYPES:
-                raise UsageError(f"{name} {value}: unknown type; known are {', '.join(TYPES)}")
-        default = "q8_0" if quant in ("q4_0", "q8_0") else quant
-        if kv not in (None, *KV_TYPES):
-            raise UsageError(f"--kv {kv}: unknown type; known are {', '.join(KV_TYPES)}")
-        return cls(quant, embedding or ("q8_0" if quant == "q4_0" else quant), kv or default)
-
-    def type_of(self, name: str) -> str:
-        if "norm" in name:
-            return "f32"
-        return self.embedding if name.startswith(("token_embd", "output")) else self.quant
+    notes: tuple[str, ...] = ()  # what whoever builds should know
 
 
 def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEntry]:
@@ -107,7 +86,16 @@ def sized(
     """At most the image's bytes without its rope table."""
     weight_bytes = sum(entry.bytes for entry in entries)
     texts = len(vocabulary) + len((source.chat_template or "").encode())
+    texts += len(conversation(source) or b"")
     return weight_bytes + frame_bytes(board, weight_bytes, len(entries), texts)
+
+
+def conversation(source: SourceModel) -> bytes | None:
+    """The chat section; None without a template."""
+    if source.chat_template is None:
+        return None
+    named, folder = source.special_tokens or {}, source.path.is_dir()
+    return facts_of(source.vocabulary, named, source.chat_template, folder=folder).pack()
 
 
 def _provenance(
@@ -115,7 +103,10 @@ def _provenance(
 ) -> bytes:
     found = {
         "tool": f"qedge {version('qedge')}",
-        "model": source.config.name,
+        # of a file's name, whose bytes need not be text
+        "model": source.config.name.encode("utf-8", "surrogateescape").decode(
+            "utf-8", "replace"
+        ),
         "architecture": source.config.architecture,
         "source_sha256": sha256,
         "recipe": {
@@ -144,6 +135,62 @@ def _golden(path: Path, name: Path, config_context: int) -> Golden:
     return Golden(tuple(prompt), tuple(tokens), bytes.fromhex(digest))
 
 
+def check_output(output: Path) -> None:
+    """WriteError when a file cannot be made there, before anything is computed for it."""
+    folder = output.parent
+    if output.is_dir():
+        raise WriteError(f"{output}: is a folder; name a file in it")
+    if not os.path.lexists(folder):
+        raise WriteError(f"{output}: there is no folder {folder}; make it first")
+    if not folder.is_dir():
+        raise WriteError(f"{output}: {folder} is not a folder; name another output")
+
+
+def output_path(model: Path, board: Board, quant: str, given: Path | None) -> Path:
+    """Where an image goes: the file that was given, or one in the working folder.
+
+    The name then is MODEL-QUANT.qimg, with the board's name when that is not this machine, so
+    that images for two boards do not take each other's place."""
+    if given is not None:
+        return given
+    kind = type_named("--quant", quant, TYPES)
+    there = "" if board.name == _here() else f"-{board.name}"
+    return Path(f"{model_name(model)}-{kind}{there}.qimg")
+
+
+def _here() -> str | None:
+    try:
+        return host_name()
+    except NoBoardError:  # a machine that only builds for others
+        return None
+
+
+def replaced(output: Path, board: Board) -> str | None:
+    """What an output that is there already is, when it is no image for this board."""
+    if not output.is_file():
+        return None
+    try:
+        found = open_image(output).plan["board"]
+    except QedgeError:
+        return "no image that can be opened"
+    return None if found == board.name else f"an image for {found}"
+
+
+def _notes(
+    source: SourceModel, recipe: Recipe, planned: Plan, context: int | str
+) -> Iterable[str]:
+    stored = source.stored_type()
+    bits = re.match(r"(?:[IT]?Q|MXFP|NVFP)([1-7])", stored)
+    if bits is not None and stored.lower() != recipe.quant:
+        yield (
+            f"most of its weights are {stored} already, {bits[1]} bits each: no image of this "
+            "file is more exact than that; an unquantized or Q8_0 file gives a better one"
+        )
+    bound = source.config.bound
+    if context == "auto" and bound is not None and planned.context == bound.positions:
+        yield f"the context is {planned.context:,} tokens: {bound.why} that many"
+
+
 def build(
     model: Path,
     board: Board,
@@ -158,8 +205,10 @@ def build(
 ) -> Built:
     """Builds the image of a model for a board.
 
-    ImageError for a bad model, BudgetError when it does not fit, WriteError when it cannot be
-    written; the output is whole or untouched.
+    model    see source.open_source; quant, kv, embedding: see Recipe.of
+
+    ImageError for a bad model or one that changes meanwhile, BudgetError when it does not fit,
+    WriteError when it cannot be written; the output is whole or untouched.
     """
     began = time.perf_counter()
     tell = progress or (lambda step, done, of: None)
@@ -167,7 +216,11 @@ def build(
     for given in filter(None, (model, tokenizer)):
         if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
             raise UsageError(f"{output}: is the model itself; name another output")
+    check_output(output)
     source = open_source(model, tokenizer)
+    for file in source.files:  # one of a folder's, or another part
+        if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
+            raise UsageError(f"{output}: is a file of the model; name another output")
     entries = tensor_table(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
     vocabulary = pack_vocabulary(source.vocabulary)
@@ -197,8 +250,10 @@ def build(
             provenance("0" * 64),
             table,
             packed,
+            conversation(source),
         )
         writer.set_provenance(provenance(digest.result()))
+        source.check_unchanged()
         tell("prove", 0, 1)
         writer.set_golden(_golden(Path(file.name), model, planned.context))
     with Model.open(output, allow_paging=True) as proved:
@@ -216,4 +271,5 @@ def build(
             seconds=time.perf_counter() - began,
             tokens_per_second=expected.tokens_per_second,
             load_seconds=expected.load_seconds,
+            notes=tuple(_notes(source, recipe, planned, context)),
         )

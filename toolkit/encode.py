@@ -28,9 +28,9 @@ def open_vocabulary(path: Path) -> Vocab:
     from qedge.toolkit import vocabulary, vocabulary_table
 
     if magic[:4] == b"GGUF":
-        from qedge.toolkit.source.gguf_file import read_metadata
+        from qedge.toolkit.source.gguf_file import read_all_metadata
 
-        found = vocabulary.from_gguf(read_metadata(path))
+        found = vocabulary.from_gguf(read_all_metadata(path))
     elif path.is_dir():
         found = vocabulary.from_hf(path)
     else:

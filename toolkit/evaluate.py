@@ -15,6 +15,7 @@ from qedge.runtime._engine import EngineError
 from qedge.runtime.errors import BudgetError, ImageError
 from qedge.runtime.model import Model
 
+CHUNK = 512  # tokens, as llama.cpp's tool has it
 _ROWS = 32  # logit rows held at a time
 
 

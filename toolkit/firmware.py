@@ -96,6 +96,7 @@ def defines(board: Board, device: Device) -> list[str]:
     values: dict[str, object] = {
         "BOARD": f'"{board.name}"',
         "VERSION": f'"{version("qedge")}"',
+        "FLOOR_AT": f"{device.floor_at}u",
         "SLOT_AT": f"{device.slot_at}u",
         "SLOT_BYTES": f"{device.slot_bytes}u",
         "ERASE_BYTES": f"{device.erase_bytes}u",

@@ -1,8 +1,10 @@
 """Puts an image on a board: looks before it writes, sends only what the board does not have,
 and calls it done when the board has verified and tested it.
 
-The active slot is never touched.  Whatever is interrupted, running it again goes on where it
-stopped, because what already lies in the other slot counts as there.
+The active slot is never touched. Whatever is interrupted, running it again goes on where it
+stopped, because what was already sent counts as there. What a record says is not believed:
+blocks are compared by their hashes, and the board has read all of the image before it is called
+verified. What is sent is what was verified here, out of one mapping of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qedge.runtime._engine import Image
-from qedge.runtime.errors import BudgetError, NoBoardError, VerifyError, WrongBoardError
+from qedge.runtime.errors import BudgetError, VerifyError, WrongBoardError
 from qedge.runtime.frame import encode
 from qedge.runtime.image import open_image, verify_image
 from qedge.runtime.session import PRIVATE_BYTES
@@ -22,28 +24,42 @@ from qedge.runtime.sizes import show_size
 from qedge.toolkit import signature
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
-from qedge.toolkit.link.device import DIGEST_BYTES
+from qedge.toolkit.link.answers import DIGEST_BYTES
+from qedge.toolkit.link.device import SourceGone
 
 Progress = Callable[[str, int, int], None]  # step, done, of
 WRITE_HEAD_BYTES = 55  # of its packet beside them: SMP's 8, and the keys and numbers
 DIGESTS_AT_ONCE = 64
+# A step of a job verifies at least 16 leaves of 256 bytes; a golden section has 4 KiB of ids.
+STEP_BYTES, GOLDEN_STEPS = 4096, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A block that the board has: its number in the image, and where it lies."""
+
+    number: int
+    slot: int
+    source: int  # its number there
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What flashing would do. Blocks by their number: kept, copied from the active slot, or
+    """What flashing would do. Blocks by their number: kept, copied from what a slot holds, or
     sent."""
 
     hello: Hello
+    image: Image
+    path: Path
+    board: Board
     image_id: str
-    image_bytes: int
+    image_bytes: int  # with its signature
     arena_bytes: int
     slot: int
-    data: bytes  # the image
     sent: tuple[int, ...]
-    copied: tuple[int, ...]
-    active: bool  # it is active already: nothing to do
-    present: bool  # the slot holds it, verified before: it only has to be made active
+    copied: tuple[Copy, ...]
+    active: bool  # it is active already: it only has to be verified
+    present: bool  # the slot holds it: it only has to be verified, tested and made active
 
     @property
     def bytes_sent(self) -> int:
@@ -53,7 +69,8 @@ class Plan:
 
     def piece(self, at: int) -> bytes:
         """What one message writes; whole blocks are written, with 0xff behind the image."""
-        return self.data[at : at + self.write_bytes].ljust(self.write_bytes, b"\xff")
+        count = max(0, min(self.write_bytes, self.image_bytes - at))
+        return self.image.read(at, count).ljust(self.write_bytes, b"\xff")
 
     @property
     def write_bytes(self) -> int:
@@ -62,6 +79,11 @@ class Plan:
         while 2 * count + WRITE_HEAD_BYTES <= self.hello.packet and count < self.hello.block:
             count *= 2
         return count
+
+    @property
+    def job_steps(self) -> int:
+        """At most what verifying and testing it takes."""
+        return self.image_bytes // STEP_BYTES + GOLDEN_STEPS
 
     def seconds(self, baud: int) -> float:
         """What sending takes on a line of this speed, 10 bits a byte; other work not
@@ -123,63 +145,84 @@ def check_image(
         )
 
 
-def _blocks(data: bytes, block: int) -> list[bytes]:
-    return [
-        hashlib.sha256(data[at : at + block].ljust(block, b"\xff")).digest()[:DIGEST_BYTES]
-        for at in range(0, len(data), block)
-    ]
+def _blocks(image: Image, size: int, block: int) -> list[bytes]:
+    """The digest of each block of an image, the last one filled up."""
+    found = []
+    for at in range(0, size, block):
+        data = image.read(at, min(block, size - at)).ljust(block, b"\xff")
+        found.append(hashlib.sha256(data).digest()[:DIGEST_BYTES])
+    return found
 
 
-def _digests(device: Device, slot: int, count: int) -> list[bytes]:
+def _digests(device: Device, slot: int, count: int, *, part: bool = False) -> list[bytes]:
     found: list[bytes] = []
     while len(found) < count:
-        some = device.digests(slot, len(found), min(DIGESTS_AT_ONCE, count - len(found)))
-        if not some:
-            raise NoBoardError(f"{device.name}: it stopped answering as qedge's firmware does")
-        found += some
+        some = min(DIGESTS_AT_ONCE, count - len(found))
+        found += device.digests(slot, len(found), some, part=part)
     return found
+
+
+def _held(device: Device, hello: Hello, slot: int, most: int) -> list[bytes]:
+    """Digests of the blocks that a slot's image takes; at most so many of them."""
+    size = hello.slots[slot].bytes + signature.TRAILER_BYTES
+    return _digests(device, slot, min(-(-size // hello.block), most))
 
 
 def plan(device: Device, path: Path, board: Board) -> Plan:
     """Asks the board what it has and decides what to send. Writes nothing."""
     image = open_image(path)
     verify_image(image, path)
-    with open(path, "rb") as file:
-        data = file.read()
     hello = device.hello()
     check_board(hello, board, device.name)
-    data = data[: signature.end(data, image.bytes)]
-    check_image(image, len(data), path, hello.capacity, hello.arena, board)
+    size = signature.end(image)
+    check_image(image, size, path, hello.capacity, hello.arena, board)
     if hello.key is not None:
-        signature.check(data, image, path, hello.key, hello.floor)
+        signature.check(image, path, hello.key, hello.floor)
     image_id = image.id.hex()
-    active = hello.image_id == image_id
-    slot = (
-        hello.active if active and hello.active is not None else 1 if hello.active == 0 else 0
-    )
-    other = hello.slots[slot]
-    present = not active and other.sequence > 0 and other.image_id == image_id
-    sent: list[int] = []
-    copied: list[int] = []
-    if not active and not present:
-        wanted = _blocks(data, hello.block)
-        here = _digests(device, slot, len(wanted))
-        there = [b""] * len(wanted)
-        if hello.active is not None:
-            there = _digests(device, hello.active, len(wanted))
-        for number, digest in enumerate(wanted):
-            if here[number] != digest:
-                (copied if there[number] == digest else sent).append(number)
+    wanted = _blocks(image, size, hello.block)
+    most = hello.capacity // hello.block  # of a slot
+    active = hello.active
+    there: dict[int, list[bytes]] = {}  # by slot, what may be copied from
+    if active is not None:
+        there[active] = _held(device, hello, active, most)
+    slot = 1 if active == 0 else 0
+    is_active = hello.image_id == image_id and there[active or 0][: len(wanted)] == wanted
+    present, sent, copied = False, list[int](), list[Copy]()
+    if is_active:
+        slot = active or 0
+    else:
+        if hello.parts:
+            if hello.slots[slot].sequence:
+                there[slot] = _held(device, hello, slot, most)
+            here = _digests(device, slot, len(wanted), part=True)
+            holds = there.get(slot, [])
+        else:
+            here = holds = _digests(device, slot, len(wanted))
+        present = hello.slots[slot].image_id == image_id and holds[: len(wanted)] == wanted
+        places = {
+            digest: (other, number)
+            for other in sorted(there, key=lambda other: other == active)
+            for number, digest in reversed(list(enumerate(there[other])))
+        }
+        for number, digest in enumerate(wanted if not present else ()):
+            if here[number] == digest:
+                continue
+            if digest in places:
+                copied.append(Copy(number, *places[digest]))
+            else:
+                sent.append(number)
     return Plan(
         hello=hello,
+        image=image,
+        path=path,
+        board=board,
         image_id=image_id,
-        image_bytes=len(data),
+        image_bytes=size,
         arena_bytes=image.plan["arena_bytes"],
         slot=slot,
-        data=data,
         sent=tuple(sent),
         copied=tuple(copied),
-        active=active,
+        active=is_active,
         present=present,
     )
 
@@ -188,37 +231,29 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
     """Does what the plan says, on the very board that it was made with."""
     began = time.monotonic()
     tell = progress or (lambda step, done, of: None)
-    hello, block, step = plan.hello, plan.hello.block, plan.write_bytes
-    if not plan.active:
-        now = device.hello()  # ports may have been swapped since
-        if (now.board, now.board_id, now.slots) != (hello.board, hello.board_id, hello.slots):
-            raise WrongBoardError(
-                f"{device.name}: a {now.board} answers (id {now.board_id}), and not the board "
-                f"that was there before ({hello.board_id}, or with other images); nothing was "
-                "written"
-            )
-        if plan.copied:
-            assert hello.active is not None
-            places = (number * block for number in plan.copied)
-            copied = device.copy_all(hello.board_id, plan.slot, places, hello.active)
-            for done, _ in enumerate(copied, 1):
-                tell("copy", done, len(plan.copied))
-        pieces = (
-            (at, plan.piece(at))
-            for number in plan.sent
-            for at in range(number * block, (number + 1) * block, step)
+    hello = plan.hello
+    now = device.hello()  # ports may have been swapped since
+    if (now.board, now.board_id, now.slots) != (hello.board, hello.board_id, hello.slots):
+        raise WrongBoardError(
+            f"{device.name}: a {now.board} answers (id {now.board_id}), and not the board "
+            f"that was there before ({hello.board_id}, or with other images); nothing was "
+            "written"
         )
-        count = len(plan.sent) * block // step
-        for done, _ in enumerate(device.write_all(hello.board_id, plan.slot, pieces), 1):
-            tell("send", done, count)
-        for found in device.job("activate", slot=plan.slot):
-            tell("verify and test", found.get("at", 0), found.get("of", 1))
-        after = device.hello()
-        if after.image_id != plan.image_id:
-            raise VerifyError(
-                f"{device.name}: the board says that {after.image_id} is active, not "
-                f"{plan.image_id}; flash it again"
-            )
+    try:
+        _send(device, plan, tell)
+    except SourceGone:  # the board's disk was full, and the image that was to be replaced went
+        plan = _plan_again(device, plan)
+        _send(device, plan, tell)
+    work = "verify" if plan.active else "activate"
+    values = {"slot": plan.slot, "id": bytes.fromhex(plan.image_id)}
+    for found in device.job(work, most=plan.job_steps, **values):
+        tell("verify" if plan.active else "verify and test", found["at"], found["of"])
+    after = device.hello()
+    if after.image_id != plan.image_id or after.board_id != hello.board_id:
+        raise VerifyError(
+            f"{device.name}: the board says that {after.image_id} is active, not "
+            f"{plan.image_id}; flash it again"
+        )
     return Flashed(
         board=hello.board,
         board_id=hello.board_id,
@@ -230,3 +265,29 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
         verified=True,
         emulated=hello.emulated,
     )
+
+
+def _plan_again(device: Device, old: Plan) -> Plan:
+    """A plan for the same image, though its file may be another by now."""
+    new = plan(device, old.path, old.board)
+    if new.image_id != old.image_id:
+        raise VerifyError(f"{old.path}: changed meanwhile; run this again")
+    return new
+
+
+def _send(device: Device, plan: Plan, tell: Progress) -> None:
+    """What the board lacks: first what it can copy, then what it cannot."""
+    hello, block, step = plan.hello, plan.hello.block, plan.write_bytes
+    if plan.copied:
+        places = ((c.number * block, c.slot, c.source * block) for c in plan.copied)
+        copied = device.copy_all(hello.board_id, plan.slot, places)
+        for done, _ in enumerate(copied, 1):
+            tell("copy", done, len(plan.copied))
+    pieces = (
+        (at, plan.piece(at))
+        for number in plan.sent
+        for at in range(number * block, (number + 1) * block, step)
+    )
+    count = len(plan.sent) * block // step
+    for done, _ in enumerate(device.write_all(hello.board_id, plan.slot, pieces), 1):
+        tell("send", done, count)

@@ -23,7 +23,7 @@ from qedge.toolkit.source.model import ModelConfig
 
 VERSION = 1
 HEADER_BYTES, ENTRY_BYTES, TENSOR_BYTES, GOLDEN_BYTES = 128, 32, 40, 4096
-CONFIG, PLAN, VOCAB, TEMPLATE, ROPE, TENSORS, WEIGHTS, GOLDEN, PROVENANCE = range(1, 10)
+CONFIG, PLAN, VOCAB, TEMPLATE, ROPE, TENSORS, WEIGHTS, GOLDEN, PROVENANCE, CHAT = range(1, 11)
 KINDS = {
     "token_embd": 0,
     "output_norm": 1,
@@ -106,8 +106,8 @@ def _plan_bytes(plan: Plan, board: Board) -> bytes:
 
 
 def frame_bytes(board: Board, weight_bytes: int, tensors: int, texts: int) -> int:
-    """At most what an image takes beside weights and RoPE: tables, `texts` (vocabulary and chat
-    template), provenance, padding and the hash tree."""
+    """At most what an image takes beside weights and RoPE: tables, `texts` (vocabulary, chat
+    template and what belongs to it), provenance, padding and the hash tree."""
     tables = 4 * GOLDEN_BYTES + tensors * (TENSOR_BYTES + _SECTION_ALIGNMENT)
     padding = 2 * board.alignment_bytes
     leaves = (tables + texts + padding + weight_bytes) // board.leaf_bytes
@@ -138,6 +138,7 @@ class ImageWriter:
         provenance: bytes,
         rope: Iterable[bytes],
         weights: Callable[[TensorEntry], Iterable[bytes]],
+        chat: bytes | None = None,
     ) -> None:
         """Lays out and writes everything but the hash tree. The golden section is empty yet;
         the provenance may be any bytes of its final length."""
@@ -151,6 +152,8 @@ class ImageWriter:
         ]
         if template is not None:
             small.insert(5, (TEMPLATE, template.encode()))
+        if chat is not None:
+            small.insert(6, (CHAT, chat))
         count = len(small) + 2
         at = _up(HEADER_BYTES + ENTRY_BYTES * count, _SECTION_ALIGNMENT)
         table = []

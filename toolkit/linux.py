@@ -8,51 +8,30 @@ and nothing compiled.
 from __future__ import annotations
 
 import re
-import shlex
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qedge.runtime.errors import NoBoardError, WriteError, WrongBoardError
+from qedge.runtime.text import printable
 from qedge.toolkit.board import Board, linux_of
 from qedge.toolkit.link import Device, Hello, Link
-from qedge.toolkit.service import STATE, UNIT, make_user
+from qedge.toolkit.service import RUNTIMES, STATE, UNIT, USER, make_user
+from qedge.toolkit.shell import script
 from qedge.toolkit.ssh import Shell
 from qedge.toolkit.wheel import Built, build_wheel
 
-ROOT = "${XDG_DATA_HOME:-$HOME/.local/share}/qedge"
+HOME = "home"  # our folder in the user's own data: see toolkit/shell/place.sh
 AGENT_SECONDS = 60.0  # until the agent answers: an emulator starts Python slowly
 PENDING_SECONDS = 900.0  # when it first tests an image that was put on its card
+INSTALL_SECONDS = 900.0  # by a slow line, onto a slow card
 SPARE_BYTES = 16 << 20  # of the disk, for the runtime
 KEPT = 3  # runtimes, of the last ones used; the service's stays, too
-
-_PROBE = r"""
-say() { printf '%s=%s\n' "$1" "$2"; }
-text() { tr -d '\000' <"$1" 2>/dev/null; }
-say model "$(text /proc/device-tree/model)"
-say revision "$(od -An -tx1 /proc/device-tree/system/linux,revision 2>/dev/null | tr -d ' ')"
-say serial "$(text /proc/device-tree/serial-number)"
-say machine "$(uname -m)"
-say kernel "$(uname -r)"
-say page "$(getconf PAGESIZE 2>/dev/null)"
-say ram "$(awk '/^MemTotal/{print $2*1024}' /proc/meminfo)"
-say available "$(awk '/^MemAvailable/{print $2*1024}' /proc/meminfo)"
-say cgroup "$(cat /sys/fs/cgroup/memory.max 2>/dev/null)"
-say throttled "$(vcgencmd get_throttled 2>/dev/null | cut -d= -f2)"
-say clock "$(date +%s)"
-root=@ROOT@
-say root "$root"
-mkdir -p "$root" 2>/dev/null && touch "$root/.try" 2>/dev/null && say writable yes
-rm -f "$root/.try" 2>/dev/null
-say free "$(df -Pk "$root" 2>/dev/null | awk 'NR==2{print $4*1024}')"
-for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
-    v=$("$p" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
-    say python "$p $v"
-done
-ls "$root"/?.pending >/dev/null 2>&1 && say pending yes
-say runtimes "$(cd "$root" 2>/dev/null && echo runtime-*)"
-"""
+PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(14, 9, -1)))  # as probe.sh has
+_PYTHON = re.compile(r"(\S+) (\d{1,3}\.\d{1,3}) (\S*)")
+_RUNTIME = re.compile(r"runtime-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +48,25 @@ class Facts:
     available: int
     throttled: str
     clock: int  # seconds since 1970
-    root: str
+    root: str  # fit to be shown, and not to be used: it never comes back to the board
     writable: bool
     free: int
-    pythons: tuple[tuple[str, str], ...]  # (program, version)
+    pythons: tuple[tuple[str, str, str], ...]  # (program, version, its full path)
     runtimes: tuple[str, ...]
     pending: bool = False  # an image was put on its card, and waits to be tested
+    executable: bool = True  # programs in its folder can be run
 
     @classmethod
-    def parse(cls, text: str) -> Facts:
-        """Of what the probe prints."""
-        rows = [line.split("=", 1) for line in text.splitlines() if "=" in line]
-        found = {key: value.strip() for key, value in rows}
+    def parse(cls, output: bytes) -> Facts:
+        """Of what probe.sh prints: KEY=VALUE each, with a NUL behind it."""
+        text = output.decode("utf-8", "replace")
+        rows = [row.split("=", 1) for row in text.split("\0") if "=" in row]
+        found = {key: printable(value.strip()) for key, value in rows}
         pythons = tuple(
-            (value.split()[0], value.split()[1])
+            (match[1], match[2], match[3])
             for key, value in rows
-            if key == "python" and re.fullmatch(r"\S+ +\d{1,3}\.\d{1,3}\s*", value)
+            if key == "python" and (match := _PYTHON.fullmatch(value))
+            if match[1] in PYTHONS
         )
 
         def number(key: str) -> int:
@@ -109,17 +91,28 @@ class Facts:
             found.get("writable") == "yes",
             number("free"),
             pythons,
-            tuple(found.get("runtimes", "").split()),
+            tuple(v for key, v in rows if key == "runtime" and _RUNTIME.fullmatch(v)),
             found.get("pending") == "yes",
+            found.get("noexec") != "yes",
         )
 
+    def path(self, program: str) -> str:
+        """A Python's full path, where it is one that needs no quotes; else its name."""
+        found = next((p for name, _, p in self.pythons if name == program), "")
+        return found if re.fullmatch(r"/[A-Za-z0-9_./-]+", found) else program
 
-def probe(shell: Shell, root: str = ROOT, run_as: str = "") -> Facts:
-    """Asks the board. Makes its folder, and writes nothing else. root: the folder, as a shell
-    would write it between quotes; run_as: what comes before a command of another user."""
-    script = _PROBE.replace("@ROOT@", f'"{root}"')
-    ended = shell.run(f"{run_as} sh -s", script.encode())
-    return Facts.parse(ended.output.decode("utf-8", "replace"))
+
+def probe(shell: Shell, place: str = HOME, user: str = "") -> Facts:
+    """Asks the board. Makes its folder, and writes nothing else. place: HOME, or the folder's
+    full path; user as of `shell.call`."""
+    ended = shell.run(script("probe"), words=(place,), user=user)
+    facts = Facts.parse(ended.output)
+    if not facts.machine or b"\0end=yes\0" not in ended.output:
+        raise NoBoardError(
+            f"{shell.name}: does not say what it is ({ended.complaints or ended.code}); is it "
+            "a board with Linux?"
+        )
+    return facts
 
 
 def check(facts: Facts, board: Board, name: str) -> str:
@@ -136,10 +129,9 @@ def check(facts: Facts, board: Board, name: str) -> str:
             f"{name}: its system is for {facts.machine}, {board.name} needs "
             f"{' or '.join(linux.machines)}; take the 64-bit system, or another board"
         )
-    least = tuple(map(int, linux.min_python.split(".")))
-    usable = [p for p, v in facts.pythons if tuple(map(int, v.split("."))) >= least]
-    if not usable:
-        there = ", ".join(f"{p} {v}" for p, v in facts.pythons) or "none"
+    python = least_python(facts, board)
+    if python is None:
+        there = ", ".join(f"{p} {v}" for p, v, _ in facts.pythons) or "none"
         raise NoBoardError(
             f"{name}: needs Python {linux.min_python} or later, has {there}; update its system"
         )
@@ -148,49 +140,49 @@ def check(facts: Facts, board: Board, name: str) -> str:
             f"{name}: {facts.root} cannot be written (a read-only disk, or a full one?); "
             "nothing was changed"
         )
-    return usable[0]
+    if not facts.executable:
+        raise WriteError(
+            f"{name}: nothing can be run from {facts.root}, whose disk is mounted noexec; set "
+            "XDG_DATA_HOME there to a folder of another disk, or mount it with exec"
+        )
+    return python
+
+
+def least_python(facts: Facts, board: Board) -> str | None:
+    """The first of its Pythons that is recent enough."""
+    least = tuple(map(int, linux_of(board).min_python.split(".")))
+    usable = (p for p, v, _ in facts.pythons if tuple(map(int, v.split("."))) >= least)
+    return next(usable, None)
 
 
 def runtime_folder(wheel: Built) -> str:
     return f"runtime-{wheel.sha256[:16]}"
 
 
-def install(shell: Shell, facts: Facts, python: str, wheel: Built, run_as: str = "") -> str:
-    """Unpacks the runtime where it is not there yet; the command that runs its Python."""
+def install(
+    shell: Shell, facts: Facts, python: str, wheel: Built, place: str = HOME, user: str = ""
+) -> None:
+    """Unpacks the runtime where it is not there yet. place and user as of `probe`."""
     folder = runtime_folder(wheel)
-    place = f"{facts.root}/{folder}"
-    where = shlex.quote(place)
-    if folder not in facts.runtimes:
-        if facts.free < wheel.bytes * 4 + SPARE_BYTES:
-            raise WriteError(
-                f"{shell.name}: {facts.free:,} bytes are free on its disk, the runtime needs "
-                f"{wheel.bytes * 4 + SPARE_BYTES:,}; make room there and run this again"
-            )
-        new = shlex.quote(f"{place}.{time.time_ns():x}.new")
-        script = (
-            f"set -e; trap 'rm -rf {new}' EXIT; "
-            f"find {shlex.quote(facts.root)} -maxdepth 1 -name 'runtime-*.new' -mmin +60 "
-            f"-exec rm -rf {{}} + ; mkdir {new}; cat > {new}/wheel.zip; "
-            f"if {python} -m venv --without-pip {new}/venv 2>/dev/null; then "
-            f"at=$(echo {new}/venv/lib/python3*/site-packages); else rm -rf {new}/venv; "
-            f"at={new}/packages; mkdir $at; fi; "
-            f"{python} -m zipfile -e {new}/wheel.zip $at; rm {new}/wheel.zip; sync; "
-            f"mv -T {new} {where} 2>/dev/null || [ -d {where} ]; sync; "
-            f"ls -dt {shlex.quote(facts.root)}/runtime-* | grep -v '\\.new$' | "
-            f"tail -n +{KEPT + 1} | while read -r old; do "
-            f'[ "$old" = {where} ] || grep -qsF "$old/" {UNIT} || rm -rf "$old"; done'
+    if folder in facts.runtimes:
+        return
+    if facts.free < wheel.bytes * 4 + SPARE_BYTES:
+        raise WriteError(
+            f"{shell.name}: {facts.free:,} bytes are free on its disk, the runtime needs "
+            f"{wheel.bytes * 4 + SPARE_BYTES:,}; make room there and run this again"
         )
-        ended = shell.run(f"{run_as} sh -c {shlex.quote(script)}", wheel.path.read_bytes())
-        if ended.code:
-            raise WriteError(
-                f"{shell.name}: the runtime could not be unpacked ({ended.complaints}); what "
-                "was there stays"
-            )
-    return (
-        f"touch {where} 2>/dev/null; if [ -x {where}/venv/bin/python3 ]; then "
-        f"P={where}/venv/bin/python3; else "
-        f"P={python}; export PYTHONPATH={where}/packages; fi; exec $P"
+    ended = shell.run(
+        script("install"),
+        wheel.path.read_bytes(),
+        (place, folder, python, wheel.sha256, secrets.token_hex(4), str(KEPT), UNIT),
+        user=user,
+        seconds=INSTALL_SECONDS,
     )
+    if ended.code:
+        raise WriteError(
+            f"{shell.name}: the runtime could not be unpacked "
+            f"({ended.complaints or ended.code}); what was there stays"
+        )
 
 
 class NotInstalled(Exception):
@@ -209,7 +201,8 @@ class LinuxBoard:
     device: Device
     facts: Facts
     hello: Hello
-    python: str
+    python: str  # a program's name, or its full path
+    runtime: str  # the name of its folder
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -224,10 +217,10 @@ def reached(
     dry: bool = False,
 ) -> Iterator[LinuxBoard]:
     """A link to a board with Linux, its runtime put there when it has not this one. service:
-    with the folder and as the user of the board's service; both are made when missing.
+    with the folders and as the user of the board's service, which are made when missing.
     dry: NotInstalled instead of putting it there."""
     linux = linux_of(board)
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = {"connect": 0.0}
     began = time.monotonic()
 
     def lap(name: str) -> None:
@@ -236,6 +229,10 @@ def reached(
         seconds[name] = round(now - began, 3)
         began = now
 
+    # what is missing here is said before a host is met, and a board looked at
+    wheel = build_wheel(linux.wheel)
+    folder = runtime_folder(wheel)
+    lap("wheel")
     with Shell(port, identity, say) as shell:
         facts = probe(shell)
         python = check(facts, board, port)
@@ -243,21 +240,22 @@ def reached(
             say(
                 f"{port}: has been throttled or short of voltage ({facts.throttled}); see bench"
             )
-        run_as = ""
+        state, place, user, owner, own = HOME, HOME, "", "", facts
         if service:
-            run_as = make_user(shell)
-            facts = probe(shell, STATE, run_as)
-            check(facts, board, port)
+            make_user(shell)
+            state, place, user, owner = STATE, RUNTIMES, USER, "root"
+            facts = probe(shell, state, user)
+            check(replace(facts, executable=True), board, port)  # images alone lie there
+            own = probe(shell, place, owner)
+            python = own.path(check(own, board, port))
         lap("connect")
-        wheel = build_wheel(linux.wheel)
-        lap("wheel")
-        if dry and runtime_folder(wheel) not in facts.runtimes:
+        if dry and folder not in own.runtimes:
             raise NotInstalled(facts, wheel)
-        command = install(shell, facts, python, wheel, run_as)
+        install(shell, own, python, wheel, place, owner)
         lap("install")
-        agent = f"{command} -m qedge.runtime.agent --root {shlex.quote(facts.root)} "
-        agent += f"--board {shlex.quote(board.name)}{' --emulated' if linux.emulator else ''}"
-        line = shell.line(f"{run_as} sh -c {shlex.quote(agent)}")
+        words = [state, place, folder, python, "--board", board.name]
+        words += ["--emulated"] if linux.emulator else []
+        line = shell.line(script("agent"), words, user=user)
         link = Link(line, port, patience=30.0, noisy=False)
         device = Device(link, port)
         try:
@@ -265,6 +263,6 @@ def reached(
                 say(f"{port}: tests the image that was put on its card")
             hello = device.hello(patience=PENDING_SECONDS if facts.pending else AGENT_SECONDS)
             lap("agent")
-            yield LinuxBoard(shell, device, facts, hello, command, seconds)
+            yield LinuxBoard(shell, device, facts, hello, python, folder, seconds)
         finally:
             device.close()

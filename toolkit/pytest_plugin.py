@@ -3,7 +3,7 @@
     pytest --board pico --port /dev/ttyACM0 --qedge-image model.qimg
 
     def test_it_knows_the_lamp(flashed_board):
-        assert "lamp" in flashed_board.run("turn off the light in the kitchen\\n").text
+        assert "lamp" in flashed_board.run("turn off the light in the kitchen").text
 
     @pytest.mark.qedge_tokens_per_second(minimum=5)
     @pytest.mark.qedge_memory(maximum=200_000)
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # every pytest of this environment loads this module: it impo
     from qedge.toolkit.link import Device, Hello
 
 DEFAULT_BOARD = "sim"
+_REASON = pytest.StashKey[str]()  # why there is no board
+_MARKS = {"qedge_tokens_per_second": "minimum", "qedge_memory": "maximum"}  # what each takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,30 @@ class BoardUnderTest:
         self.flashed = flash.apply(self.device, plan)
         return self.flashed
 
-    def run(self, prompt: str, max_tokens: int = 64, **options: Any) -> Answer:
-        """Generates text on the board; options as of `Model.generate`."""
-        from qedge.toolkit import remote
+    def run(
+        self,
+        prompt: str,
+        max_tokens: int = 64,
+        *,
+        chat: bool = False,
+        system: str | None = None,
+        raw: bool = False,
+        special: bool = False,
+        **options: Any,
+    ) -> Answer:
+        """Generates text on the board.
 
-        run = remote.Run(self.device, prompt, max_tokens, **options)
+        chat, system, raw, special: as of `qedge run`: through the image's chat template, with a
+        system message, the prompt as it is, and whether control tokens written in it count.
+        options: as of `Model.generate`.
+        """
+        from qedge.toolkit import remote
+        from qedge.toolkit.chat.prompts import text_there
+
+        text, special = text_there(
+            self.device, prompt, chat=chat, system=system, raw=raw, special=special
+        )
+        run = remote.Run(self.device, text, max_tokens, special=special, **options)
         text = "".join(run)
         fields = run.times.fields(self.hello, self.board)
         return Answer(text, run.tokens, run.finish_reason, fields)
@@ -117,6 +138,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
         if need := missing():
             raise pytest.UsageError(f"{' and '.join(given)}: {need}")
+    if (name := config.getoption("--board")) is not None:
+        _check_board(name, anywhere=bool(given) or config.getoption("--port") is not None)
     for line in (
         "qedge_tokens_per_second(minimum): the board decodes at least so fast; emulated boards "
         "cannot tell, and skip",
@@ -125,10 +148,78 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
 
 
-def _absent(message: str) -> None:
+def _check_board(name: str, anywhere: bool) -> None:
+    """UsageError for a --board that no test can ever run on. anywhere: it may have a port."""
+    from qedge.runtime.errors import QedgeError
+    from qedge.toolkit.board import load
+
+    try:
+        found = load(name)
+    except QedgeError as error:
+        raise pytest.UsageError(f"--board: {_shown(error)}") from None
+    kind = found.linux or found.device
+    if kind is None:
+        raise pytest.UsageError(f"--board {name}: is a machine's profile, not a board")
+    if not anywhere and not kind.emulator:
+        raise pytest.UsageError(f"--board {name}: it has no emulator; give a real one's --port")
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """A failure of ours in a fixture, as a line: our own source has nothing to tell."""
+    from qedge.runtime.errors import QedgeError
+
+    try:
+        yield
+    except QedgeError as error:
+        pytest.fail(f"{type(error).__name__}: {_shown(error)}", pytrace=False)
+
+
+def _shown(error: Exception) -> str:
+    from qedge.runtime.text import printable
+
+    return printable(str(error), keep="\n")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A mark that could not fail is an error before anything runs."""
+    for item in items:
+        for mark in item.iter_markers():
+            if mark.name.startswith("qedge_"):
+                _limit(mark, item.nodeid)
+
+
+def _limit(mark: pytest.Mark, where: str) -> float:
+    """The one number of a mark. UsageError when it is called another way."""
+    name = _MARKS.get(mark.name)
+    if name is None:
+        known = " and ".join(_MARKS)
+        raise pytest.UsageError(f"{where}: no mark is called {mark.name}; there are {known}")
+    given = [*mark.args, *mark.kwargs.values()]
+    value = given[0] if len(given) == 1 else None
+    right = type(value) in (int, float) and value > 0 and value < float("inf")
+    if set(mark.kwargs) - {name} or not right:
+        words = ", ".join(
+            [*map(repr, mark.args), *(f"{k}={v!r}" for k, v in mark.kwargs.items())]
+        )
+        raise pytest.UsageError(
+            f"{where}: {mark.name}({words}); it takes one number above zero: {name}=…"
+        )
+    return value
+
+
+def _absent(message: str, config: pytest.Config) -> None:
+    """No board: tests skip, and the session's end says why; in CI they fail."""
     if os.environ.get("CI"):
         pytest.fail(message, pytrace=False)
+    config.stash[_REASON] = message
     pytest.skip(message)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Why tests were skipped is said without -rs, too: they look like passed ones."""
+    if (reason := config.stash.get(_REASON, None)) is not None:
+        terminalreporter.write_line(f"qedge: tests were skipped, no board: {reason}")
 
 
 @contextmanager
@@ -165,14 +256,14 @@ def board(
 
     chosen = load(request.config.getoption("--board") or DEFAULT_BOARD)
     identity = request.config.getoption("--identity")
-    with _port_given(request.config, chosen) as port:
+    with _failing(), _port_given(request.config, chosen) as port:
         if port is not None:
             with reach(chosen, port, identity) as found:
                 yield BoardUnderTest(chosen, port, found.device, found.hello)
             return
     kind: Any = emulated_linux if chosen.linux else emulator
     if need := kind.missing(chosen):
-        _absent(f"{need}; or give --port")
+        _absent(f"{need}; or give --port", request.config)
     place = tmp_path_factory.mktemp("board") / "flash.bin"
     try:
         running: Any = (
@@ -181,9 +272,9 @@ def board(
             else emulator.Emulator(chosen, place)
         )
     except NoBoardError as error:
-        _absent(str(error))
+        _absent(_shown(error), request.config)
         raise
-    with running:
+    with _failing(), running:
         key = str(running.identity) if chosen.linux else None
         if not chosen.linux:
             running.hello()
@@ -205,7 +296,8 @@ def qedge_image(
     from qedge.toolkit.demo import commander
 
     output = tmp_path_factory.mktemp("image") / "commander.qimg"
-    return build(commander(), board.board, output).image
+    with _failing():
+        return build(commander(), board.board, output).image
 
 
 @pytest.fixture
@@ -213,15 +305,16 @@ def flashed_board(
     request: pytest.FixtureRequest, board: BoardUnderTest, qedge_image: Path
 ) -> BoardUnderTest:
     """The board with the image active; the marks' limits are checked before the test runs."""
-    board.flash(qedge_image)
+    with _failing():
+        board.flash(qedge_image)
     for mark in request.node.iter_markers("qedge_tokens_per_second"):
-        minimum = mark.kwargs.get("minimum", mark.args[0] if mark.args else 0)
+        minimum = _limit(mark, request.node.nodeid)
         rate = board.bench()["decode_tokens_per_second"]
         if rate is None:
             pytest.skip(f"{board.board.name} is emulated and cannot tell tokens a second")
         assert rate >= minimum, f"{rate:.2f} tokens/s, at least {minimum} are asked for"
     for mark in request.node.iter_markers("qedge_memory"):
-        maximum = mark.kwargs.get("maximum", mark.args[0] if mark.args else 0)
+        maximum = _limit(mark, request.node.nodeid)
         board.test()  # uses the stack as deep as anything does
         from qedge.runtime.image import open_image
 

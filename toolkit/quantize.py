@@ -88,7 +88,6 @@ def _floats(tensor: SourceTensor, kind: str, layout: Layout, start: int, stop: i
         values = np.pad(values, ((0, 0), (0, missing))) if missing else values
         with np.errstate(over="ignore"):
             found = values.astype("<f4" if kind == "f32" else "<f2").reshape(-1).view(np.uint8)
-    tensor.release(start, stop)
     return found
 
 
@@ -97,12 +96,11 @@ def _tiles(tensor: SourceTensor, kind: str, layout: Layout, start: int, stop: in
     to, source = kind.upper(), tensor.source_type
     shape = layout.rows, layout.group, out
     if source in _FLOATS or (source == to and tensor.columns % BLOCK == 0):
-        stored, order = tensor.stored, tensor.row_order
-        refused = tiles.pack(stored, order, tensor.columns, source, to, start, stop, *shape)
+        stored = tensor.stored_rows(start, stop)
+        refused = tiles.pack(stored, None, tensor.columns, source, to, 0, stop - start, *shape)
         if refused >= 0:
-            tensor.refuse_weight(refused)
+            tensor.refuse_weight(start + refused)
     else:
         values = tensor.read(start, stop).view(np.uint8)
         tiles.pack(values, None, tensor.columns, "F32", to, 0, stop - start, *shape)
-    tensor.release(start, stop)
     return out

@@ -65,7 +65,7 @@ def reach(
 
         with reached(board, port, identity, say, service=service, dry=dry) as found:
             check_board(found.hello, board, port)
-            _say_pending(found.hello, port, say)
+            _say_pending(found.device, found.hello, port, say)
             yield Reached(found.device, found.hello, port, found.seconds, found)
         return
     baud = SERIAL_BAUD if board.linux is not None else device_of(board).baud
@@ -75,12 +75,13 @@ def reach(
     try:
         hello = device.hello()
         check_board(hello, board, port)
-        _say_pending(hello, port, say)
+        _say_pending(device, hello, port, say)
         yield Reached(device, hello, port)
     finally:
         device.close()
 
 
-def _say_pending(hello: Hello, port: str, say: Callable[[str], None]) -> None:
-    if hello.pending_error:
-        say(f"{port}: the image put on its card was not taken up: {hello.pending_error}")
+def _say_pending(device: Device, hello: Hello, port: str, say: Callable[[str], None]) -> None:
+    """What the board found wrong as it started, at every visit until it is mended."""
+    if found := device.start_error(hello):
+        say(f"{port}: not taken up as it started: {found}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -47,6 +48,28 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
+def check_appendable(path: str | os.PathLike[str]) -> None:
+    """WriteError unless a line could be added to the file now: what is measured for an hour
+    must not be lost then. A file that is not there yet is not made."""
+    try:
+        there = os.path.lexists(path)
+        if there and not os.path.isfile(path):  # a pipe would be waited for
+            raise WriteError(f"{path}: is no regular file; name another one to append to")
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644))
+        if not there:
+            os.unlink(path)
+    except OSError as error:
+        raise _cannot_add(path, error) from error
+
+
+def _cannot_add(path: str | os.PathLike[str], error: OSError) -> WriteError:
+    folder = Path(path).absolute().parent
+    reason = error.strerror or str(error)
+    if error.errno == errno.ENOENT and not folder.is_dir():
+        reason = f"there is no folder {folder}, make it first"
+    return WriteError(f"{path}: {reason}; nothing was added")
+
+
 def append(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
     """Adds a line to a file, which is made when it is not there; it is on the disk when this
     returns. A last line that has no end is ended first, so that it spoils nothing but itself.
@@ -61,7 +84,7 @@ def append(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
             os.close(descriptor)
         _sync_folder(Path(path).absolute().parent)
     except OSError as error:
-        raise WriteError(f"{path}: {error.strerror}; nothing was added") from error
+        raise _cannot_add(path, error) from error
 
 
 def _add(descriptor: int, line: bytes) -> None:

@@ -5,17 +5,22 @@ An emulator's clock counts instructions, so an emulated board never gives tokens
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
 
-from qedge.runtime.errors import ImageError, UsageError
+from qedge.runtime.errors import ImageError, NoBoardError, UsageError
 from qedge.runtime.text import StopText
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import float_bits
+
+MEASURE_SECONDS = 7200.0  # in one round of a slow board
+RESULTS_BYTES = 4 << 20
+TEST_STEPS = 4096  # a golden section has 4 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,15 @@ class Run:
 
     def __iter__(self) -> Iterator[str]:
         text = StopText(list(self._stop))
-        for step in self._device.job("run", **self._values):
+        limit = self._values["max"]
+        most = limit + 3 * len(self._values["prompt"]) + 64  # a space may become three tokens
+        for step in self._device.job("run", most=most, **self._values):
             if "token" in step:
+                if len(self.tokens) == limit:
+                    raise NoBoardError(
+                        f"{self._device.name}: it gives more tokens than it was asked for; it "
+                        "is no board that qedge knows"
+                    )
                 self.tokens.append(step["token"])
                 self.times = times(step, len(self.tokens) - 1)
                 self.logits_hash = step["hash"].hex() if "hash" in step else None
@@ -136,7 +148,10 @@ def bench(
     if repeat < 1:
         raise UsageError(f"--repeat {repeat}: it must be at least 1")
     values = {"prompt": prompt_tokens, "decode": decode_tokens, "depth": max(1, depth)}
-    found = [times(device.finish("bench", **values), decode_tokens) for _ in range(repeat)]
+    most = prompt_tokens + decode_tokens + max(1, depth) + 64
+    found = [
+        times(device.finish("bench", most=most, **values), decode_tokens) for _ in range(repeat)
+    ]
     return replace(
         found[0],
         prefill_ticks=median_low(one.prefill_ticks for one in found),
@@ -154,12 +169,35 @@ def measure(
     its results, and what the prediction needs (`model`)."""
     text = bytearray()
     values["within"] = float_bits(values["within"])
-    for step in device.job("measure", **values):
+    for step in device.job("measure", idle=MEASURE_SECONDS, **values):
         if "json" in step:
             text += step["json"]
+            if len(text) > RESULTS_BYTES:
+                raise NoBoardError(f"{device.name}: its results do not end")
         elif progress:
-            progress("measure", step.get("at", 0), step.get("of", 1))
-    return dict(json.loads(text))
+            progress("measure", step["at"], step["of"])
+    return checked_results(device.name, bytes(text))
+
+
+def checked_results(name: str, text: bytes) -> dict[str, Any]:
+    """A measurement's results as a board gives them. NoBoardError when they are none."""
+    from qedge.runtime.measure import FIELDS
+
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        missing = [field for field in (*FIELDS, "model") if field not in found]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        for field, value in found.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field} is {value}")
+    except (ValueError, RecursionError) as error:
+        raise NoBoardError(
+            f"{name}: its results cannot be read ({error}); is its runtime of another version?"
+        ) from error
+    return found
 
 
 def rollback(device: Device) -> Hello:
@@ -171,10 +209,14 @@ def rollback(device: Device) -> Hello:
             f"{device.name}: holds no verified image but the active one; there is "
             "nothing to go back to"
         )
-    device.finish("activate", slot=1 - hello.active)
+    other = hello.slots[1 - hello.active]
+    device.finish("activate", slot=1 - hello.active, id=bytes.fromhex(other.image_id))
     return device.hello()
 
 
 def test(device: Device) -> str:
     """Runs the golden section of the active image; the logits_hash. BoardTestError."""
-    return str(device.finish("test")["hash"].hex())
+    last = device.finish("test", most=TEST_STEPS)
+    if "hash" not in last:
+        raise NoBoardError(f"{device.name}: its test gives no hash; is it of another version?")
+    return str(last["hash"].hex())

@@ -12,6 +12,7 @@ from typing import Any
 
 from qedge.runtime.errors import UsageError
 from qedge.runtime.measure import median
+from qedge.toolkit.build import check_output
 from qedge.toolkit.files import new_file
 from qedge.toolkit.plot import Plot, Point, plot
 from qedge.toolkit.record import Records, read
@@ -53,10 +54,12 @@ def write_report(paths: Sequence[str | os.PathLike[str]], output: Path) -> Recor
     for path in paths:
         if output.exists() and os.path.exists(path) and output.samefile(path):
             raise UsageError(f"{output}: holds results; name another output")
+    check_output(output)
     records = read(paths)
-    page = render(records)
+    # a file's name may hold bytes that are no text
+    page = render(records).encode("utf-8", "replace")
     with new_file(output) as file:
-        file.write(page.encode())
+        file.write(page)
     return records
 
 

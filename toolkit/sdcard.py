@@ -119,9 +119,7 @@ def plan(there: Card, path: Path, board: Board, user: str | None = None) -> Plan
     linux_of(board)
     image = open_image(path)
     verify_image(image, path)
-    with open(path, "rb") as file:
-        file.seek(image.bytes)
-        size = image.bytes + signature.end(file.read(signature.TRAILER_BYTES), 0)
+    size = signature.end(image)
     # Its RAM is not known before it tests the image.
     check_image(image, size, path, _NO_LIMIT, _NO_LIMIT, board)
     part = there.partition
@@ -136,14 +134,17 @@ def plan(there: Card, path: Path, board: Board, user: str | None = None) -> Plan
     slots, active = _slots(there, folder, files)
     number = 1 if active == 0 else 0
     name = NAMES[number]
-    names = [f"{name}.{end}" for end in ("record", "pending", "qimg")] + [ERROR_NAME]
+    names = [f"{name}.{end}" for end in ("record", "pending", "part", "qimg")] + [ERROR_NAME]
     replaces = {one: files[one][3] for one in names if one in files}
     old = replaces.get(f"{name}.qimg", 0)
     free = max(0, part.free + old // part.block * part.block - SPARE_BYTES - size // 1024)
     image_id = image.id.hex()
+    wanted = _file_digest(path, size)
     present = active is not None and slots[active].image_id == image_id
+    if present:  # a record is no proof: what lies there may be damaged
+        present = _digest(there, f"{folder}/{slots[active or 0].slot}.qimg") == wanted
     if (slots[number].state, slots[number].image_id) == ("pending", image_id):
-        present = _digest(there, f"{folder}/{name}.qimg") == _file_digest(path, size)
+        present = _digest(there, f"{folder}/{name}.qimg") == wanted
     if size > free and not present:
         raise BudgetError(
             f"{path}: {size:,} bytes, {there.path} has room for {free:,}; take a smaller "

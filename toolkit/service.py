@@ -1,39 +1,44 @@
 """The agent as a service of a board's systemd: an own user, a read-only system, a memory limit
-from the image's plan. It answers on a serial line; its images lie in STATE, apart from those
-that an ssh user keeps at home.
+from the image's plan. It answers on a serial line. Its images lie in STATE, apart from those
+that an ssh user keeps at home; what root's unit starts lies in RUNTIMES, where only root
+writes.
 """
 
 from __future__ import annotations
 
-import shlex
+import re
 from string import Template
 
 from qedge.runtime._engine import Image
-from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.runtime.errors import NoBoardError, UsageError, WriteError
 from qedge.runtime.session import RESIDENT_BYTES
+from qedge.runtime.text import printable
 from qedge.toolkit.board import Board, linux_of
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.shell import script
+from qedge.toolkit.ssh import NotStarted, Shell
 
-USER, STATE, UNIT = "qedge", "/var/lib/qedge", "/etc/systemd/system/qedge.service"
+USER, STATE, RUNTIMES = "qedge", "/var/lib/qedge", "/opt/qedge"
+UNIT = "/etc/systemd/system/qedge.service"
 LINE = "/dev/serial0"  # Raspberry Pi OS's name of the port on the header
 _NO_SYSTEMD = 71
+_LINE = re.compile(r"/dev/[A-Za-z0-9_./:+-]+")
 
 # Which directive does what: systemd.exec(5), systemd.resource-control(5).
 _UNIT = Template("""\
 [Unit]
 Description=qedge: a language model on this board's serial line ($board)
-StartLimitIntervalSec=60
-StartLimitBurst=5
+StartLimitIntervalSec=0
 
 [Service]
-ExecStart=/bin/sh -c $command
+WorkingDirectory=$runtime
+ExecStart=$command
 User=$user
 Group=$user
 SupplementaryGroups=dialout
 StateDirectory=qedge
 StateDirectoryMode=0750
-Restart=on-failure
-RestartSec=2
+Restart=always
+RestartSec=3
 MemoryMax=$memory
 MemorySwapMax=0
 TasksMax=$tasks
@@ -68,16 +73,11 @@ UMask=0027
 WantedBy=multi-user.target
 """)
 
-_ROOT_SCRIPT = """
-set -e
-command -v systemctl >/dev/null 2>&1 || exit 71
-"""
-_USER_SCRIPT = f"""{_ROOT_SCRIPT}
-id {USER} >/dev/null 2>&1 ||
-    useradd --system --user-group --home-dir {STATE} --shell /usr/sbin/nologin {USER}
-usermod -aG dialout {USER} 2>/dev/null || true
-mkdir -p {STATE}; chown {USER}:{USER} {STATE}; chmod 750 {STATE}
-"""
+
+def check_line(line: str) -> None:
+    """UsageError for a name that the unit would take for more than a line's."""
+    if not _LINE.fullmatch(line):
+        raise UsageError(f"--service {printable(line)}: no serial line's name; give /dev/…")
 
 
 def memory_limit(image: Image) -> int:
@@ -85,14 +85,16 @@ def memory_limit(image: Image) -> int:
     return int(image.bytes + image.plan["arena_bytes"] + RESIDENT_BYTES)
 
 
-def unit(board: Board, python: str, image: Image, line: str = LINE) -> str:
-    """The unit's text. python: the shell command that runs the runtime's Python."""
-    agent = f"{python} -m qedge.runtime.agent --root {STATE} --board {board.name} "
-    agent += f"--serial {shlex.quote(line)}"
-    quoted = '"' + agent.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+def unit(board: Board, python: str, runtime: str, image: Image, line: str = LINE) -> str:
+    """The unit's text. python: a program's full path; runtime: the name of its folder.
+    UsageError as of `check_line`."""
+    check_line(line)
+    agent = [python, "-E", "-s", "-m", "qedge.runtime.agent", "--root", STATE]
+    agent += ["--board", board.name, "--serial", line]
     return _UNIT.substitute(
         board=board.name,
-        command=quoted.replace("$", "$$"),
+        runtime=f"{RUNTIMES}/{runtime}",
+        command=" ".join(agent),
         user=USER,
         memory=memory_limit(image),
         tasks=4 + 2 * linux_of(board).cores,
@@ -100,37 +102,28 @@ def unit(board: Board, python: str, image: Image, line: str = LINE) -> str:
     )
 
 
-def _as_root(shell: Shell, script: str) -> None:
-    ended = shell.run(
-        "if [ $(id -u) = 0 ]; then sh -s; else sudo -n sh -s; fi", script.encode()
-    )
-    if ended.code == _NO_SYSTEMD:
-        raise NoBoardError(
-            f"{shell.name}: has no systemd, and so no services; leave --service out"
-        )
-    if ended.code:
-        raise WriteError(
-            f"{shell.name}: the service could not be set up "
-            f"({ended.complaints or ended.code}); it needs root, or sudo without a password"
-        )
-
-
-def make_user(shell: Shell) -> str:
-    """Makes the service's user and folder; the command prefix that runs something as it."""
-    _as_root(shell, _USER_SCRIPT)
-    root = shell.run("id -u").output.strip() == b"0"
-    return f"runuser -u {USER} --" if root else f"sudo -n -u {USER}"
+def make_user(shell: Shell) -> None:
+    """Makes the service's user and folders."""
+    _as_root(shell, "user", b"", (USER, STATE, RUNTIMES))
 
 
 def enable(shell: Shell, text: str) -> None:
     """Writes the unit, and starts it, now and at each start of the board."""
-    script = f"""{_ROOT_SCRIPT}
-cat > {UNIT}.new <<'QEDGE-UNIT'
-{text}
-QEDGE-UNIT
-mv {UNIT}.new {UNIT}; sync
-systemctl daemon-reload
-systemctl enable qedge.service
-systemctl restart qedge.service
-"""
-    _as_root(shell, script)
+    _as_root(shell, "unit", text.encode(), (UNIT,))
+
+
+def _as_root(shell: Shell, name: str, data: bytes, words: tuple[str, ...]) -> None:
+    try:
+        ended = shell.run(script(name), data, words, user="root")
+        code, said = ended.code, ended.complaints
+    except NotStarted as error:  # sudo's complaint
+        code, said = 1, error.said
+    if code == _NO_SYSTEMD:
+        raise NoBoardError(
+            f"{shell.name}: has no systemd, and so no services; leave --service out"
+        )
+    if code:
+        raise WriteError(
+            f"{shell.name}: the service could not be set up ({said or code}); it needs root, "
+            "or sudo without a password"
+        )

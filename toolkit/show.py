@@ -1,8 +1,10 @@
-"""What people see: tables and progress bars, on standard error unless it is the answer
-itself."""
+"""What people see: tables and progress bars, on standard error unless it is the answer itself.
+Whatever comes from models, boards and files is shown with its control characters visible.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qedge.runtime.sizes import show_size
+from qedge.runtime.text import printable
 
 if TYPE_CHECKING:
     from qedge.runtime.model import Stats
@@ -17,22 +20,65 @@ if TYPE_CHECKING:
     from qedge.toolkit.build import Built
 
 
+STREAMS = {"stdout": "standard output", "stderr": "standard error"}
+
+
+class Stream(io.TextIOWrapper):
+    """A standard stream whose failures carry its name, so that nothing else is blamed on it."""
+
+    title = ""
+
+    def write(self, text: str) -> int:
+        with self._named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._named():
+            super().flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.title
+            raise
+
+
 def open_streams() -> None:
     """Streams that the caller closed are empty; letters that one cannot write become marks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for name, title in STREAMS.items():
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, Stream):
+            errors = "replace" if name == "stdout" else stream.errors
+            lines, through = stream.line_buffering, stream.write_through
+            encoding = stream.encoding
+            made = Stream(stream.detach(), encoding, errors, None, lines, through)
+            made.title = title
+            setattr(sys, name, made)
 
 
-def discard_output() -> None:
-    """Standard output goes nowhere from here on: what it still holds must not fail at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(title: str) -> None:
+    """A standard stream goes nowhere from here on: what it holds must not fail at exit."""
+    for name, of in STREAMS.items():
+        if of == title:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
 
 
 def say(text: str) -> None:
-    """A line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """A line on standard error, or several."""
+    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+def piece(text: str) -> None:
+    """A piece of generated text, on standard output. A program gets what the model wrote, a
+    terminal what is safe to show there: a model can write escape sequences, too."""
+    if sys.stdout.isatty():
+        text = printable(text, keep="\n\t")
+    print(text, end="", flush=True)
 
 
 def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
@@ -40,11 +86,12 @@ def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    title = printable(title)
     grid = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     for key, value in rows.items():
-        grid.add_row(key, str(value))
+        grid.add_row(printable(key), printable(str(value)))
     stream = sys.stdout if answer else sys.stderr
     width = None if stream.isatty() else 1000  # nothing is folded for another program
     console = Console(stderr=not answer, highlight=False, markup=False, width=width)
@@ -55,10 +102,20 @@ def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
 
 
 @contextmanager
-def bar(enabled: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar for (step, done, of) calls, on a terminal only."""
+def bar(
+    enabled: bool, *, lines: bool = False
+) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar for (step, done, of) calls. Without a terminal there is none; with `lines`
+    each step is said there when it begins."""
     if not enabled or not sys.stderr.isatty():
-        yield None
+        begun: set[str] = set()
+
+        def name(step: str, done: int, of: int) -> None:
+            if step not in begun:
+                begun.add(step)
+                say(step)
+
+        yield name if enabled and lines else None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -122,7 +179,7 @@ def advice(found: Advice) -> None:
             row += [rate(choice.prediction.tokens_per_second), rate(choice.deep)]
             row.append("-" if load is None else f"{load:,.1f} s")
         rows.append(row)
-    print(f"{found.model} (mostly {found.stored}) on {found.board}")
+    print(printable(f"{found.model} (mostly {found.stored}) on {found.board}"))
     widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
     for row in [heads, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -206,7 +263,8 @@ def ran_there(fields: Mapping[str, Any]) -> None:
         ("ttft_seconds", "first token, seconds"),
         ("emulated_instructions_per_prompt_token", "instructions a prompt token (emulated)"),
         ("emulated_instructions_per_token", "instructions a token (emulated)"),
-        ("arena_bytes", "arena, bytes"),
+        ("arena_bytes", "arena of the board, bytes"),
+        ("image_arena_bytes", "of which the image uses"),
         ("stack_used_bytes", "stack used, bytes"),
         ("kernels", "kernels"),
     ):

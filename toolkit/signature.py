@@ -27,21 +27,28 @@ MAGIC, VERSION, CONTEXT = b"QEDGESIG", 1, b"qedge image v1\n\0"
 _TRAILER = struct.Struct("<8s2I64s")
 TRAILER_BYTES = _TRAILER.size
 COUNTER_LIMIT = 2**32 - 1
+_PIECE_BYTES = 8 << 20
 
 
 def _message(image_id: bytes, counter: int) -> bytes:
     return CONTEXT + image_id + struct.pack("<I", counter)
 
 
-def end(data: bytes, image_bytes: int) -> int:
-    """Where the image ends, with its signature when it has one."""
-    return image_bytes + (_TRAILER.size if data[image_bytes:].startswith(MAGIC) else 0)
+def end(image: Image) -> int:
+    """Where the image in a file ends, with its signature when it has one."""
+    signed = image.read(image.bytes, len(MAGIC)) == MAGIC
+    return image.bytes + (_TRAILER.size if signed else 0)
 
 
-def check(data: bytes, image: Image, path: Path, key: bytes, floor: int) -> None:
+def is_signed(image: Image) -> bool:
+    """Whether a signature follows the image, be it right or not."""
+    return end(image) > image.bytes
+
+
+def check(image: Image, path: Path, key: bytes, floor: int) -> None:
     """ImageError unless the image has a signature by `key` and a counter of at least
     `floor`."""
-    trailer = data[image.bytes : image.bytes + _TRAILER.size]
+    trailer = image.read(image.bytes, _TRAILER.size)
     if len(trailer) < _TRAILER.size or not trailer.startswith(MAGIC):
         raise ImageError(
             f"{path}: is not signed, and the board wants a signature; sign it (`qedge sign`)"
@@ -70,10 +77,11 @@ def sign(path: Path, key: Ed25519PrivateKey, counter: int) -> None:
         raise UsageError(f"--counter {counter}: give a number from 0 to {COUNTER_LIMIT:,}")
     image = open_image(path)
     verify_image(image, path)
-    data = path.read_bytes()[: image.bytes]
     trailer = _TRAILER.pack(MAGIC, VERSION, counter, key.sign(_message(image.id, counter)))
     with new_file(path) as file:
-        file.write(data + trailer)
+        for at in range(0, image.bytes, _PIECE_BYTES):
+            file.write(image.read(at, min(_PIECE_BYTES, image.bytes - at)))
+        file.write(trailer)
 
 
 def new_key(path: Path) -> Path:

@@ -12,6 +12,8 @@ from typing import Any
 
 from qedge.runtime.errors import ImageError
 from qedge.toolkit.vocabulary_hf import from_hf
+from qedge.toolkit.vocabulary_named import NO_IDS
+from qedge.toolkit.vocabulary_rules import SPACE_MARK
 from qedge.toolkit.vocabulary_value import (
     ADD_BOS_NAMES,
     BYTE,
@@ -20,7 +22,6 @@ from qedge.toolkit.vocabulary_value import (
     IGNORE_MERGES_NAMES,
     NORMAL,
     PRETOKENIZER_OF_NAME,
-    SPACE_MARK,
     UNKNOWN,
     USER_DEFINED,
     Vocabulary,
@@ -58,10 +59,14 @@ def from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
 def _bpe_from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
     name = _text(metadata, "pre")
     if name not in PRETOKENIZER_OF_NAME:
-        found = f"is {name!r}" if name is not None else "is missing"
+        if name is None:
+            raise ImageError(
+                f"GGUF: {PREFIX}pre is missing; convert the model again with a current"
+                " convert_hf_to_gguf.py"
+            )
         raise ImageError(
-            f"GGUF: {PREFIX}pre {found}; known are {', '.join(sorted(PRETOKENIZER_OF_NAME))}."
-            " Convert the model again with a current convert_hf_to_gguf.py"
+            f"GGUF: {PREFIX}pre {name!r} is not supported; supported are"
+            f" {', '.join(sorted(PRETOKENIZER_OF_NAME))}"
         )
     texts, types = _tokens(metadata)
     stops = mark_by_text(texts, types)
@@ -140,10 +145,7 @@ def _special_ids(
             default = defaults.get(name)
             found[name] = default if default is not None and default < count else None
             continue
-        try:
-            found[name] = int(value)  # type: ignore[call-overload]
-        except (TypeError, ValueError):
-            raise ImageError(f"GGUF: {PREFIX}{key}_token_id is {value!r}, no id") from None
+        found[name] = _id(value, f"{PREFIX}{key}_token_id")
     named = {number for name, number in found.items() if name not in ("bos", "unknown")}
     return {
         "bos": found["bos"],
@@ -153,12 +155,24 @@ def _special_ids(
     }
 
 
+def _id(value: object, key: str) -> int | None:
+    """A token id, or None for a number that means none (-1, in 32 and 64 bits too)."""
+    try:
+        number = int(value)  # type: ignore[call-overload]
+        if number != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ImageError(f"GGUF: {key} is {str(value)[:40]!r}, no id") from None
+    return None if number in NO_IDS else number
+
+
 def _strips(
     metadata: Mapping[str, object], texts: list[bytes], types: list[int]
 ) -> dict[str, Any]:
     """GGUF has no field for white space taken by special tokens: Phi-3 is known by its name."""
     name = metadata.get("general.name")
-    name = name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")
+    name = name.decode(errors="replace") if isinstance(name, bytes) else name
+    name = name if isinstance(name, str) else ""
     if not any(part in name.lower() for part in ("phi-3", "phi3")):
         return {}
     kept = (b"<unk>", b"<s>", b"<|endoftext|>")
@@ -208,8 +222,10 @@ def _numbers(metadata: Mapping[str, object], key: str, count: int, kind: type) -
 
 
 def _flag(metadata: Mapping[str, object], key: str, default: bool) -> bool:
-    value = metadata.get(PREFIX + key)
-    return default if value is None else bool(value)
+    value = metadata.get(PREFIX + key, default)
+    if type(value) not in (bool, int) or value not in (False, True):
+        raise ImageError(f"GGUF: {PREFIX}{key} is {value!r:.60}, not true or false")
+    return bool(value)
 
 
 def from_llama2c(path: Path, vocab_size: int) -> Vocabulary:

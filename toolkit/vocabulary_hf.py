@@ -1,19 +1,34 @@
-"""Reads the vocabulary of a Hugging Face folder: tokenizer.json and the small files beside it.
+"""Reads the vocabulary of a Hugging Face folder: tokenizer.json and the small files beside it,
+or SentencePiece's tokenizer.model where there is no tokenizer.json.
 
-A tokenizer.json is a program in JSON; only the shapes that Llama-family models use are known,
-and any other is refused by name.
+The ids are those that Hugging Face's tokenizers give for the folder; vocabulary_shape.py says
+which tokenizers are known, and any other is refused by name.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qedge.runtime.errors import ImageError
+from qedge.toolkit import vocabulary_rules, vocabulary_shape
+from qedge.toolkit.vocabulary_named import (
+    as_dict,
+    as_list,
+    is_id,
+    named_id,
+    named_ids,
+    template_ends,
+)
+from qedge.toolkit.vocabulary_rules import Rules, Special, Step
+from qedge.toolkit.vocabulary_shape import shown
+from qedge.toolkit.vocabulary_spm import from_spm
 from qedge.toolkit.vocabulary_value import (
     BYTE,
     BYTE_NAMES,
+    BYTE_OF_LETTER,
     CONTROL,
     NORMAL,
     UNKNOWN,
@@ -25,324 +40,279 @@ from qedge.toolkit.vocabulary_value import (
     refuse_duplicates,
 )
 
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
-_REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-# A pre-tokenizer as the steps of its sequence, by `_step`.
-_SHAPES = {
-    ("bytes+words",): "gpt-2",
-    ("digits", "bytes+words"): "smollm",
-    (_CONTRACTIONS + "\\p{N}{1,3}" + _REST, "bytes"): "llama3",
-    (_CONTRACTIONS + "\\p{N}" + _REST, "bytes"): "qwen2",
-    (
-        "[\r\n]",
-        "\\s?\\p{L}+",
-        "\\s?\\p{P}+",
-        "[一-龥ࠀ-一가-퟿]+",
-        "digits",
-        "bytes",
-    ): "deepseek-coder",
-}
-_MARK = "\u2581"
-ID_LIMIT = 1 << 24
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+_NAMED_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
 def from_hf(folder: Path) -> Vocabulary:
-    """The vocabulary of a folder with tokenizer.json; tokenizer_config.json, config.json and
-    generation_config.json are read when they are there."""
+    """The vocabulary of a folder with tokenizer.json, or else with tokenizer.model;
+    tokenizer_config.json, config.json and generation_config.json are read when they are
+    there. ImageError."""
     folder = Path(folder)
     path = folder / "tokenizer.json"
-    tokenizer = _json(path, required=True)
-    config = _json(folder / "tokenizer_config.json")
-    model_config = _json(folder / "config.json")
-    generation = _json(folder / "generation_config.json")
-    model = _dict(tokenizer.get("model"), path, "model")
+    files = {
+        name: read_json(folder / f"{name}.json")
+        for name in ("tokenizer_config", "config", "generation_config")
+    }
+    if not path.exists() and (folder / "tokenizer.model").exists():
+        return from_spm(folder / "tokenizer.model", files)
+    tokenizer = read_json(path, required=True)
+    model = as_dict(tokenizer.get("model"), path, "model")
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind != "BPE":
         raise ImageError(f"{path}: model.type is {kind!r}; known is 'BPE'")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ImageError(f"{path}: model.{name} is {model[name]!r}; known is none")
-    is_spm = bool(model.get("byte_fallback"))
-    pretokenizer = "" if is_spm else _pretokenizer(tokenizer, path)
-    add_space_prefix = _space_prefix(tokenizer, path) if is_spm else False
-
-    texts, types = _tokens(tokenizer, model, path, model_config.get("vocab_size"))
-    stripped = _added(tokenizer, path)
+    if model.get("dropout"):
+        raise ImageError(f"{path}: model.dropout makes ids random; set it to null")
+    steps = vocabulary_shape.read_normalizer(tokenizer.get("normalizer"), path)
+    words = tokenizer.get("pre_tokenizer")
+    is_bytes = vocabulary_shape.is_of_bytes(words, path) or not (steps or words)
+    if is_bytes:
+        pretokenizer, traits = vocabulary_shape.read_bytes_words(words, path)
+    else:
+        pretokenizer, traits, steps = vocabulary_shape.read_characters_words(words, steps, path)
+    vocab = _model_vocab(model, path)
+    added = _added(tokenizer, vocab, files["tokenizer_config"], path)
+    texts, types = _tokens(vocab, added, path, files["config"].get("vocab_size"))
     number_of = {text: number for number, text in enumerate(texts)}
-    if is_spm:
+    byte_fallback = bool(model.get("byte_fallback")) and not is_bytes
+    if model.get("byte_fallback") and is_bytes and not BYTE_OF_LETTER.keys() <= vocab.keys():
+        raise ImageError(f"{path}: model.byte_fallback with ByteLevel wants a token a byte")
+    if byte_fallback:
         for byte_name in BYTE_NAMES:
             number = number_of.get(byte_name)
             if number is not None and types[number] == NORMAL:
                 types[number] = BYTE
-    unknown = _named_id(model.get("unk_token"), number_of, path, "model.unk_token")
-    if unknown is not None and is_spm:
+    unknown = named_id(model.get("unk_token"), number_of, path, "model.unk_token")
+    if unknown is not None and not is_bytes:
         types[unknown] = UNKNOWN
+    traits |= vocabulary_rules.FUSE_UNKNOWN if model.get("fuse_unk") else 0
+    rules = _rules(added, steps, traits, path)
     stops = mark_by_text(texts, types)
-    eos = _named_id(config.get("eos_token"), number_of, path, "eos_token")
-    for file in (generation, model_config):
-        ids = _ids(file.get("eos_token_id"), len(texts), path)
-        stops |= set(ids)
-        eos = ids[0] if eos is None and ids else eos
-    bos = _named_id(config.get("bos_token"), number_of, path, "bos_token")
-    template = _template_bos(tokenizer, number_of, path)
-    if bos is None:
-        bos = template
-    if bos is None:
-        bos = next(iter(_ids(model_config.get("bos_token_id"), len(texts), path)), None)
-    merges = _merge_pairs(model, path)
-    add_bos = config.get("add_bos_token")
+    ends = template_ends(tokenizer.get("post_processor"), number_of, path)
+    found = named_ids(files, ends, stops, number_of, path)
+    made_of = [None] * len(texts)
+    for text, number in vocab.items():
+        made_of[number] = raw_bytes(_encoded(text)) if is_bytes else _encoded(text)
+    ignore_merges = bool(model.get("ignore_merges"))
+    tokens = tuple(
+        text
+        if not is_bytes or kind in (CONTROL, UNKNOWN, USER_DEFINED)
+        else raw_bytes(text) or text
+        for text, kind in zip(texts, types, strict=True)
+    )
+    if ignore_merges:
+        for number, text in enumerate(made_of):
+            if text is not None and text != tokens[number]:
+                raise ImageError(
+                    f"{path}: model.ignore_merges with added token"
+                    f" {shown(texts[number].decode())} is not supported: its ids would not be"
+                    " equal"
+                )
     return Vocabulary(
-        kind="spm" if is_spm else "bpe",
+        kind="bpe" if is_bytes else "characters",
         pretokenizer=pretokenizer,
-        tokens=tuple(
-            text
-            if is_spm or type_ in (CONTROL, UNKNOWN, USER_DEFINED)
-            else raw_bytes(text) or text
-            for text, type_ in zip(texts, types, strict=True)
-        ),
+        tokens=tokens,
         types=tuple(types),
-        merges=() if is_spm else _raw_merges(merges, path),
-        scores=_scores(merges, number_of, path) if is_spm else (),
-        bos=bos,
-        eos=eos,
+        merges=_merges(model, vocab, is_bytes, path),
         unknown=unknown,
-        stops=tuple(sorted(stops | ({eos} if eos is not None else set()))),
-        add_bos=template is not None if add_bos is None else bool(add_bos),
-        add_eos=bool(config.get("add_eos_token")),
-        add_space_prefix=add_space_prefix,
-        ignore_merges=bool(model.get("ignore_merges")),
-        strips_left=frozenset(at for at, token in stripped.items() if token.get("lstrip")),
-        strips_right=frozenset(at for at, token in stripped.items() if token.get("rstrip")),
+        ignore_merges=ignore_merges,
+        rules=rules,
+        made_of=tuple(made_of),
+        byte_fallback=byte_fallback,
+        **found,
     )
 
 
-def _json(path: Path, *, required: bool = False) -> dict[str, Any]:
+def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """A JSON object, empty when an optional file is not there. ImageError."""
     try:
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         if required:
-            raise ImageError(f"{path}: no such file; download the model's tokenizer") from None
+            raise ImageError(
+                f"{path}: no such file, nor tokenizer.model; download the model's tokenizer"
+            ) from None
         return {}
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}; make it readable") from None
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError):
+        if data.startswith(b"version https://git-lfs"):
+            raise ImageError(f"{path}: is a Git LFS pointer; run git lfs pull") from None
         raise ImageError(f"{path}: is not JSON; it is damaged, download it again") from None
-    return _dict(value, path, "the file")
+    return as_dict(value, path, "the file")
 
 
-def _dict(value: object, path: Path, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ImageError(f"{path}: {what} is no JSON object; the file is damaged")
-    return value
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="replace")
 
 
-def _list(value: object, path: Path, what: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ImageError(f"{path}: {what} is no JSON array; the file is damaged")
-    return value
+def _model_vocab(model: dict[str, Any], path: Path) -> dict[str, int]:
+    vocab = as_dict(model.get("vocab"), path, "model.vocab")
+    by_id: dict[int, str] = {}
+    for text, number in vocab.items():
+        if not is_id(number):
+            raise ImageError(f"{path}: model.vocab[{text!r}] is {number!r}, no id")
+        if number in by_id:
+            raise ImageError(f"{path}: {by_id[number]!r} and {text!r} both have id {number}")
+        by_id[number] = text
+    return vocab
 
 
-def _step(step: Any) -> str:
-    """One step of a pre-tokenizer by name; a Split is its expression."""
-    kind = step.get("type") if isinstance(step, dict) else None
-    if kind == "ByteLevel" and not step.get("add_prefix_space"):
-        return "bytes+words" if step.get("use_regex", True) else "bytes"
-    if kind == "Digits" and step.get("individual_digits"):
-        return "digits"
-    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-        pattern = step.get("pattern")
-        regex = (
-            pattern.get("Regex", pattern.get("String")) if isinstance(pattern, dict) else None
-        )
-        if isinstance(regex, str):
-            return "[\r\n]" if regex == "[\\r\\n]" else regex
-    return "unknown"
+def _added(
+    tokenizer: dict[str, Any], vocab: Mapping[str, int], config: dict[str, Any], path: Path
+) -> list[dict[str, Any]]:
+    """The added tokens in their order: those of the file; then, as transformers does, those of
+    the configuration, whose fields win, and the named ones that are in the vocabulary."""
+    found: dict[str, dict[str, Any]] = {}
+    in_config = config.get("added_tokens_decoder")
+    listed = as_list(tokenizer.get("added_tokens"), path, "added_tokens")
+    more = [
+        token | {"id": int(number)} if isinstance(token, dict) and number.isdecimal() else token
+        for number, token in (in_config.items() if isinstance(in_config, dict) else ())
+    ]
+    for token in [*listed, *more]:
+        token = as_dict(token, path, "an entry of added_tokens")
+        if not isinstance(token.get("content"), str) or not is_id(token.get("id")):
+            raise ImageError(f"{path}: added token {shown(token)} has no text or no id")
+        before = found.get(token["content"], token)
+        if before["id"] != token["id"]:
+            raise ImageError(
+                f"{path}: tokens {before['id']} and {token['id']} are both"
+                f" {token['content'][:40]!r}; every token needs a text of its own"
+            )
+        found[token["content"]] = before | token
+    named = [config.get(name) for name in _NAMED]
+    for name in _NAMED_LISTS:
+        value = config.get(name)
+        named += value if isinstance(value, list) else []
+    for value in named:
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str) and text not in found and text in vocab:
+            fields = value if isinstance(value, dict) else {}
+            fields = {"normalized": False} | fields | {"id": vocab[text], "content": text}
+            found[text] = fields | {"special": True}
+    return _numbered(list(found.values()), vocab, path)
 
 
-def _pretokenizer(tokenizer: dict[str, Any], path: Path) -> str:
-    normalizer = tokenizer.get("normalizer")
-    # NFC is left to the writer of the text, as llama.cpp leaves it.
-    empty = {"type": "Sequence", "normalizers": []}
-    if normalizer not in (None, {"type": "NFC"}, empty):
-        raise ImageError(
-            f"{path}: normalizer {_shown(normalizer)} is not known for byte-level BPE;"
-            " known are none and NFC"
-        )
-    found = tokenizer.get("pre_tokenizer")
-    steps = [found]
-    if isinstance(found, dict) and found.get("type") == "Sequence":
-        steps = _list(found.get("pretokenizers"), path, "pre_tokenizer.pretokenizers")
-    shape = tuple(_step(step) for step in steps)
-    if shape not in _SHAPES:
-        raise ImageError(
-            f"{path}: pre_tokenizer {_shown(found)} is not known; known are those of"
-            f" {', '.join(_SHAPES.values())}. Convert the model to GGUF with llama.cpp instead"
-        )
-    return _SHAPES[shape]
-
-
-def _space_prefix(tokenizer: dict[str, Any], path: Path) -> bool:
-    """Whether a byte-fallback tokenizer writes a space before the text."""
-    normalizer = tokenizer.get("normalizer")
-    pretokenizer = tokenizer.get("pre_tokenizer")
-    steps = [normalizer] if isinstance(normalizer, dict) else []
-    if steps and steps[0].get("type") == "Sequence":
-        steps = _list(steps[0].get("normalizers"), path, "normalizer.normalizers")
-    prepend = {"type": "Prepend", "prepend": _MARK}
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _MARK}
-    if pretokenizer is None and steps in ([replace], [prepend, replace]):
-        return prepend in steps
-    if (
-        isinstance(pretokenizer, dict)
-        and not steps
-        and pretokenizer.get("type") == "Metaspace"
-        and pretokenizer.get("replacement", _MARK) == _MARK
-        and not pretokenizer.get("split")
-    ):
-        scheme = pretokenizer.get("prepend_scheme")
-        prepends = pretokenizer.get("add_prefix_space", True)
-        return bool(prepends) if scheme is None else scheme in ("always", "first")
-    raise ImageError(
-        f"{path}: normalizer {_shown(normalizer)} with pre_tokenizer {_shown(pretokenizer)} is"
-        " not known; known are Llama-2's (a space before the text, spaces as U+2581)"
-    )
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _added(tokenizer: dict[str, Any], path: Path) -> dict[int, dict[str, Any]]:
-    added = {}
-    for token in _list(tokenizer.get("added_tokens"), path, "added_tokens"):
-        token = _dict(token, path, "an entry of added_tokens")
-        if not isinstance(token.get("content"), str) or not _is_id(token.get("id")):
-            raise ImageError(f"{path}: added token {_shown(token)} has no text or no id")
-        added[token["id"]] = token
+def _numbered(
+    added: list[dict[str, Any]], vocab: Mapping[str, int], path: Path
+) -> list[dict[str, Any]]:
+    """Checks that ids are those that the library gives: a token of the vocabulary keeps its
+    own, the others are counted on."""
+    text_of = {number: text for text, number in vocab.items()}
+    last = -1
+    for token in added:
+        number, text = token["id"], token["content"]
+        if text_of.get(number, text) != text:
+            raise ImageError(
+                f"{path}: id {number} is {text_of[number]!r} in model.vocab but"
+                f" {text!r} in added_tokens"
+            )
+        expected = vocab.get(text)
+        if expected is None:
+            expected = last + 1 if last >= len(vocab) else len(vocab)
+        if expected != number and text in vocab:
+            raise ImageError(
+                f"{path}: tokens {expected} and {number} are both {text[:40]!r};"
+                " every token needs a text of its own, convert the model again"
+            )
+        if expected != number:
+            raise ImageError(
+                f"{path}: added token {text[:40]!r} has id {number}, but Hugging Face's library"
+                f" counts it as {expected}; number added tokens on from the vocabulary's end"
+            )
+        last = max(last, expected)
     return added
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < ID_LIMIT
-
-
 def _tokens(
-    tokenizer: dict[str, Any], model: dict[str, Any], path: Path, vocab_size: object
+    vocab: Mapping[str, int], added: list[dict[str, Any]], path: Path, vocab_size: object
 ) -> tuple[list[bytes], list[int]]:
     """Texts and types by id. Ids that nothing names are padding: unused tokens."""
-    by_id: dict[int, tuple[str, int]] = {}
-    for text, number in _dict(model.get("vocab"), path, "model.vocab").items():
-        if not _is_id(number):
-            raise ImageError(f"{path}: model.vocab[{text!r}] is {number!r}, no id")
-        if number in by_id:
-            raise ImageError(f"{path}: {by_id[number][0]!r} and {text!r} both have id {number}")
-        by_id[number] = text, NORMAL
-    for number, token in _added(tokenizer, path).items():
-        if number in by_id and by_id[number][0] != token["content"]:
-            raise ImageError(
-                f"{path}: id {number} is {by_id[number][0]!r} in model.vocab but"
-                f" {token['content']!r} in added_tokens"
-            )
-        by_id[number] = token["content"], CONTROL if token.get("special") else USER_DEFINED
+    by_id = {number: (text, NORMAL) for text, number in vocab.items()}
+    for token in added:
+        by_id[token["id"]] = token["content"], CONTROL if token.get("special") else USER_DEFINED
     count = max(by_id, default=-1) + 1
-    if _is_id(vocab_size) and isinstance(vocab_size, int):
+    if is_id(vocab_size) and isinstance(vocab_size, int):
         count = max(count, vocab_size)
     if count > 2 * len(by_id) + 65536:
         raise ImageError(f"{path}: ids go up to {count - 1} for {len(by_id)} tokens; damaged")
     texts, types = [], []
     for number in range(count):
         text, kind = by_id.get(number, (f"[PAD{number}]", UNUSED))
-        texts.append(text.encode(errors="replace"))
+        texts.append(_encoded(text))
         types.append(kind)
     refuse_duplicates(texts, str(path))
     return texts, types
 
 
-def _merge_pairs(model: dict[str, Any], path: Path) -> list[tuple[bytes, bytes]]:
-    """Either "left right" or ["left", "right"]."""
-    pairs = []
-    for rank, merge in enumerate(_list(model.get("merges"), path, "model.merges")):
+def _rules(
+    added: list[dict[str, Any]], steps: tuple[Step, ...], traits: int, path: Path
+) -> Rules:
+    """The special tokens of the text as it is, and those of the normalized text."""
+    raw: dict[bytes, Special] = {}
+    normal: dict[bytes, Special] = {}
+    for token in added:
+        text, special = token["content"], bool(token.get("special"))
+        flags = (
+            (vocabulary_rules.STRIP_LEFT if token.get("lstrip") else 0)
+            | (vocabulary_rules.STRIP_RIGHT if token.get("rstrip") else 0)
+            | (vocabulary_rules.SINGLE_WORD if token.get("single_word") else 0)
+            | (vocabulary_rules.SPECIAL if special else 0)
+        )
+        if not token.get("normalized", not special):
+            if text:
+                raw[_encoded(text)] = Special(_encoded(text), token["id"], flags)
+            continue
+        pattern = vocabulary_rules.normalized(steps, text).encode(errors="replace")
+        if text and not pattern:
+            raise ImageError(
+                f"{path}: nothing is left of added token {text[:40]!r} when it is normalized;"
+                " it would be found everywhere"
+            )
+        if pattern in normal:
+            raise ImageError(
+                f"{path}: added tokens {normal[pattern].id} and {token['id']} are one text when"
+                " normalized; Hugging Face's library takes either, by chance. Remove one"
+            )
+        if pattern:
+            normal[pattern] = Special(pattern, token["id"], flags)
+    return Rules(tuple(raw.values()), steps, tuple(normal.values()), traits)
+
+
+def _merges(
+    model: dict[str, Any], vocab: Mapping[str, int], is_bytes: bool, path: Path
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Either "left right" or ["left", "right"]; of two equal ones the last counts."""
+    pairs: dict[tuple[str, str], int] = {}
+    for rank, merge in enumerate(as_list(model.get("merges"), path, "model.merges")):
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if (
             not isinstance(parts, list)
             or len(parts) != 2
             or not all(isinstance(part, str) and part for part in parts)
         ):
-            raise ImageError(
-                f"{path}: model.merges[{rank}] is {_shown(merge)}, not two symbols"
-            )
-        pairs.append((parts[0].encode(errors="replace"), parts[1].encode(errors="replace")))
-    return pairs
-
-
-def _raw_merges(
-    pairs: list[tuple[bytes, bytes]], path: Path
-) -> tuple[tuple[bytes, bytes], ...]:
-    merges = []
-    for rank, (left, right) in enumerate(pairs):
-        raw = raw_bytes(left), raw_bytes(right)
-        if raw[0] is None or raw[1] is None:
+            raise ImageError(f"{path}: model.merges[{rank}] is {shown(merge)}, not two symbols")
+        left, right = parts
+        if is_bytes and not all(letter in BYTE_OF_LETTER for letter in left + right):
             raise ImageError(
                 f"{path}: model.merges[{rank}] is not in the alphabet of byte-level BPE"
             )
-        merges.append((raw[0], raw[1]))
-    return tuple(merges)
+        for text in (left, right, left + right):
+            if text not in vocab:
+                raise ImageError(
+                    f"{path}: model.merges[{rank}] has {text[:40]!r}, a token that is not there"
+                )
+        pairs[left, right] = rank
+    in_order = sorted(pairs, key=pairs.__getitem__)
+    encode = _raw if is_bytes else _encoded
+    return tuple((encode(left), encode(right)) for left, right in in_order)
 
 
-def _scores(
-    pairs: list[tuple[bytes, bytes]], number_of: dict[bytes, int], path: Path
-) -> tuple[float, ...]:
-    """A token's score is that of the first merge that makes it; what none makes has none.
-
-    Merges of such files were written from the scores of a SentencePiece model, all the pairs of
-    a better token before those of a worse one, so the order is the same.
-    """
-    scores = [float("-inf")] * len(number_of)
-    for rank, (left, right) in enumerate(pairs):
-        number = number_of.get(left + right)
-        if number is None:
-            raise ImageError(f"{path}: model.merges[{rank}] makes a token that is not there")
-        scores[number] = max(scores[number], -float(rank))
-    return tuple(scores)
-
-
-def _named_id(value: object, number_of: dict[bytes, int], path: Path, what: str) -> int | None:
-    """The id of a token given by its text, or by an object with `content`."""
-    text = value.get("content") if isinstance(value, dict) else value
-    if text is None:
-        return None
-    number = number_of.get(text.encode(errors="replace")) if isinstance(text, str) else None
-    if number is None:
-        raise ImageError(f"{path}: {what} {_shown(value)} is not in the vocabulary")
-    return number
-
-
-def _ids(value: object, count: int, path: Path) -> list[int]:
-    values: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
-    for number in values:
-        if not _is_id(number) or number >= count:
-            raise ImageError(
-                f"{path.parent}: a configuration has token id {number!r}, but there are"
-                f" {count} tokens; its files belong to different models"
-            )
-    return values
-
-
-def _template_bos(
-    tokenizer: dict[str, Any], number_of: dict[bytes, int], path: Path
-) -> int | None:
-    """The special token that the post-processor's template begins with."""
-    processor = tokenizer.get("post_processor")
-    steps: list[Any] = [processor]
-    if isinstance(processor, dict) and processor.get("type") == "Sequence":
-        steps = _list(processor.get("processors"), path, "post_processor.processors")
-    for step in steps:
-        single = step.get("single") if isinstance(step, dict) else None
-        if isinstance(single, list) and single and step.get("type") == "TemplateProcessing":
-            first = single[0].get("SpecialToken") if isinstance(single[0], dict) else None
-            if isinstance(first, dict) and isinstance(first.get("id"), str):
-                return number_of.get(first["id"].encode(errors="replace"))
-    return None
+def _raw(text: str) -> bytes:
+    return bytes(BYTE_OF_LETTER[letter] for letter in text)

@@ -9,9 +9,12 @@ import struct
 from itertools import accumulate
 
 from qedge.runtime.errors import ImageError
+from qedge.toolkit import vocabulary_rules
+from qedge.toolkit.vocabulary_rules import Rules, Special
 from qedge.toolkit.vocabulary_value import (
     BYTE_NAMES,
     CONTROL,
+    MARK_WORDS,
     PRETOKENIZERS,
     UNKNOWN,
     USER_DEFINED,
@@ -23,8 +26,10 @@ MAGIC = b"VOBV"
 VERSION = 1
 HEADER_WORDS = 32
 NONE = 0xFFFFFFFF
-KINDS = {"bpe": 1, "spm": 2}
-PRETOKENIZER_NUMBERS = {"": 0} | {name: at for at, name in enumerate(PRETOKENIZERS, 1)}
+KINDS = {"bpe": 1, "spm": 2, "characters": 3}
+PRETOKENIZER_NUMBERS = {name: at for at, name in enumerate(("", *PRETOKENIZERS, MARK_WORDS))}
+FOLDER, SORTED = 16, 32
+FEW_SPECIALS = 32  # more are found in a sorted table
 STRIP_LEFT, STRIP_RIGHT = 8, 16
 SPECIAL_TYPES = (UNKNOWN, CONTROL, USER_DEFINED)
 COUNT_LIMIT = 1 << 24
@@ -40,6 +45,7 @@ def pack(vocabulary: Vocabulary) -> bytes:
             f" {vocabulary.pretokenizer!r} is not known; known are {', '.join(PRETOKENIZERS)}"
         )
     is_spm = vocabulary.kind == "spm"
+    rules, is_folder = vocabulary.rules, vocabulary.rules is not None
     keys = _keys(vocabulary)
     symbols, numbers = _symbols(vocabulary, keys)
     if len(symbols) > COUNT_LIMIT or len(vocabulary.merges) > COUNT_LIMIT:
@@ -47,15 +53,28 @@ def pack(vocabulary: Vocabulary) -> bytes:
     # the engine compares with the stored bytes
     indexed = {key: at for key, at in keys.items() if vocabulary.tokens[at] == key}
     if not is_spm and not vocabulary.ignore_merges:
-        indexed = {}
+        indexed = (
+            {key: at for key, at in indexed.items() if len(key.decode(errors="replace")) == 1}
+            if vocabulary.kind == "characters"
+            else {}
+        )
     index, probes = _index(indexed)
     merge_starts, merges = ([], []) if is_spm else _merges(vocabulary, len(symbols), numbers)
     specials = sorted(
-        (at for at, kind in enumerate(vocabulary.types) if kind in SPECIAL_TYPES),
+        (
+            at
+            for at, kind in enumerate(vocabulary.types)
+            if kind in SPECIAL_TYPES and not is_folder
+        ),
         key=lambda at: (-len(vocabulary.tokens[at]), at),
     )
+    if len(specials) > FEW_SPECIALS:
+        rules, specials = _sorted_specials(vocabulary, specials), []
+    starts = [0, *accumulate(len(symbol) for symbol in symbols)]
+    strings = bytearray().join(symbols)
+    known = dict(zip(reversed(symbols), reversed(starts[:-1]))) if rules else {}
     arrays = [
-        _words([0, *accumulate(len(symbol) for symbol in symbols)]),
+        _words(starts),
         _attributes(vocabulary),
         _words(_byte_tokens(vocabulary, numbers)),
         _words(specials),
@@ -64,12 +83,18 @@ def pack(vocabulary: Vocabulary) -> bytes:
         _words(index),
         _words(merge_starts),
         _words(merges),
-        b"".join(symbols),
     ]
     offsets, size = [], HEADER_WORDS * 4
     for array in arrays:
         offsets.append(size)
         size += len(array) + -len(array) % 4
+    if rules:  # before the strings, of which it makes more
+        offsets.append(size)
+        arrays.append(vocabulary_rules.block(rules, strings, known, size))
+        size += len(arrays[-1])
+    arrays.append(bytes(strings))
+    offsets.insert(10 - 1, size)  # the rules' offset is last
+    size += len(strings) + -len(strings) % 4
     if size > NONE:
         raise ImageError("the tokenizer's section does not fit in 4 GiB")
     header = [
@@ -79,7 +104,7 @@ def pack(vocabulary: Vocabulary) -> bytes:
         size,
         KINDS[vocabulary.kind],
         PRETOKENIZER_NUMBERS[vocabulary.pretokenizer],
-        _flags(vocabulary),
+        _flags(vocabulary) | (FOLDER if is_folder else SORTED if rules else 0),
         len(vocabulary.tokens),
         len(symbols),
         len(merges) // 3,
@@ -96,6 +121,20 @@ def pack(vocabulary: Vocabulary) -> bytes:
     ]
     header += [0] * (HEADER_WORDS - len(header))
     return b"".join([_words(header), *(array + bytes(-len(array) % 4) for array in arrays)])
+
+
+def _sorted_specials(vocabulary: Vocabulary, specials: list[int]) -> Rules:
+    def flags(at: int) -> int:
+        found = 0 if vocabulary.types[at] == USER_DEFINED else vocabulary_rules.SPECIAL
+        found |= STRIP_LEFT if at in vocabulary.strips_left else 0
+        return found | (STRIP_RIGHT if at in vocabulary.strips_right else 0)
+
+    texts: dict[bytes, Special] = {}
+    for at in sorted(specials):  # by id: of equal texts the first
+        text = vocabulary.tokens[at]
+        if text:
+            texts.setdefault(text, Special(text, at, flags(at)))
+    return Rules(raw=tuple(texts.values()))
 
 
 def _words(numbers: list[int]) -> bytes:
@@ -127,6 +166,8 @@ def _keys(vocabulary: Vocabulary) -> dict[bytes, int]:
     normal token (runs of spaces do); but merging makes it only if it is written in the alphabet
     of bytes, and then what it makes are those bytes.
     """
+    if vocabulary.made_of:
+        return {key: at for at, key in enumerate(vocabulary.made_of) if key}
     if vocabulary.kind == "spm":
         return {token: at for at, token in enumerate(vocabulary.tokens) if token}
     keys: dict[bytes, int] = {}
@@ -146,7 +187,7 @@ def _symbols(
     """Tokens, then the strings that merges pass through without being tokens; and their ids."""
     symbols = list(vocabulary.tokens)
     numbers = dict(keys)
-    if vocabulary.kind == "bpe":
+    if vocabulary.kind == "bpe" and not vocabulary.rules:
         passed = [bytes([byte]) for byte in range(256)]
         passed += [part for a, b in vocabulary.merges for part in (a, b, a + b)]
         for symbol in passed:
@@ -158,7 +199,10 @@ def _symbols(
 
 def _byte_tokens(vocabulary: Vocabulary, numbers: dict[bytes, int]) -> list[int]:
     if vocabulary.kind == "bpe":
-        return [numbers[bytes([byte])] for byte in range(256)]
+        return [numbers.get(bytes([byte]), NONE) for byte in range(256)]
+    if vocabulary.kind == "characters":
+        names = BYTE_NAMES if vocabulary.byte_fallback else ()
+        return [numbers.get(name, NONE) for name in names] or [NONE] * 256
     return [
         numbers.get(name, numbers.get(bytes([byte]), NONE))
         for byte, name in enumerate(BYTE_NAMES)

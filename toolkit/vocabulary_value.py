@@ -10,15 +10,17 @@ import math
 from dataclasses import dataclass
 
 from qedge.runtime.errors import ImageError
+from qedge.toolkit.vocabulary_rules import Rules
 
 # Token types, numbered as in GGUF.
 UNDEFINED, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(7)
 
-SPACE_MARK = "\u2581".encode()
 BYTE_NAMES = tuple(b"<0x%02X>" % byte for byte in range(256))
 
 # The names by which GGUF files ask for a pre-tokenizer, and what else a name brings along.
-PRETOKENIZERS = ("gpt-2", "smollm", "llama3", "qwen2", "deepseek-coder")
+PRETOKENIZERS = ("gpt-2", "smollm", "llama3", "qwen2", "deepseek-coder", "tekken", "gpt-4o")
+# of characters: a word begins at every U+2581
+MARK_WORDS = "marks"
 _ALIASES = {
     "gpt-2": "gpt-2 phi-2 gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling"
     " exaone4",
@@ -28,11 +30,13 @@ _ALIASES = {
     " chatglm-bpe glm4 glm5",
     "qwen2": "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2",
     "deepseek-coder": "deepseek-coder",
+    "tekken": "tekken",
+    "gpt-4o": "gpt-4o llama4 minimax-m2",
 }
 PRETOKENIZER_OF_NAME = {
     name: expression for expression, names in _ALIASES.items() for name in names.split()
 }
-ADD_BOS_NAMES = frozenset(_ALIASES["llama3"].split()[:8])
+ADD_BOS_NAMES = frozenset(_ALIASES["llama3"].split()[:8]) | {"tekken"}
 IGNORE_MERGES_NAMES = ADD_BOS_NAMES | {"glm4", "glm5"}
 
 # Texts that end generation, and so are control tokens whatever their type says.
@@ -90,11 +94,12 @@ class Vocabulary:
     """What a tokenizer file says, checked.
 
     `tokens` are the bytes a token stands for in the text: raw bytes for byte-level BPE, with
-    U+2581 for spaces (and `<0x0A>` for byte tokens) for SPM.
+    U+2581 for spaces (and `<0x0A>` for byte tokens) for the others. With `rules` the ids are
+    those of the folder's own library, without them llama.cpp's.
     """
 
-    kind: str  # "bpe" (byte-level, merges) or "spm" (characters, scores)
-    pretokenizer: str  # one of PRETOKENIZERS; "" for spm
+    kind: str  # "bpe" (byte-level, merges), "spm" (characters, scores), "characters" (merges)
+    pretokenizer: str  # one of PRETOKENIZERS, MARK_WORDS for characters, "" for none
     tokens: tuple[bytes, ...]
     types: tuple[int, ...]
     merges: tuple[tuple[bytes, bytes], ...] = ()  # bpe: raw bytes, best first
@@ -109,6 +114,10 @@ class Vocabulary:
     ignore_merges: bool = False  # bpe: a word that is a token is not merged
     strips_left: frozenset[int] = frozenset()
     strips_right: frozenset[int] = frozenset()
+    rules: Rules | None = None
+    # with rules, but for spm: the text by which merging finds a token; None: it does not
+    made_of: tuple[bytes | None, ...] = ()
+    byte_fallback: bool = False  # characters: one without a token goes as its bytes
 
     def __post_init__(self) -> None:
         count = len(self.tokens)

@@ -133,7 +133,7 @@ def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
 def _sources() -> dict[str, bytes]:
     """Everything a wheel is made of, by its name below qedge/runtime; sorted."""
     root = Path(str(resources.files("qedge.runtime")))
-    found = [*root.glob("*.py"), root / "_engine.pyx"]
+    found = [*root.glob("*.py"), root / "_engine.pyx", root / "_engine.pxi"]
     for folder in ("engine", "host"):
         found += (root / folder).glob("*.[ch]")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(found)}

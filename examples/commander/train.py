@@ -25,6 +25,8 @@ VOCABULARY, CONTEXT = 512, 96
 DIM, LAYERS, HEADS, KV_HEADS, FFN = 128, 3, 4, 2, 320
 HEAD = DIM // HEADS
 END = "<|end|>"
+# A command ends with a line feed; `qedge run` puts every prompt through a template marked so.
+TURN = "{#- every prompt is a turn -#}{{ (messages[-1].content | trim) + '\\n' }}"
 ROPE_BASE, NORM_EPS = 10000.0, 1e-5
 
 
@@ -177,7 +179,10 @@ def write(model: Commander, tokenizer: Tokenizer, folder: Path) -> None:
     }
     for name, values in (
         ("config.json", config),
-        ("tokenizer_config.json", {"add_bos_token": False, "eos_token": END}),
+        (
+            "tokenizer_config.json",
+            {"add_bos_token": False, "chat_template": TURN, "eos_token": END},
+        ),
     ):
         (folder / name).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
 

@@ -60,14 +60,24 @@ static int encode_word(qe_merging *m, qe_id_sink *sink)
             return qe_sink_put(sink, id);
         }
     }
-    for (uint32_t i = 0; i < m->count; i++) {
-        m->ids[i] = qe_vocab_load(vocab->byte_tokens, m->text[i]);
-        m->lengths[i] = 1;
-        m->starts[i] = i;
+    for (uint32_t i = 0; i < m->count;) {
+        uint32_t end = m->count - i > QE_WORK_STEP ? i + QE_WORK_STEP : m->count;
+        int error = qe_work_did(m->work, end - i);
+        if (error) {
+            return error;
+        }
+        for (; i < end; i++) {
+            m->ids[i] = qe_vocab_load(vocab->byte_tokens, m->text[i]);
+            m->lengths[i] = 1;
+            m->starts[i] = i;
+        }
     }
-    qe_merging_run(m);
+    int error = qe_merging_run(m);
+    if (error) {
+        return error;
+    }
     for (uint32_t at = 0; at < m->count; at += m->lengths[at]) {
-        int error = put_symbol(m, at, sink);
+        error = put_symbol(m, at, sink);
         if (error) {
             return error;
         }
@@ -79,7 +89,7 @@ int qe_bpe_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *
 {
     qe_words words;
     size_t start = 0, end;
-    qe_words_start(&words, m->vocab->pretokenizer, text, bytes);
+    qe_words_start(&words, m->vocab, text, bytes);
     while ((end = qe_words_next(&words)) != 0) {
         m->text = text + start;
         m->count = (uint32_t)(end - start);

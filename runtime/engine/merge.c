@@ -67,15 +67,22 @@ static int join(qe_merging *m, uint32_t left, int use_tree)
     return 1;
 }
 
-void qe_merging_run(qe_merging *m)
+int qe_merging_run(qe_merging *m)
 {
     uint32_t count = m->count, merged;
     if (count < 2) {
-        return;
+        return QE_OK;
     }
     memset(m->priorities, 0xFF, (size_t)count * 4);
-    for (uint32_t at = 0; at < count; at += m->lengths[at]) {
+    for (uint32_t at = 0, told = 0; at < count; at += m->lengths[at]) {
         m->priorities[at] = pair(m, at, &merged);
+        if (at - told >= QE_WORK_STEP) {
+            int error = qe_work_did(m->work, 2 * QE_WORK_STEP);
+            if (error) {
+                return error;
+            }
+            told = at;
+        }
     }
     if (count <= SCAN_BYTES) {
         for (;;) {
@@ -86,13 +93,22 @@ void qe_merging_run(qe_merging *m)
                 }
             }
             if (m->priorities[best] == QE_VOCAB_NONE || !join(m, best, 0)) {
-                return;
+                return QE_OK;
             }
         }
     }
     for (uint32_t node = count - 1; node > 0; node--) {
         play(m, node);
+        int error = node % QE_WORK_STEP ? QE_OK : qe_work_did(m->work, QE_WORK_STEP);
+        if (error) {
+            return error;
+        }
     }
     while (m->priorities[m->tree[1]] != QE_VOCAB_NONE && join(m, m->tree[1], 1)) {
+        int error = qe_work_did(m->work, 16); /* about what a byte costs elsewhere, times that */
+        if (error) {
+            return error;
+        }
     }
+    return QE_OK;
 }

@@ -28,7 +28,8 @@ enum qe_error {
     QE_ERR_SPACE = -7,   /* a buffer given by the caller is too small */
     QE_ERR_NUMERIC = -8, /* a logit is not finite */
     QE_ERR_USAGE = -9,   /* an argument is out of its range */
-    QE_ERR_KERNELS = -10 /* no such kernel set on this machine */
+    QE_ERR_KERNELS = -10, /* no such kernel set on this machine */
+    QE_ERR_STOPPED = -11  /* the caller's poll asked for it */
 };
 
 #include "vocab.h"
@@ -112,6 +113,14 @@ int32_t qe_image_verify(const qe_image *image, uint32_t first, uint32_t count);
 
 /* A section's bytes, or NULL when the image has none of this type. */
 const uint8_t *qe_image_section(const qe_image *image, uint32_t type, uint64_t *bytes);
+
+/* Whether what follows the image's last byte (`bytes` of it, as far as the caller has them) is its
+ * signature by an Ed25519 key (SPEC 3.8); the counter is the signature's own, 0 without one. Takes
+ * some 2 KiB of stack. */
+enum { QE_SIGNATURE_BYTES = 80 };
+enum qe_signed { QE_UNSIGNED, QE_SIGNED, QE_SIGNED_BY_ANOTHER /* or damaged */ };
+int qe_image_signature(const qe_image *image, const void *trailer, uint64_t bytes,
+                       const uint8_t key[32], uint32_t *counter);
 
 /* Tensor number index of the table (SPEC 3.5). */
 qe_tensor qe_image_tensor(const qe_image *image, uint32_t index);

@@ -114,6 +114,7 @@ const char *qe_error_text(int error)
     case QE_ERR_NUMERIC: return "a logit is not finite";
     case QE_ERR_USAGE: return "an argument is out of its range";
     case QE_ERR_KERNELS: return "no such kernel set on this machine";
+    case QE_ERR_STOPPED: return "stopped by the caller";
     }
     return "unknown error";
 }

@@ -17,6 +17,28 @@ uint32_t qe_spm_pair(const qe_merging *m, uint32_t left, uint32_t middle, uint32
     return qe_vocab_load(vocab->priorities, id);
 }
 
+/* By SentencePiece's rules: the bytes of a character if all have a token, or else the unknown
+ * token, once for a run of such characters. */
+static int put_unknown(const qe_merging *m, const uint8_t *text, uint32_t bytes,
+                       qe_id_sink *sink)
+{
+    const qe_vocab *vocab = m->vocab;
+    int are_known = 1, error = QE_OK;
+    for (uint32_t i = 0; i < bytes; i++) {
+        are_known &= qe_vocab_load(vocab->byte_tokens, text[i]) < vocab->token_count;
+    }
+    if (!are_known) {
+        int is_run = text != m->text && sink->count > 0 &&
+                     sink->ids[sink->count - 1] == vocab->unknown;
+        return vocab->unknown == QE_VOCAB_NONE || is_run ? QE_OK
+                                                         : qe_sink_put(sink, vocab->unknown);
+    }
+    for (uint32_t i = 0; i < bytes && !error; i++) {
+        error = qe_vocab_put_byte(vocab, text[i], sink);
+    }
+    return error;
+}
+
 static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink)
 {
     static const uint8_t space[3] = {0xE2, 0x96, 0x81};
@@ -27,6 +49,9 @@ static int put_symbol(const qe_merging *m, uint32_t at, qe_id_sink *sink)
     }
     if (id != QE_VOCAB_NONE) {
         return qe_sink_put(sink, id);
+    }
+    if (m->vocab->flags & QE_VOCAB_FOLDER) {
+        return put_unknown(m, m->text + at, bytes, sink);
     }
     const uint8_t *from = m->text + at;
     if (*from == ' ') {
@@ -57,9 +82,12 @@ int qe_spm_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *
         m->starts[at + length - 1] = at;
         at += length;
     }
-    qe_merging_run(m);
+    int error = qe_merging_run(m);
+    if (error) {
+        return error;
+    }
     for (uint32_t at = 0; at < m->count; at += m->lengths[at]) {
-        int error = put_symbol(m, at, sink);
+        error = put_symbol(m, at, sink);
         if (error) {
             return error;
         }

@@ -1,5 +1,4 @@
-/* vocab.c - opens a packed vocabulary, finds strings in it and decodes ids. SPEC-vocab.md has
- * the bytes. Opening checks extents only; whoever reads an index from a table checks it.
+/* vocab.c - opens a packed vocabulary and finds strings in it. SPEC-vocab.md has the bytes. Opening checks extents only; whoever reads an index from a table checks it.
  */
 #include "vocab_internal.h"
 
@@ -35,13 +34,27 @@ enum {
     WORD_MERGE_STARTS,
     WORD_MERGES,
     WORD_STRINGS,
-    HEADER_WORDS = 32 /* the last two are zero */
+    WORD_RULES,       /* the offset of the rules block, zero for none */
+    HEADER_WORDS = 32 /* the last one is zero */
+};
+
+/* The rules block: arrays are a count and an offset. */
+enum {
+    RULE_TRAITS,
+    RULE_STEPS,
+    RULE_RAW = 3,
+    RULE_NORMAL = 5,
+    RULE_CLASSES = 7,
+    RULE_PAIRS = 9,
+    RULE_POOL = 11,
+    RULE_GROWTH = 13,
+    RULE_GROWTH_BYTES = 14
 };
 
 enum { MAGIC = 0x56424F56 /* "VOBV" */, VERSION = 1 };
 
 /* Bounds that keep every product of a count within 32 bits. */
-enum { COUNT_MAX = 1 << 24, PROBES_MAX = 64 };
+enum { COUNT_MAX = 1 << 24, PROBES_MAX = 64, GROWTH_MAX = 1 << 16 };
 
 /* One extent of the section: count entries of entry_bytes, or nothing at all. */
 static int take(const qe_vocab *vocab, uint32_t word, uint32_t count, uint32_t entry_bytes,
@@ -54,6 +67,21 @@ static int take(const qe_vocab *vocab, uint32_t word, uint32_t count, uint32_t e
     }
     *array = vocab->base + offset;
     return QE_OK;
+}
+
+/* A pre-tokenizer goes with the kind of its words: bytes, characters, or a whole piece. */
+static int knows_words(const qe_vocab *v)
+{
+    const int is_folder = (v->flags & QE_VOCAB_FOLDER) != 0;
+    switch (v->kind) {
+    case QE_VOCAB_BPE:
+        return v->pretokenizer < QE_PRE_MARKS && (is_folder || v->pretokenizer != QE_PRE_NONE);
+    case QE_VOCAB_SPM: return v->pretokenizer == QE_PRE_NONE;
+    case QE_VOCAB_CHARACTERS:
+        return is_folder &&
+               (v->pretokenizer == QE_PRE_NONE || v->pretokenizer == QE_PRE_MARKS);
+    default: return 0;
+    }
 }
 
 static int read_header(qe_vocab *v)
@@ -75,10 +103,7 @@ static int read_header(qe_vocab *v)
     v->eos = qe_vocab_load(base, WORD_EOS);
     v->unknown = qe_vocab_load(base, WORD_UNKNOWN);
     v->string_bytes = qe_vocab_load(base, WORD_STRING_BYTES);
-    if (v->kind < QE_VOCAB_BPE || v->kind > QE_VOCAB_SPM ||
-        v->pretokenizer > QE_PRE_DEEPSEEK_CODER ||
-        (v->flags & ~(uint32_t)QE_VOCAB_FLAGS) != 0 ||
-        (v->kind == QE_VOCAB_BPE) != (v->pretokenizer != QE_PRE_NONE)) {
+    if ((v->flags & ~(uint32_t)QE_VOCAB_FLAGS) != 0 || !knows_words(v)) {
         return QE_ERR_VERSION;
     }
     if (v->token_count == 0 || v->symbol_count > COUNT_MAX || v->merge_count > COUNT_MAX ||
@@ -95,6 +120,54 @@ static int read_header(qe_vocab *v)
 static int is_token_or_none(const qe_vocab *vocab, uint32_t id)
 {
     return id < vocab->token_count || id == QE_VOCAB_NONE;
+}
+
+/* An array of the rules block: its count and its extent. */
+static int take_counted(const qe_vocab *v, const uint8_t *rules, uint32_t word,
+                        uint32_t entry_bytes, uint32_t *count, const uint8_t **array)
+{
+    uint32_t offset = qe_vocab_load(rules, word + 1);
+    *count = qe_vocab_load(rules, word);
+    if (offset % 4 != 0 || offset > v->bytes || *count > (v->bytes - offset) / entry_bytes) {
+        return QE_ERR_IMAGE;
+    }
+    *array = v->base + offset;
+    return QE_OK;
+}
+
+static int read_rules(qe_vocab *v)
+{
+    uint32_t offset = qe_vocab_load(v->base, WORD_RULES);
+    if ((v->flags & (QE_VOCAB_FOLDER | QE_VOCAB_SORTED)) == 0) {
+        return offset == 0 ? QE_OK : QE_ERR_IMAGE;
+    }
+    if (offset % 4 != 0 || offset < HEADER_WORDS * 4 || offset > v->bytes ||
+        v->bytes - offset < QE_RULE_WORDS * 4) {
+        return QE_ERR_IMAGE;
+    }
+    const uint8_t *rules = v->base + offset;
+    v->traits = qe_vocab_load(rules, RULE_TRAITS);
+    v->growth = qe_vocab_load(rules, RULE_GROWTH);
+    v->growth_bytes = qe_vocab_load(rules, RULE_GROWTH_BYTES);
+    if ((v->traits & ~(uint32_t)QE_TRAITS) != 0) {
+        return QE_ERR_VERSION;
+    }
+    if (take_counted(v, rules, RULE_STEPS, QE_STEP_WORDS * 4, &v->step_count, &v->steps) ||
+        take_counted(v, rules, RULE_RAW, 16, &v->raw.count, &v->raw.entries) ||
+        take_counted(v, rules, RULE_NORMAL, 16, &v->normal.count, &v->normal.entries) ||
+        take_counted(v, rules, RULE_CLASSES, 4, &v->class_count, &v->classes) ||
+        take_counted(v, rules, RULE_PAIRS, 12, &v->pair_count, &v->pairs) ||
+        take_counted(v, rules, RULE_POOL, 4, &v->pool_count, &v->pool) ||
+        v->growth > GROWTH_MAX) {
+        return QE_ERR_IMAGE;
+    }
+    for (uint32_t i = 0; i < v->step_count; i++) {
+        uint32_t op = qe_vocab_load(v->steps + (size_t)i * 4 * QE_STEP_WORDS, 0);
+        if (i >= QE_STEPS_MAX || op < QE_STEP_PREPEND || op > QE_STEP_SENTENCEPIECE) {
+            return QE_ERR_VERSION;
+        }
+    }
+    return QE_OK;
 }
 
 int qe_vocab_open(qe_vocab *v, const void *section, size_t bytes)
@@ -133,7 +206,7 @@ int qe_vocab_open(qe_vocab *v, const void *section, size_t bytes)
         !is_token_or_none(v, v->unknown)) {
         return QE_ERR_IMAGE;
     }
-    return QE_OK;
+    return read_rules(v);
 }
 
 const uint8_t *qe_vocab_string(const qe_vocab *vocab, uint32_t id, uint32_t *bytes)
@@ -221,78 +294,6 @@ int qe_vocab_put_byte(const qe_vocab *vocab, uint8_t byte, qe_id_sink *sink)
         id = vocab->unknown;
     }
     return qe_sink_put(sink, id);
-}
-
-static int hex_digit(uint8_t c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    if (c >= 'A' && c <= 'F') {
-        return c - 'A' + 10;
-    }
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* <0x41> is the byte 41; any other spelling of a byte token is the string itself. */
-static int32_t decode_byte(const uint8_t *string, uint32_t bytes, uint8_t *out, size_t max)
-{
-    if (bytes == 6 && string[0] == '<' && string[1] == '0' && string[2] == 'x') {
-        int high = hex_digit(string[3]), low = hex_digit(string[4]);
-        if (high >= 0 && low >= 0) {
-            if (max < 1) {
-                return QE_ERR_SPACE;
-            }
-            out[0] = (uint8_t)(high * 16 + low);
-            return 1;
-        }
-    }
-    if (bytes > max || bytes > INT32_MAX) {
-        return QE_ERR_SPACE;
-    }
-    memcpy(out, string, bytes);
-    return (int32_t)bytes;
-}
-
-static int32_t decode_string(const uint8_t *string, uint32_t bytes, int mark_is_space,
-                             uint8_t *out, size_t max)
-{
-    size_t written = 0;
-    for (uint32_t i = 0; i < bytes; i++) {
-        if (written >= max) {
-            return QE_ERR_SPACE;
-        }
-        if (mark_is_space && bytes - i >= 3 && string[i] == 0xE2 && string[i + 1] == 0x96 &&
-            string[i + 2] == 0x81) {
-            out[written++] = ' ';
-            i += 2;
-        } else {
-            out[written++] = string[i];
-        }
-    }
-    return (int32_t)written;
-}
-
-int32_t qe_vocab_decode(const qe_vocab *vocab, uint32_t id, int special, uint8_t *out,
-                        size_t max)
-{
-    if (id >= vocab->token_count) {
-        return QE_ERR_USAGE;
-    }
-    uint32_t bytes = 0;
-    const uint8_t *string = qe_vocab_string(vocab, id, &bytes);
-    if (string == NULL || bytes > INT32_MAX) {
-        return QE_ERR_IMAGE;
-    }
-    switch (vocab->attributes[id] & QE_TOKEN_TYPE) {
-    case QE_TOKEN_UNKNOWN:
-    case QE_TOKEN_CONTROL: return special ? decode_string(string, bytes, 0, out, max) : 0;
-    case QE_TOKEN_USER_DEFINED: return decode_string(string, bytes, 0, out, max);
-    case QE_TOKEN_NORMAL:
-        return decode_string(string, bytes, vocab->kind == QE_VOCAB_SPM, out, max);
-    case QE_TOKEN_BYTE: return decode_byte(string, bytes, out, max);
-    default: return 0;
-    }
 }
 
 int qe_vocab_is_stop(const qe_vocab *vocab, uint32_t id)

@@ -12,6 +12,12 @@
 /* No such token: what qe_vocab_bos and qe_vocab_eos return when the vocabulary has none. */
 #define QE_VOCAB_NONE UINT32_MAX
 
+/* Token texts sorted by their bytes, to find the longest one at a place of a text. */
+typedef struct qe_special_table {
+    const uint8_t *entries;
+    uint32_t count;
+} qe_special_table;
+
 /* An open vocabulary: the header, decoded. Fields are private; the functions below read them.
  */
 typedef struct qe_vocab {
@@ -24,14 +30,21 @@ typedef struct qe_vocab {
     const uint8_t *offsets, *attributes, *byte_tokens, *specials, *stops;
     const uint8_t *priorities, *index, *merge_starts, *merges, *strings;
     uint32_t string_bytes;
+    /* the rules block (SPEC-vocab.md, section 5), if there is one */
+    uint32_t traits, growth, growth_bytes;
+    uint32_t step_count, class_count, pair_count, pool_count;
+    const uint8_t *steps, *classes, *pairs, *pool;
+    qe_special_table raw, normal;
 } qe_vocab;
 
 /* Opens a tokenizer section in place, in constant time. QE_ERR_IMAGE when the header or an
  * extent is broken, QE_ERR_VERSION for an unknown version, kind, pre-tokenizer or flag. */
 int qe_vocab_open(qe_vocab *vocab, const void *section, size_t bytes);
 
-/* Bytes of scratch that encoding any text of text_bytes needs; encode with one byte less
- * returns QE_ERR_SPACE. SIZE_MAX when the text is longer than QE_VOCAB_TEXT_MAX. */
+/* Bytes of scratch that encoding any text of text_bytes needs; SIZE_MAX when the text is longer
+ * than QE_VOCAB_TEXT_MAX. Without a rules block encode with one byte less returns QE_ERR_SPACE;
+ * with one it does so when this text needs more, which is seldom: a normalizer that may make
+ * a text eleven times as long seldom does. */
 size_t qe_vocab_scratch_bytes(const qe_vocab *vocab, size_t text_bytes);
 
 /* The longest text that one call encodes. */
@@ -43,6 +56,12 @@ enum {
     QE_ENCODE_SPECIAL = 4 /* control tokens written in the text become their ids */
 };
 
+/* Asked now and then during a long call: non-zero ends it with QE_ERR_STOPPED. */
+typedef struct qe_poll {
+    int (*stop)(void *context);
+    void *context;
+} qe_poll;
+
 /* Encodes UTF-8 text and returns the number of ids written, or QE_ERR_TEXT (not UTF-8),
  * QE_ERR_SPACE (more than max_ids, or scratch too small), QE_ERR_USAGE (longer than
  * QE_VOCAB_TEXT_MAX) or QE_ERR_IMAGE. User-defined tokens are matched with any flags. */
@@ -50,12 +69,22 @@ int32_t qe_vocab_encode(const qe_vocab *vocab, const uint8_t *text, size_t text_
                         uint32_t flags, uint32_t *ids, size_t max_ids, void *scratch,
                         size_t scratch_bytes);
 
+/* The same; poll may be NULL. */
+int32_t qe_vocab_encode_polled(const qe_vocab *vocab, const uint8_t *text, size_t text_bytes,
+                               uint32_t flags, uint32_t *ids, size_t max_ids, void *scratch,
+                               size_t scratch_bytes, const qe_poll *poll);
+
 /* Writes the bytes that a token stands for in generated text and returns their count, or
  * QE_ERR_SPACE when they are more than max, QE_ERR_USAGE when id is not a token, QE_ERR_IMAGE.
  * Control and unknown tokens give 0 bytes unless special is non-zero; unused ones always do.
  * One token may be a part of a UTF-8 sequence. */
 int32_t qe_vocab_decode(const qe_vocab *vocab, uint32_t id, int special, uint8_t *out,
                         size_t max);
+
+/* A part of them: at most max bytes from byte `start` on; 0 when there are none left. With it a
+ * buffer of any size takes a token of any length. */
+int32_t qe_vocab_decode_at(const qe_vocab *vocab, uint32_t id, int special, uint32_t start,
+                           uint8_t *out, size_t max);
 
 /* Non-zero when id ends generation (end of sequence, end of turn, ...). */
 int qe_vocab_is_stop(const qe_vocab *vocab, uint32_t id);

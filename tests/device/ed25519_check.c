@@ -21,7 +21,7 @@ int main(void)
     while (scanf("%79s %2099s %159s", key, message, signature) == 3) {
         bytes_of(key, k);
         bytes_of(signature, s);
-        printf("%d\n", ed25519_verify(k, m, bytes_of(message, m), s));
+        printf("%d\n", qe_ed25519_verify(k, m, bytes_of(message, m), s));
     }
     return 0;
 }

@@ -66,7 +66,7 @@ static int start(void)
         return NEITHER;
     for (int error = 0;;) { /* until the test is over: then there is no job */
         w.at = space;
-        error = job_step(&w);
+        error = job_step(test, sizeof test - 1, &w);
         if (error == 6)
             return is_old ? OLD : NEW;
         if (error)
@@ -194,7 +194,7 @@ static int update(void)
                 return (int)error;
         }
     }
-    return job_activate(slot);
+    return job_activate(slot, NULL);
 }
 
 static uint8_t *read_file(const char *name, uint32_t *bytes)

@@ -67,8 +67,9 @@ def test_only_blocks_that_differ_are_sent(
     here = make_image("sim", seed=2).read_bytes()
     slot_now, block = image.read_bytes(), plan.hello.block
     expected = copied = 0
-    for at in range(0, len(plan.data), block):
-        part = plan.data[at : at + block].ljust(block, b"\xff")
+    data = other.read_bytes()
+    for at in range(0, len(data), block):
+        part = data[at : at + block].ljust(block, b"\xff")
         if slot_now[at : at + block].ljust(block, b"\xff") != part:
             if here[at : at + block].ljust(block, b"\xff") == part:
                 copied += 1
@@ -86,7 +87,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(
     half = plan.sent[: len(plan.sent) // 2]
     for number in half:
         for at in range(number * block, (number + 1) * block, 1024):
-            board.write(plan.hello.board_id, plan.slot, at, plan.data[at : at + 1024])
+            board.write(plan.hello.board_id, plan.slot, at, plan.piece(at))
     again = flash.plan(board, make_image("sim"), sim)
     assert again.sent == plan.sent[len(half) :]
     assert flash.apply(board, again).verified
@@ -119,7 +120,7 @@ def test_a_board_refuses_an_image_for_another_board_by_itself(
     for at in range(0, len(data), 1024):
         board.write(hello.board_id, 0, at, data[at : at + 1024])
     with pytest.raises(WrongBoardError, match="another board"):
-        board.finish("activate", slot=0)
+        board.finish("activate", slot=0, id=open_image(make_image("pico")).id)
     assert board.hello().active is None
 
 
@@ -134,7 +135,7 @@ def test_a_board_does_not_activate_what_is_damaged(
     for at in range(0, len(data), 1024):
         board.write(hello.board_id, 1, at, bytes(data[at : at + 1024]))
     with pytest.raises(VerifyError):
-        board.finish("activate", slot=1)
+        board.finish("activate", slot=1, id=open_image(make_image("sim")).id)
     assert board.hello().active is None
 
 
@@ -156,7 +157,7 @@ def test_the_active_slot_is_never_written(
     with pytest.raises(Exception, match="active slot"):
         board.write(done.board_id, done.slot, 0, bytes(1024))
     with pytest.raises(Exception, match="active slot"):
-        list(board.copy_all(done.board_id, done.slot, [0], done.slot))
+        list(board.copy_all(done.board_id, done.slot, [(0, 1 - done.slot, 0)]))
     assert put(board, make_image("sim"), sim).bytes_sent == 0
     assert remote.test(board)
 
@@ -261,5 +262,5 @@ def test_a_half_written_slot_is_no_image_and_is_written_anew(
     hello, data = board.hello(), make_image("sim").read_bytes()
     board.write(hello.board_id, 0, 0, data[:1024])
     with pytest.raises(VerifyError):
-        board.finish("activate", slot=0)
+        board.finish("activate", slot=0, id=open_image(make_image("sim")).id)
     assert put(board, make_image("sim", seed=2), sim).verified

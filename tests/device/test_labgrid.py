@@ -304,6 +304,13 @@ def test_a_board_with_linux_is_reached_by_its_network_service(bench: Bench, me: 
         ("NetworkSerialPort", {"host": "h", "port": 1, "protocol": "odd"}, {}, None),
         ("NetworkSerialPort", {"host": "h", "port": 1}, {"proxy_required": True}, None),
         ("NetworkService", {"address": "10.0.0.1%eth1", "username": "pi"}, {}, None),
+        ("NetworkSerialPort", {"host": "h", "port": 1, "protocol": "raw"}, {}, "socket://h:1"),
+        (
+            "NetworkSerialPort",
+            {"host": "::1", "port": "7"},
+            {},
+            "rfc2217://[::1]:7?ign_set_control",
+        ),
     ],
 )
 def test_a_resource_becomes_the_port_that_reaches_it_or_says_that_none_does(
@@ -315,6 +322,44 @@ def test_a_resource_becomes_the_port_that_reaches_it_or_says_that_none_does(
             resource.port("place")
     else:
         assert resource.port("place") == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("RawSerialPort", {"port": "/dev/ttyACM3"}),
+        ("USBSerialPort", {"port": "/home/me/.ssh/id_ed25519"}),
+        ("RawSerialPort", {"port": "spy:///dev/null?file=/tmp/hit"}),
+        ("NetworkSerialPort", {"host": "/dev/ttyACM0?x=", "port": 1, "protocol": "raw"}),
+        ("NetworkSerialPort", {"host": "h", "port": "1?logging=debug", "protocol": "raw"}),
+        ("NetworkSerialPort", {"host": "h@x", "port": 1}),
+        ("NetworkSerialPort", {"host": "h", "port": 65536}),
+        ("NetworkSerialPort", {"host": "h", "port": None}),
+        ("NetworkSerialPort", {"host": "-h", "port": 1}),
+        ("NetworkSerialPort", {"host": "h", "port": 1, "protocol": "spy"}),
+        ("NetworkService", {"address": "-oProxyCommand=x", "username": "pi"}),
+        ("NetworkService", {"address": "h;reboot", "username": "pi"}),
+        ("NetworkService", {"address": "h", "username": "-x"}),
+        ("NetworkService", {"address": "h", "username": "pi$(reboot)"}),
+        ("NetworkService", {"address": "h\x1b[2J", "username": "pi"}),
+        ("NetworkService", {"address": "h", "username": "pi", "port": "22 -o x"}),
+    ],
+)
+def test_of_a_coordinator_nothing_is_taken_but_hosts_numbers_and_users(
+    kind: str, arguments: dict[str, object]
+) -> None:
+    resource = Resource("one", kind, arguments, {}, path="rack/sim")
+    with pytest.raises(UsageError, match="^place: ") as caught:
+        resource.port("place")
+    assert str(caught.value).isprintable()
+
+
+def test_what_a_coordinator_says_reaches_no_terminal() -> None:
+    async def work() -> None:
+        raise NoBoardError("held by \x1b[2J\u202eeve")
+
+    with pytest.raises(NoBoardError, match=r"held by \\x1b\[2J\\u202eeve"):
+        to_its_end(work())
 
 
 def test_an_environment_s_place_is_taken_and_its_own_resource_used(

@@ -119,7 +119,8 @@ def test_a_silent_port_is_no_board(
     terminal: tuple[int, str], qedge: Qedge, make_image: MakeImage
 ) -> None:
     done = qedge("flash", make_image("sim"), "-b", "sim", "-p", terminal[1], "--json")
-    assert done.returncode == 3 and "nothing answers" in done.stderr and not done.stdout
+    assert done.returncode == 3 and "nothing answers" in done.stderr
+    assert json.loads(done.stdout)["error"] == "NoBoardError"
     with pytest.raises(NoBoardError, match="in use|cannot be opened"):
         first = open_line(terminal[1], 115200)
         try:

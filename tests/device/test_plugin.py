@@ -52,9 +52,46 @@ def test_a_missing_emulator_is_a_skip_here_and_an_error_in_ci(
     done = run(tmp_path, "--board", "mps2-m4", **environment)
     assert "install qemu-system-arm" in done.stdout
     assert ("2 errors" if in_ci else "2 skipped") in done.stdout
+    assert ("qedge: tests were skipped, no board" in done.stdout) != in_ci
     assert (done.returncode != 0) == in_ci
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "qedge_memory(max=1000)",
+        "qedge_memory()",
+        "qedge_memory(0)",
+        "qedge_memory('1M')",
+        "qedge_memory(1, maximum=2)",
+        "qedge_tokens_per_second(min=5)",
+        "qedge_tokens_per_second(True)",
+        "qedge_token_per_second(minimum=5)",
+    ],
+)
+def test_a_mark_that_could_not_fail_is_an_error_before_any_test(
+    mark: str, tmp_path: Path
+) -> None:
+    text = f"import pytest\n@pytest.mark.{mark}\ndef test_it(flashed_board): ...\n"
+    (tmp_path / "test_mark.py").write_text(text)
+    done = run(tmp_path)
+    assert done.returncode == 4 and mark.split("(")[0] in done.stderr, done.stdout
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) < 4
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [("nosuch", "nosuch"), ("pi5", "--port"), ("pico2", "--port"), ("x86-64", "profile")],
+)
+def test_a_board_that_no_test_can_run_on_is_one_line(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    done = run(tmp_path, "--board", name)
+    assert done.returncode == 4 and said in done.stderr
+    assert len(done.stderr.splitlines()) < 4
 
 
 def test_a_board_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     done = run(tmp_path, "--board", "pico", "--port", "/dev/nothing-here")
     assert done.returncode != 0 and "cannot be opened" in done.stdout
+    assert len(done.stdout.splitlines()) < 40 and "def reach" not in done.stdout  # no source

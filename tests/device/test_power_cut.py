@@ -92,7 +92,7 @@ def test_the_emulated_pico_comes_back_after_power_cuts(
                 plan = flash.plan(device, new, board)
                 monkey = pytest.MonkeyPatch()
                 monkey.setattr("qedge.toolkit.link.device.WRITE_PATIENCE", 3.0)
-                monkey.setattr("qedge.toolkit.link.device.STEP_PATIENCE", 10.0)
+                monkey.setattr("qedge.toolkit.link.device.STEP_PATIENCE", 30.0)
                 try:
                     flash.apply(device, plan)
                 finally:

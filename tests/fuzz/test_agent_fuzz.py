@@ -14,7 +14,6 @@ from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import cbor
 from qedge.runtime.agent import (
-    CONDITION,
     COPY,
     DIGEST,
     HELLO,
@@ -23,10 +22,12 @@ from qedge.runtime.agent import (
     OS_ECHO,
     OS_RESET,
     QEDGE,
+    SECTION,
     STEP,
     WRITE,
     Agent,
 )
+from qedge.runtime.image import open_image
 from qedge.runtime.slots import Slots
 from qedge.toolkit.board import load
 from qedge.toolkit.build import build
@@ -34,7 +35,7 @@ from qedge.toolkit.build import build
 ROUNDS = 6000
 _HEAD = struct.Struct(">BBHHBB")
 COMMANDS = [(OS, OS_ECHO), (OS, OS_RESET)] + [
-    (QEDGE, command) for command in (HELLO, DIGEST, WRITE, COPY, JOB, STEP, CONDITION, 77)
+    (QEDGE, command) for command in (HELLO, DIGEST, WRITE, COPY, JOB, STEP, SECTION, 77)
 ]
 KEYS = (
     *("slot", "first", "count", "offset", "source", "from", "id", "data", "job", "counter"),
@@ -91,7 +92,8 @@ def ready(tmp_path: Path) -> Iterator[tuple[Agent, Path]]:
     slots.write(0, 0, image.read_bytes())
     slots.close()
     agent = Agent(str(root), "arm64")
-    assert job(agent, {"job": "activate", "slot": 0}) is None
+    image_id = open_image(image).id
+    assert job(agent, {"job": "activate", "slot": 0, "id": image_id}) is None
     yield agent, root / "a.qimg"
     agent.close()
 

@@ -75,9 +75,11 @@ class Messages:
                 "from": n() % 3,
                 "source": n() & ~4095,
             },
+            (64, 6): {"kind": n() % 12, "offset": n()},
             (64, 4): {
                 "job": self.chance.choice(["verify", "test", "activate", "run", "bench", "x"]),
                 "slot": n() % 3,
+                "id": self.chance.choice([self.image[-32:], d()[:32]]),
                 "prompt": self.chance.choice([d()[:200], "hello", n()]),
                 "decode": n() % 20,
                 "depth": n() % 20,
@@ -109,7 +111,10 @@ class Messages:
             )
             for at in range(0, len(data), 1024)
         ]
-        bodies += [(4, {"job": "activate", "slot": slot}), *[(5, {})] * 30]
+        bodies += [
+            (4, {"job": "activate", "slot": slot, "id": self.image[-32:]}),
+            *[(5, {})] * 30,
+        ]
         return b"".join(
             encode(packet(10, 64, command, number, cbor2.dumps(body)))
             for number, (command, body) in enumerate(bodies)
@@ -119,7 +124,7 @@ class Messages:
         chance = self.chance
         group, command = chance.choice(
             [(0, 0), (0, 6), (1, 0), (1, 1), (1, 5), (64, 0), (64, 1), (64, 2), (64, 3)]
-            + [(64, 4), (64, 5), (64, 5), (64, 5), (64, 9), (9, 9)]
+            + [(64, 4), (64, 5), (64, 5), (64, 5), (64, 6), (64, 9), (9, 9)]
         )
         values = self.body(group, command)
         for key in list(values):

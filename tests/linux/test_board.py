@@ -15,9 +15,12 @@ from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.build import build
 from qedge.toolkit.emulated_linux import LinuxEmulator
-from qedge.toolkit.linux import probe
+from qedge.toolkit.linux import HOME, probe
 from qedge.toolkit.reach import Reached, reach
+from qedge.toolkit.shell import script
 from qedge.toolkit.ssh import Shell
+
+OLD = "runtime-000000000000000"
 
 
 @pytest.fixture
@@ -143,16 +146,16 @@ def test_of_old_runtimes_the_last_used_and_the_service_s_stay(
         root = probe(shell).root
         units = "/etc/systemd/system"
         shell.run(
-            f"rm -rf {root}/runtime-*; for n in 1 2 3 4 5; do mkdir {root}/runtime-$n; "
-            f"touch -d {year}-01-0$n {root}/runtime-$n; done; mkdir -p {units}; "
-            f"echo {root}/runtime-2/venv > {units}/qedge.service"
+            f"rm -rf {root}/runtime-*; cd {root}; for n in 1 2 3 4 5; do "
+            f"mkdir {OLD}$n; touch -d {year}-01-0$n {OLD}$n; done; mkdir -p {units}; "
+            f"echo WorkingDirectory=/opt/qedge/{OLD}2 > {units}/qedge.service"
         )
         with reach(linux_board, running.port, key):
             found = shell.run(f"cd {root}; ls -d runtime-*").output.decode().split()
-        shell.run(f"rm -rf {units}/qedge.service {root}/runtime-?")
-    old = {name for name in found if len(name) == len("runtime-1")}
+        shell.run(f"rm -rf {units}/qedge.service {root}/{OLD}?")
+    old = {name for name in found if name.startswith(OLD)}
     assert len(found) == len(old) + 1
-    assert {"runtime-2", "runtime-4", "runtime-5"} <= old and "runtime-1" not in old
+    assert {f"{OLD}2", f"{OLD}4", f"{OLD}5"} <= old and f"{OLD}1" not in old
 
 
 def test_a_run_without_an_image_says_so(running: LinuxEmulator, linux_board: Board) -> None:
@@ -162,13 +165,9 @@ def test_a_run_without_an_image_says_so(running: LinuxEmulator, linux_board: Boa
         Shell(running.port, str(running.identity)) as shell,
         reach(linux_board, running.port, str(running.identity)) as found,
     ):
-        del found
-        root = probe(shell).root
-        place = f"{root}/runtime-*"
-        line = shell.line(
-            f"set -- {place}; exec $1/venv/bin/python3 -m qedge.runtime.agent "
-            f"--root /tmp/empty --board {linux_board.name}"
-        )
+        assert found.linux is not None
+        words = ["/tmp/empty", HOME, found.linux.runtime, found.linux.python]
+        line = shell.line(script("agent"), [*words, "--board", linux_board.name])
         device = Device(Link(line, "empty", patience=30, noisy=False), "empty")
         with pytest.raises(ImageError, match="no image"):
             remote.test(device)

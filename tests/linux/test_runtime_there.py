@@ -59,10 +59,12 @@ def test_they_pass_on_the_board(
     with reach(linux_board, running.port, str(running.identity)) as there:
         assert there.linux is not None
         shell, python = there.linux.shell, there.linux.python
+        runtime = f"{there.linux.facts.root}/{there.linux.runtime}"
         ended = shell.run("mkdir -p /tmp/t && tar -x -C /tmp/t", packed.getvalue())
         assert ended.code == 0, ended.complaints
         ended = shell.run(
-            f"cd /tmp/t; export QEDGE_TEST_IMAGES=/tmp/t; {python} -m unittest on_device"
+            "cd /tmp/t; export QEDGE_TEST_IMAGES=/tmp/t; "
+            f"PYTHONPATH={runtime} {python} -m unittest on_device"
         )
         assert ended.code == 0 and "skipped" not in ended.complaints, ended.complaints
         assert "OK" in ended.complaints

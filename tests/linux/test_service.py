@@ -19,6 +19,7 @@ from qedge.toolkit.emulated_linux import LinuxEmulator
 from qedge.toolkit.reach import reach
 from qedge.toolkit.ssh import Shell
 
+RUNTIME = "runtime-0123456789abcdef"
 STAND_INS = r"""
 cat > /usr/bin/systemctl <<'X'
 #!/bin/sh
@@ -43,7 +44,7 @@ chmod 755 /
 def test_systemd_finds_no_fault_with_the_unit(make_image: MakeImage, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here")
-    text = service.unit(load("pi5"), "exec /usr/bin/python3", open_image(make_image(1)))
+    text = service.unit(load("pi5"), "/usr/bin/python3", RUNTIME, open_image(make_image(1)))
     (tmp_path / "qedge.service").write_text(text)
     ended = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "qedge.service")],
@@ -55,7 +56,7 @@ def test_systemd_finds_no_fault_with_the_unit(make_image: MakeImage, tmp_path: P
 
 def test_memory_is_limited_to_the_plan(make_image: MakeImage) -> None:
     image = open_image(make_image(1))
-    text = service.unit(load("pi5"), "exec python3", image)
+    text = service.unit(load("pi5"), "/usr/bin/python3", RUNTIME, image)
     limit = image.bytes + image.plan["arena_bytes"] + (26 << 20)
     assert f"MemoryMax={limit}\n" in text and "MemorySwapMax=0\n" in text
     for line in ("User=qedge", "ProtectSystem=strict", "NoNewPrivileges=yes"):
@@ -91,6 +92,9 @@ def test_the_board_is_set_up_for_its_service(
             assert f"--board {linux_board.name} --serial /dev/serial0" in unit
             owner = shell.run(f"ls -ld {service.STATE}").output.decode().split()
             assert owner[0].startswith("drwxr-x---") and owner[2] == "qedge"
+            others = shell.run(f"find {service.RUNTIMES} ! -user root -o -perm /022")
+            assert others.output == b"" and others.code == 0
+            assert f"WorkingDirectory={service.RUNTIMES}/runtime-" in unit
         with reach(linux_board, emulator.port, key, service=True) as there:
             assert there.hello.image_id == open_image(image).id.hex()
             assert remote.test(there.device)

@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from unit.tiny_models import TinyConfig, make_weights
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source import open_source
+from qedge.toolkit.source import SourceModel, open_source
 
 TINY = TinyConfig(layers=1, dim=32, ffn=32, heads=4, kv_heads=2, vocab_size=288, context=8)
 WEIGHTS = make_weights(1, TINY)
@@ -23,6 +24,14 @@ def open_and_read_everything(path: Path, tokenizer: Path | None = None) -> None:
         for start, stop in tensor.spans():
             tensor.read(start, stop)
             tensor.raw(start, stop)
+
+
+def same_weights(model: SourceModel, weights: dict[str, np.ndarray] = WEIGHTS) -> bool:
+    """Whether the model that was opened has these weights, and every one of them."""
+    return set(model.tensors) == set(weights) and all(
+        np.array_equal(tensor.read(0, tensor.rows), weights[name].reshape(tensor.rows, -1))
+        for name, tensor in model.tensors.items()
+    )
 
 
 def refused(path: Path, message: str, tokenizer: Path | None = None) -> None:

@@ -65,7 +65,9 @@ def test_json_has_every_type_and_three_picks(run: Run, larger: Path) -> None:
         "balance": "q8_0",
         "smallest": "q4_0",
     }
-    assert "+0.02 %" in told["picks"]["balance"]["reason"]
+    assert "not measured for so small a model" in told["picks"]["balance"]["reason"]
+    assert {choice["llama3_8b_perplexity_percent"] for choice in told["choices"]} == {None}
+    assert "predicted speeds count memory alone" in told["notes"][0]
 
 
 def test_sizes_are_those_that_a_build_has(run: Run, larger: Path, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_nothing_that_fits_is_exit_code_7_and_says_what_would(
     run: Run, larger: Path, little: Path
 ) -> None:
     done = run("advise", larger, "-b", "pi4", "--ram", "150M", "--json")
-    assert done.returncode == 7 and done.stdout == ""
+    assert done.returncode == 7 and json.loads(done.stdout)["error"] == "BudgetError"
     assert "--ram 256M" in done.stderr and "pi5" in done.stderr
     done = run("advise", little, "-b", "sim", "--context", "4096")
     assert done.returncode == 7 and "try --context" in done.stderr

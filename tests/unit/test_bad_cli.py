@@ -53,15 +53,22 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def fails(run: Run, tmp_path: Path) -> Callable[..., str]:
-    """Runs to a failure and returns its line; nothing on stdout, no traceback, no litter."""
+    """Runs to a failure and returns its line; nothing on stdout but --json's error, no
+    traceback, no litter."""
 
     def call(code: int, *arguments: object, **options: Any) -> str:
         before = sorted(tmp_path.rglob("*"))
         done = run(*arguments, **options)
         message = done.stderr.decode("utf-8", "backslashreplace")
         assert done.returncode == code, message
-        assert done.stdout == b"" and "Traceback" not in message
+        assert "Traceback" not in message
         assert re.match(f"({CLASSES[code]}: .|Usage: )", message), message
+        if "--json" in arguments:
+            found = json.loads(done.stdout)
+            assert (found["error"], found["exit_code"]) == (CLASSES[code], code)
+            assert found["message"] in message and len(found) == 3
+        else:
+            assert done.stdout == b""
         assert sorted(tmp_path.rglob("*")) == before
         return message
 
@@ -139,7 +146,6 @@ def test_verbs_without_what_they_need_are_usage_errors(
     fails: Callable[..., str], tiny_image: Path, tiny_gguf: Path
 ) -> None:
     fails(2, "run", tiny_image)
-    fails(2, "build", tiny_gguf)
     fails(2, "tokenize", tiny_image)
     fails(2, "bench", tiny_image, "--repeat", "0")
     fails(2, "eval", tiny_image, "/dev/null", "--chunks", "0")
@@ -171,7 +177,7 @@ def test_image_that_is_missing_cut_or_none_is_exit_code_6_for_every_verb(
             assert image.name in fails(6, *words)
     for image in (tmp_path / "none.qimg", tmp_path):
         fails(6, "run", image, "hi")
-    assert "qedge build" in fails(6, "run", tiny_gguf, "hi")
+    assert "qedge build" in fails(6, "flash", tiny_gguf, "-b", "sim")
 
 
 def test_flipped_weight_is_found_by_verify(
@@ -235,7 +241,7 @@ def test_norm_epsilon_that_the_engine_does_not_take_is_refused_by_its_name(
         layers=1, dim=32, ffn=32, heads=4, kv_heads=2, vocab_size=288, context=32, norm_eps=1.0
     )
     path = write_gguf(tmp_path / "eps.gguf", config, make_weights(1, config))
-    assert "norm_eps" in fails(7, "build", path, "-b", "x86-64", "-o", "eps.qimg")
+    assert "norm_eps" in fails(6, "build", path, "-b", "x86-64", "-o", "eps.qimg")
 
 
 def test_text_that_is_not_utf8_is_exit_code_6(
@@ -502,7 +508,7 @@ def test_json_is_one_object_and_nothing_else_for_every_verb(
         assert done.stdout.count(b"\n") == 1 and b"NaN" not in done.stdout
 
 
-def test_json_of_a_failure_leaves_standard_output_empty(
+def test_json_of_a_failure_is_one_object_with_the_error(
     fails: Callable[..., str], tiny_image: Path, tiny_gguf: Path, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut.qimg"

@@ -15,10 +15,13 @@ ENGINE = ROOT / "runtime" / "engine"
 WALK = [
     "files",
     "kept",
+    "locate",
     "vocabulary",
     "vocabulary_table",
+    "chat",
     "source",
     "quantize",
+    "recipe",
     "rope",
     "board",
     "budget",
@@ -26,11 +29,12 @@ WALK = [
     "predict",
     "build",
     "advise",
-    "chat",
     "encode",
     "evaluate",
     "describe",
+    "hub",
     "pull",
+    "auto",
     "elf",
     "firmware",
     "wheel",
@@ -43,12 +47,17 @@ WALK = [
     "card",
     "sdcard",
     "uf2",
+    "ssh_config",
+    "known_hosts",
+    "ssh_keys",
     "ssh_connect",
+    "shell",
     "ssh",
     "service",
     "linux",
     "lab",
     "reach",
+    "connected",
     "remote",
     "trust",
     "record",
@@ -89,7 +98,8 @@ def imports(path: Path) -> set[str]:
 def room(module: str) -> str | None:
     match = re.match(r"qedge\.toolkit\.(\w+)", module)
     name = match[1] if match else None
-    return "vocabulary" if name in ("vocabulary_hf", "vocabulary_value") else name
+    parts = ("forms", "hf", "named", "rules", "shape", "spm", "value")
+    return "vocabulary" if name in [f"vocabulary_{part}" for part in parts] else name
 
 
 def test_toolkit_modules_import_only_what_stands_to_their_left() -> None:
@@ -143,7 +153,7 @@ def test_engine_includes_three_headers_and_its_own() -> None:
 def test_binding_and_host_see_the_public_header_only() -> None:
     host = (ROOT / "runtime" / "host" / "host.h").read_text("utf-8")
     assert re.findall(r"include \"([^\"]+)\"", host) == ["../engine/qedge.h"]
-    assert 'cdef extern from "host/host.h"' in (ROOT / "runtime" / "_engine.pyx").read_text(
+    assert 'cdef extern from "host/host.h"' in (ROOT / "runtime" / "_engine.pxi").read_text(
         "utf-8"
     )
 
@@ -190,5 +200,5 @@ def test_files_keep_to_a_readable_length() -> None:
     for pattern in patterns:
         for path in ROOT.glob(pattern):
             if path.name not in ("unicode.c", "_engine.c", "_tiles.c"):  # generated
-                most = 500 if path.suffix == ".pyx" else 450  # the one binding
+                most = 550 if path.suffix == ".pyx" else 450  # the one binding
                 assert len(path.read_text("utf-8").splitlines()) <= most, path

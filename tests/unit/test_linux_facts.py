@@ -20,7 +20,8 @@ from qedge.toolkit.linux import Facts, check
 from qedge.toolkit.reach import is_address
 from qedge.toolkit.ssh_connect import Address
 
-PI5 = """model=Raspberry Pi 5 Model B Rev 1.0
+PI5 = """\
+model=Raspberry Pi 5 Model B Rev 1.0
 revision=00c04170
 serial=1f2e3d4c5b6a7988
 machine=aarch64
@@ -34,25 +35,29 @@ clock=1767225600
 root=/home/pi/.local/share/qedge
 writable=yes
 free=20000000000
-python=python3 3.11
-python=python3.11 3.11
-runtimes=runtime-*
+python=python3 3.11 /usr/bin/python3
+python=python3.11 3.11 /usr/bin/python3.11
 """
 
 
+def facts_of(text: str) -> Facts:
+    """Of a probe's answer, a fact a line."""
+    return Facts.parse(text.replace("\n", "\0").encode())
+
+
 def test_a_board_s_facts_are_read() -> None:
-    facts = Facts.parse(PI5)
+    facts = facts_of(PI5)
     assert (facts.page, facts.ram, facts.serial) == (16384, 4241850368, "1f2e3d4c5b6a7988")
-    assert facts.pythons[0] == ("python3", "3.11") and facts.writable
+    assert facts.pythons[0][:2] == ("python3", "3.11") and facts.writable
     assert check(facts, load("pi5"), "pi") == "python3"
 
 
 def test_a_cgroup_s_limit_counts_as_ram() -> None:
-    assert Facts.parse(PI5.replace("cgroup=", "cgroup=268435456")).ram == 268435456
+    assert facts_of(PI5.replace("cgroup=", "cgroup=268435456")).ram == 268435456
 
 
 def test_any_arm64_board_takes_any_model() -> None:
-    assert check(Facts.parse(PI5), load("arm64"), "pi")
+    assert check(facts_of(PI5), load("arm64"), "pi")
 
 
 @pytest.mark.parametrize(
@@ -62,28 +67,29 @@ def test_any_arm64_board_takes_any_model() -> None:
         ("model=", WrongBoardError, "without a model"),
         ("machine=armv7l", WrongBoardError, "64-bit system"),
         ("writable=", WriteError, "cannot be written"),
+        ("clock=0\nnoexec=yes", WriteError, "mounted noexec"),
     ],
 )
 def test_a_mismatch_is_refused(line: str, kind: type[QedgeError], said: str) -> None:
     key = line.split("=")[0] + "="
     text = "\n".join(line if row.startswith(key) else row for row in PI5.splitlines())
     with pytest.raises(kind, match=said):
-        check(Facts.parse(text), load("pi5"), "pi")
+        check(facts_of(text), load("pi5"), "pi")
 
 
 def test_an_old_python_is_refused_and_named() -> None:
     text = PI5.replace("python3 3.11", "python3 3.9").replace(
-        "python3.11 3.11", "python3.9 3.9"
+        "python3.11 3.11", "python3.10 3.9"
     )
     with pytest.raises(NoBoardError, match=r"needs Python 3\.10 or later, has python3 3\.9"):
-        check(Facts.parse(text), load("pi5"), "pi")
+        check(facts_of(text), load("pi5"), "pi")
     with pytest.raises(NoBoardError, match="has none"):
-        check(Facts.parse(PI5.replace("python=", "other=")), load("pi5"), "pi")
+        check(facts_of(PI5.replace("python=", "other=")), load("pi5"), "pi")
 
 
 def test_a_later_python_beside_an_old_one_is_taken() -> None:
     text = PI5.replace("python=python3 3.11", "python=python3 3.9")
-    assert check(Facts.parse(text), load("pi5"), "pi") == "python3.11"
+    assert check(facts_of(text), load("pi5"), "pi") == "python3.11"
 
 
 @pytest.mark.parametrize(
@@ -113,13 +119,25 @@ def test_a_serial_line_is_no_address(port: str) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_a_board_prints_is_facts_or_a_refusal(seed: int) -> None:
     dice = random.Random(seed)
-    odd = ["", "=", "x", "1e999", "nan", "-1", "max", "python3 3.x", "python3 3.11 4", "\0"]
+    odd = [
+        "",
+        "=",
+        "x",
+        "1e999",
+        "nan",
+        "-1",
+        "max",
+        "python3 3.x",
+        "python3 3.11 4",
+        "\0",
+        "\x1b[2J",
+    ]
     odd += ["9" * 999, "9" * 9999]
     for _ in range(200):
         lines = [
             f"{line.partition('=')[0]}={dice.choice(odd)}" if dice.random() < 0.3 else line
             for line in PI5.splitlines()
         ]
-        facts = Facts.parse("\n".join(lines))
+        facts = facts_of("\n".join(lines))
         with contextlib.suppress(QedgeError):
             assert check(facts, load("pi5"), "pi")

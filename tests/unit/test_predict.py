@@ -16,7 +16,7 @@ from qedge.runtime._engine import session_size
 from qedge.runtime.image import KV_TYPES
 from qedge.toolkit import board
 from qedge.toolkit.budget import Room, engine_config, measure
-from qedge.toolkit.build import Recipe, build, tensor_table
+from qedge.toolkit.build import build, tensor_table
 from qedge.toolkit.predict import (
     Weights,
     kv_bytes,
@@ -28,6 +28,7 @@ from qedge.toolkit.predict import (
     read_bytes_per_token,
     tokens_per_second,
 )
+from qedge.toolkit.recipe import Recipe
 from qedge.toolkit.source import open_source
 
 if sys.version_info >= (3, 11):

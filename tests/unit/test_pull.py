@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -271,6 +272,7 @@ def test_killed_pull_leaves_nothing_that_the_next_keeps(
 
 
 HUB_FILES = {"org/repo/sub/model.gguf": CONTENT, "org/repo/small.json": b"{}"}
+HUB_FILES |= {f"org/split/q/m-0000{n}-of-00003.gguf": CONTENT + bytes([n]) for n in (1, 2, 3)}
 
 
 class Hub(Quiet):
@@ -299,7 +301,7 @@ from qedge.runtime.errors import QedgeError
 from qedge.toolkit.pull import pull
 try:
     found = pull(sys.argv[1], Path(sys.argv[2]))
-    print(json.dumps([str(found.path), found.bytes, found.sha256]))
+    print(json.dumps([str(found.path), found.bytes, found.sha256, found.note]))
 except QedgeError as error:
     print(json.dumps([type(error).__name__, str(error)]))
 """
@@ -311,8 +313,9 @@ def from_hub() -> Iterator[Callable[[str, Path], list]]:
 
     with serving(Hub) as url:
 
-        def run(name: str, cache: Path) -> list:
-            environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        def run(name: str, cache: Path, endpoint: str = url) -> list:
+            environment = {**os.environ, "HF_ENDPOINT": endpoint}
+            environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
             environment |= {"HF_HOME": str(cache / "home"), "HF_HUB_OFFLINE": "0"}
             done = subprocess.run(
                 [sys.executable, "-c", HUB_CHILD, name, str(cache)],
@@ -322,13 +325,15 @@ def from_hub() -> Iterator[Callable[[str, Path], list]]:
                 timeout=120,
             )
             assert done.returncode == 0, done.stderr
+            assert "Retrying" not in done.stderr
             return json.loads(done.stdout)
 
         yield run
 
 
 def test_hub_file_in_a_folder_is_pulled(from_hub: Callable, tmp_path: Path) -> None:
-    path, size, digest = from_hub("hf:org/repo/sub/model.gguf", tmp_path)
+    path, size, digest, note = from_hub("hf:org/repo/sub/model.gguf", tmp_path)
+    assert note == ""
     assert (size, digest) == (len(CONTENT), SHA256)
     assert Path(path).read_bytes() == CONTENT
     assert Path(path).is_relative_to(tmp_path / "hub")
@@ -348,6 +353,41 @@ def test_hub_file_that_is_not_there_is_a_pull_error(from_hub: Callable, tmp_path
     kind, message = from_hub("hf:org/repo/none.gguf", tmp_path)
     assert kind == "PullError"
     assert "hf:org/repo/none.gguf: the hub did not give it" in message
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_all_parts_of_a_split_file_are_pulled(
+    from_hub: Callable, tmp_path: Path, number: int
+) -> None:
+    name = f"hf:org/split/q/m-0000{number}-of-00003.gguf"
+    path, size, digest, note = from_hub(name, tmp_path)
+    content = CONTENT + bytes([number])
+    assert (size, digest) == (len(content), hashlib.sha256(content).hexdigest())
+    assert note == f"all 3 parts of it are in {Path(path).parent}"
+    names = [f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    assert sorted(file.name for file in Path(path).parent.iterdir()) == names
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once(
+    from_hub: Callable, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    kind, message = from_hub("hf:org/repo/sub/model.gguf", tmp_path, "http://127.0.0.1:9")
+    assert time.monotonic() - began < 15  # its own client would try for half a minute
+    assert kind == "PullError" and PullError.exit_code == 11
+    assert "the hub cannot be reached" in message and message.count("\n") == 0
+
+
+def test_what_was_fetched_before_is_taken_when_the_hub_does_not_answer(
+    from_hub: Callable, tmp_path: Path
+) -> None:
+    first = from_hub("hf:org/repo/sub/model.gguf", tmp_path)
+    again = from_hub("hf:org/repo/sub/model.gguf", tmp_path, "http://127.0.0.1:9")
+    assert again[:3] == first[:3]
+    assert again[3] == "the hub does not answer; this is what was fetched before"
+    Path(first[0]).resolve().write_bytes(b"\xff" + CONTENT[1:])
+    kind, message = from_hub("hf:org/repo/sub/model.gguf", tmp_path, "http://127.0.0.1:9")
+    assert kind == "PullError" and "cannot be reached" in message
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:org/repo", "hf:org/repo/", "hf:/a/b"])

@@ -181,7 +181,7 @@ class BareConfig(TinyConfig):
     ("extra", "message"),
     [
         ({"llama.expert_count": 8}, "llama.expert_count is 8"),
-        ({"llama.attention.sliding_window": 4096}, "llama.attention.sliding_window is 4096"),
+        ({"llama.attention.scale": 0.5}, "llama.attention.scale is 0.5; only that of a head"),
         ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "'yarn'"),
         ({"llama.rope.scaling.factor": -1.0}, "rope scaling factor is -1.0"),
         ({"llama.attention.value_length": 16}, "value_length is 16, a head is 8"),
@@ -245,6 +245,7 @@ def test_gguf_key_given_twice_is_refused(tmp_path: Path) -> None:
         ("m.bin", b"PK\x03\x04", "PyTorch or zip"),
         ("m.gguf", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("m.safetensors", b"\x00" * 64, "one file of a folder"),
+        ("model.safetensors.index.json", b"{}", "one file of a folder; give the folder"),
         ("m.txt", b"hello there", "a model is a GGUF file"),
     ],
 )
@@ -258,5 +259,6 @@ def test_file_of_another_kind_is_told_apart(
 def test_missing_file_and_empty_folder_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "none.gguf", "there is no such file")
     refused(tmp_path, "needs a config.json")
-    write_gguf(tmp_path / "m.gguf", TINY, WEIGHTS)
-    refused(tmp_path, "did you mean")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "config.json").write_text("{}")
+    refused(tmp_path, f"did you mean {tmp_path / 'inner'}?")

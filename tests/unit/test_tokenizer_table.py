@@ -21,7 +21,14 @@ from qedge.toolkit.vocabulary_value import (
 ERR_IMAGE, ERR_VERSION = -1, -2
 WORD = {"magic": 0, "version": 1, "header_bytes": 2, "section_bytes": 3, "kind": 4}
 WORD |= {"pretokenizer": 5, "flags": 6, "token_count": 7, "symbol_count": 8, "merge_count": 9}
-WORD |= {"index_slots": 12, "index_probes": 13, "bos": 16, "offsets": 20, "merges": 28}
+WORD |= {
+    "index_slots": 12,
+    "index_probes": 13,
+    "bos": 16,
+    "offsets": 20,
+    "merges": 28,
+    "rules": 30,
+}
 
 
 def bpe() -> Vocabulary:
@@ -76,7 +83,7 @@ def test_packing_is_deterministic_and_aligned(vocabulary):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("version", 2), ("kind", 0), ("kind", 3), ("pretokenizer", 6), ("flags", 16)],
+    [("version", 2), ("kind", 0), ("kind", 3), ("pretokenizer", 8), ("flags", 64)],
 )
 def test_what_a_newer_version_may_mean_is_a_version_error(name, value):
     assert error_of(with_word(pack(bpe()), name, value)) == ERR_VERSION
@@ -102,6 +109,8 @@ def test_bpe_without_a_pretokenizer_is_a_version_error():
         ("offsets", 130),
         ("offsets", 0xFFFFFFFC),
         ("merges", 0xFFFFFFFC),
+        ("rules", 64),
+        ("flags", 32),
     ],
 )
 def test_a_broken_header_is_an_image_error(name, value):

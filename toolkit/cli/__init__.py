@@ -3,6 +3,7 @@ click."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -10,9 +11,19 @@ from contextlib import suppress
 
 import click
 
-from qedge.runtime import BudgetError, ImageError, QedgeError, WriteError, _engine
+from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError, _engine
+from qedge.runtime.text import printable
 from qedge.toolkit import files
-from qedge.toolkit.cli import advice, device, flash, model, report, target
+from qedge.toolkit.cli import advice, common, device, flash, model, report, target
+
+GROUPS = {
+    "Models": ("pull", "build", "advise", "inspect", "tokenize", "eval"),
+    "Running, here or on a board": ("run", "test", "bench", "report", "demo"),
+    "Boards": ("boards", "flash", "rollback", "reset", "emulate", "firmware", "wheel"),
+    "Signatures": ("keys", "sign"),
+}
+# What the system has no more of, and what there is no more room in.
+_NO_MEMORY = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 _CUT = (
     "ImageError: a file was cut short while it was in use: something wrote over it, or its "
@@ -29,21 +40,57 @@ def _no_more_processes(error: Exception) -> bool:
 
 
 class Verbs(click.Group):
-    """Answers for standard output; click would make a bug's exit code of a broken pipe."""
+    """The group of all verbs: answers what people type instead of one, and groups its help."""
 
     def invoke(self, context: click.Context) -> None:
+        """Here, since click would make a bug's exit code of a broken pipe."""
         from qedge.toolkit import show
 
         try:
             super().invoke(context)
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever read us has read enough
-            show.discard_output()
         except OSError as error:
-            if error.filename is not None or _no_more_processes(error):
+            if _no_more_processes(error):
                 raise
-            show.discard_output()
-            raise WriteError(f"standard output: {error.strerror}; send it elsewhere") from error
+            if error.filename not in show.STREAMS.values():
+                raise _system(error) from error
+            show.discard(error.filename)
+            if isinstance(error, BrokenPipeError):
+                return  # whoever read us has read enough
+            text = f"{error.filename}: {error.strerror}; send it elsewhere"
+            raise WriteError(text) from error
+
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(context, words[0]) is None:
+            from qedge.toolkit.cli import guesses
+
+            words = guesses.meant(self, context, words)
+        return super().resolve_command(context, words)
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        try:
+            return super().parse_args(context, words)
+        except click.NoSuchOption as error:
+            from qedge.toolkit.cli import guesses
+
+            error.message, error.possibilities = guesses.misplaced(self, context, words, error)
+            raise
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """All of every line: click cuts them off."""
+        grouped = {name for names in GROUPS.values() for name in names}
+        others = tuple(name for name in self.list_commands(context) if name not in grouped)
+        for title, names in (*GROUPS.items(), ("Others", others)):
+            rows = [
+                (name, verb.get_short_help_str(limit=1000))
+                for name in names
+                if (verb := self.get_command(context, name)) is not None and not verb.hidden
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,6 +102,7 @@ def cli() -> None:
 
 for room in (model, advice, target, report, flash, device):
     for verb in room.VERBS:
+        common.complete(verb)
         cli.add_command(verb)
 
 
@@ -88,26 +136,60 @@ def main() -> None:
     end_on_signals()
     end_when_cut()
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="qedge", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        _usage(error)
+    except MemoryError:
+        text = "the system has no memory left for this"
+        _failed(BudgetError.__name__, text, BudgetError.exit_code)
+    except QedgeError as error:
+        _failed(type(error).__name__, str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         with suppress(OSError):  # the terminal may be what has gone
             print("interrupted", file=sys.stderr, flush=True)
         sys.exit(2)
-    except QedgeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError) as error:  # behind click.Abort, which is one
         if not _no_more_processes(error):
             raise
-        print(
-            "BudgetError: the system gives this no more threads or processes; raise the limit "
-            "(a container's pids, ulimit -u)",
-            file=sys.stderr,
+        text = (
+            "the system gives this no more threads or processes; raise the limit (a "
+            "container's pids, ulimit -u)"
         )
-        sys.exit(BudgetError.exit_code)
-    except MemoryError:
-        print("BudgetError: the system has no memory left for this", file=sys.stderr)
-        sys.exit(BudgetError.exit_code)
+        _failed(BudgetError.__name__, text, BudgetError.exit_code)
+
+
+def _system(error: OSError) -> QedgeError:
+    """What the system refused, as what it is: neither a wrong path nor standard output's."""
+    name = "" if error.filename is None else f"{error.filename!s}: "
+    reason = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, BrokenPipeError):
+        return WriteError(f"{name}{reason}: whom it was sent to has ended; run this again")
+    if error.errno in _NO_MEMORY:
+        return BudgetError(f"{name}{reason}; the system has no more: stop other programs")
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return ImageError(f"{name}{reason}; give the path of a file that is there")
+    return WriteError(f"{name}{reason}; look at its permissions, and at the room there is")
+
+
+def _usage(error: click.ClickException) -> None:
+    """A wrong call, with the verb's usage above it."""
+    context = getattr(error, "ctx", None)
+    lines = []
+    if context is not None:
+        lines = [context.get_usage(), f"Try '{context.command_path} --help' for help.", ""]
+    text = error.format_message()
+    _failed(UsageError.__name__, text, UsageError.exit_code, [*lines, f"Error: {text}"])
+
+
+def _failed(kind: str, text: str, code: int, lines: list[str] | None = None) -> None:
+    """Ends with an error on standard error; with --json as an object on standard output, too,
+    unless the answer is there already."""
+    words = sys.argv[1:]
+    words = words[: words.index("--")] if "--" in words else words
+    if "--json" in words and not common.emitted:
+        with suppress(OSError):  # the code says it all the same
+            common.emit(True, {"error": kind, "message": text, "exit_code": code})
+    with suppress(OSError):
+        shown = "\n".join(lines or [f"{kind}: {text}"])
+        print(printable(shown, keep="\n\t"), file=sys.stderr, flush=True)
+    sys.exit(code)

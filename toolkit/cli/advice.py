@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from qedge.toolkit.cli.common import (
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-b", "--board", required=True, help="A board's name, or host for this machine.")
+@click.option("-b", "--board", help="A board's name; default: host, this machine.")
 @click.option(
     "--context",
     default="auto",
@@ -31,7 +32,7 @@ from qedge.toolkit.cli.common import (
 @json_option
 def advise(
     model: Path,
-    board: str,
+    board: str | None,
     context: str,
     tokenizer: Path | None,
     ram: str | None,
@@ -39,8 +40,9 @@ def advise(
 ) -> None:
     """Say which types of MODEL fit a board, how fast they should be, and which to take."""
     from qedge.toolkit import show
-    from qedge.toolkit.advise import PERPLEXITY_PERCENT, Choice
+    from qedge.toolkit.advise import Choice
     from qedge.toolkit.advise import advise as find
+    from qedge.toolkit.auto import model_for
 
     def fields(choice: Choice) -> dict[str, Any]:
         return {
@@ -59,10 +61,13 @@ def advise(
             "predicted_tokens_per_second_at_context": choice.deep,
             "predicted_load_seconds": choice.prediction.load_seconds,
             "accuracy": choice.accuracy,
-            "llama3_8b_perplexity_percent": PERPLEXITY_PERCENT[choice.quant],
+            "llama3_8b_perplexity_percent": choice.perplexity_percent,
         }
 
-    found = find(model, board_with_ram(board, ram), context_value(context), tokenizer)
+    if not os.path.lexists(model):
+        with show.bar(True) as tell:
+            model = model_for(os.fspath(model), show.say, tell)
+    found = find(model, board_with_ram(board or "host", ram), context_value(context), tokenizer)
     emit(
         as_json,
         {
@@ -71,10 +76,13 @@ def advise(
             "stored": found.stored,
             "choices": [fields(choice) for choice in found.choices],
             "picks": {pick.goal: asdict(pick) for pick in found.picks},
+            "notes": found.notes,
         },
     )
     if not as_json:
         show.advice(found)
+        for note in found.notes:
+            print(f"note: {note}")
 
 
 VERBS = (advise,)

@@ -38,7 +38,7 @@ def flash_card(
         show.table("card", _rows(plan))
         if not (plan.present or yes):
             click.confirm(f"Write to {path}?", abort=True, err=True)
-        with show.bar(True) as tell:
+        with show.bar(True, lines=True) as tell:
             done = sdcard.apply(card, plan, tell)
     emit(as_json, asdict(done))
     if not as_json:

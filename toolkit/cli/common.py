@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 from qedge.runtime import ImageError, UsageError
+
+emitted = False  # whether standard output has its one object
 
 
 def emit(as_json: bool, fields: dict[str, Any]) -> None:
     """The one object of --json."""
+    global emitted
     if as_json:
+        emitted = True
         print(json.dumps(fields, default=str), flush=True)
 
 
@@ -47,7 +54,22 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+MODEL_OPTIONS = ("context", "memory", "threads", "batch", "kernels", "allow_paging", "pin")
+_IMAGE_MAGIC = b"QEDGEIMG"
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """UsageError for the first of these options of the verb that was given on its line: what
+    cannot be honoured is said, never ignored."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"{parameter.opts[-1]} {why}")
+
+
 def open_model(target: str, options: dict[str, Any]) -> Any:
+    """The model at TARGET: an image, or what one can be made of (toolkit/auto.py)."""
     from qedge.runtime.model import Model
 
     if not os.path.exists(target):
@@ -57,21 +79,48 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
             raise UsageError(
                 f"{target} is a machine's profile; give the image file to run here"
             )
+    return Model.open(_image(target), **{name: options[name] for name in MODEL_OPTIONS})
+
+
+def _image(target: str) -> str | os.PathLike[str]:
+    """The image that TARGET is, or that is built of it once; said on standard error."""
+    if _may_be_image(target):
+        return target
+    try:
+        from qedge.toolkit.auto import image_for
+    except ImportError:
         raise ImageError(
             f"{target}: no such file; give an image (.qimg), made by `qedge build`"
-        )
-    names = ("context", "memory", "threads", "batch", "kernels", "allow_paging", "pin")
-    return Model.open(target, **{name: options[name] for name in names})
+        ) from None
+    from qedge.toolkit import show
+
+    with show.bar(True) as tell:
+        return image_for(target, show.say, tell)
+
+
+def _may_be_image(target: str) -> bool:
+    """Whether a file is to be opened as an image; a damaged one is, too, to hear what it is."""
+    if not os.path.isfile(target):
+        return os.path.exists(target) and not os.path.isdir(target)
+    try:
+        with open(target, "rb") as file:
+            start = file.read(len(_IMAGE_MAGIC))
+    except OSError:
+        return True
+    return start == _IMAGE_MAGIC or not start.startswith(b"GGUF")
+
+
+identity_option = click.option(
+    "--identity",
+    envvar="QEDGE_IDENTITY",
+    help="A private key for ssh; default: as your ssh configuration says.",
+)
 
 
 def port_option(function: Callable[..., None]) -> Callable[..., None]:
     """-p, and the key for a board that is reached by ssh."""
     for option in (
-        click.option(
-            "--identity",
-            envvar="QEDGE_IDENTITY",
-            help="A private key for ssh; default: as your ssh configuration says.",
-        ),
+        identity_option,
         click.option(
             "-p",
             "--port",
@@ -81,6 +130,50 @@ def port_option(function: Callable[..., None]) -> Callable[..., None]:
     ):
         function = option(function)
     return function
+
+
+class Words(click.ParamType):
+    """Text that tab completion knows words for; files too, where a path may stand."""
+
+    name = "text"
+
+    def __init__(self, words: Callable[[], Iterable[str]], files: bool = False) -> None:
+        self._words, self._files = words, files
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(word) for word in self._words() if word.startswith(incomplete)]
+        return [*found, *([CompletionItem(incomplete, type="file")] if self._files else [])]
+
+
+def _boards() -> list[str]:
+    from qedge.toolkit import board
+
+    return [*board.names(), "host"]
+
+
+_COMPLETED = {
+    "board": Words(_boards),
+    "target": Words(_boards, files=True),
+    "quant": Words(lambda: ("q4_0", "q8_0", "f16", "f32")),
+    "kv": Words(lambda: ("q8_0", "f16", "f32")),
+    "embedding": Words(lambda: ("q4_0", "q8_0", "f16", "f32")),
+}
+
+
+def complete(verb: click.Command) -> None:
+    """Gives the parameters of a verb, and of its own verbs, the words of tab completion."""
+    for inner in getattr(verb, "commands", {}).values():
+        complete(inner)
+    for parameter in verb.params:
+        names = {option.lstrip("-") for option in parameter.opts}
+        if getattr(parameter, "metavar", None) == "BOARD":
+            names = {"board"}
+        for name in names & _COMPLETED.keys():
+            parameter.type = _COMPLETED[name]
 
 
 def context_value(text: str) -> int | str:
@@ -105,14 +198,28 @@ def board_with_ram(name: str, ram: str | None) -> Any:
 
 def board_of(target: str, port: str | None) -> Any:
     """The board that a TARGET names, or None when it is an image on this machine."""
-    if os.path.exists(target) and port is None:
+    here = os.path.exists(target)
+    if here and port is None:
+        refuse(("identity",), f"is for boards; {target} is a file here")
         return None  # before numpy is imported with what knows boards: it costs 14 MiB
     from qedge.toolkit import board
 
-    if port is None and target not in board.names():
-        return None
+    if target not in board.names():
+        if port is None:
+            return None
+        if here:
+            raise UsageError(
+                f"-p {port}: is a board's port, and {target} a file here; leave -p out, or "
+                "name the board"
+            )
     found = board.load(target)
     return found if found.device or found.linux or port is not None else None
+
+
+def check_identity(board: Any) -> None:
+    """UsageError for --identity with a board that is not reached by ssh."""
+    if board.linux is None:
+        refuse(("identity",), f"is for boards that are reached by ssh; a {board.name} is not")
 
 
 @contextmanager
@@ -123,5 +230,6 @@ def connected(
     from qedge.toolkit import show
     from qedge.toolkit.reach import reach
 
+    check_identity(board)
     with reach(board, port, identity, show.say) as found:
         yield found.device, found.hello

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import tempfile
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from qedge.runtime import NoBoardError
+from qedge.runtime.text import printable
 from qedge.toolkit.cli.common import connected, emit, json_option, port_option
 
 key_option = click.option(
@@ -43,7 +43,7 @@ def reset(name: str, port: str | None, identity: str | None, as_json: bool) -> N
         device.reset()
     emit(as_json, {"board": hello.board, "board_id": hello.board_id})
     if not as_json:
-        print(f"{hello.board} {hello.board_id}: reset")
+        print(printable(f"{hello.board} {hello.board_id}: reset"))
 
 
 @click.command()
@@ -66,7 +66,7 @@ def rollback(name: str, port: str | None, identity: str | None, as_json: bool) -
     }
     emit(as_json, fields)
     if not as_json:
-        print(f"{after.board} {after.board_id}: {after.image_id} is active again")
+        print(printable(f"{after.board} {after.board_id}: {after.image_id} is active again"))
 
 
 @click.command()
@@ -113,7 +113,7 @@ def emulate(
             hello = emulator.hello()
             if as_json:
                 fields = {"port": emulator.port, "board": name, "board_id": hello.board_id}
-                print(json.dumps(fields), flush=True)
+                emit(as_json, fields)
             else:
                 print(emulator.port, flush=True)
                 show.say(f"try: qedge flash IMAGE -b {name} -p {emulator.port}")
@@ -138,7 +138,7 @@ def _emulate_linux(
             identity = str(emulator.identity)
             if as_json:
                 fields = {"port": emulator.port, "identity": identity, "board": board.name}
-                print(json.dumps(fields), flush=True)
+                emit(as_json, fields)
             else:
                 print(f"{emulator.port} --identity {identity}", flush=True)
                 show.say(
@@ -148,6 +148,26 @@ def _emulate_linux(
             while not stop.wait(0.2):
                 if emulator.ended is not None:
                     raise NoBoardError(emulator.end_text())
+
+
+def list_connected(ports: tuple[str, ...], identity: str | None, as_json: bool) -> None:
+    """`qedge boards --connected`: a line each, also where nothing answers."""
+    from qedge.toolkit import show
+    from qedge.toolkit.connected import look
+
+    found = look(ports, identity, show.say)
+    emit(as_json, {"connected": [asdict(one) for one in found]})
+    if as_json:
+        return
+    if not found:
+        print("no serial port is behind USB here; give others, and user@host, with -p")
+    for one in found:
+        if not one.board:
+            print(f"{one.port}: no board answers ({one.note})")
+            continue
+        parts = [one.board, f"id {one.board_id or '-'}", f"image {one.image_id or 'none'}"]
+        parts += [*(["emulated"] if one.emulated else []), *([one.note] if one.note else [])]
+        print(f"{one.port}: {', '.join(parts)}")
 
 
 @click.group()

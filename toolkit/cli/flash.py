@@ -12,7 +12,8 @@ import click
 
 from qedge.runtime import UsageError
 from qedge.toolkit.cli.card import flash_card
-from qedge.toolkit.cli.common import emit, json_option, port_option
+from qedge.toolkit.cli.common import check_identity, emit, json_option, port_option
+from qedge.toolkit.cli.device import key_option, trusted
 
 
 @click.command()
@@ -25,6 +26,7 @@ from qedge.toolkit.cli.common import emit, json_option, port_option
     type=click.Path(path_type=Path),
     help="Write FILE-firmware.uf2 and FILE-model.uf2 to drag and drop, and no board.",
 )
+@key_option
 @click.option(
     "--service",
     is_flag=False,
@@ -48,6 +50,7 @@ def flash(
     identity: str | None,
     dry_run: bool,
     uf2: Path | None,
+    key: Path | None,
     service: str | None,
     sdcard: Path | None,
     partition: int | None,
@@ -74,16 +77,23 @@ def flash(
     if uf2 is not None:
         from qedge.toolkit.uf2 import write
 
-        firmware_file, model_file = write(board, image, uf2)
+        firmware_file, model_file = write(board, image, uf2, trusted(key))
         fields = {"firmware": firmware_file, "model": model_file}
         emit(as_json, fields)
         if not as_json:
             show.table("drag and drop, in this order", fields, answer=True)
         return
+    if key is not None:
+        raise UsageError("--key goes with --uf2; a board on a line has its key already")
     if service and board.linux is None:
         raise UsageError(f"--service is for boards with Linux, and {name} has none")
     if service and dry_run:
         raise UsageError("--service writes to the board, --dry-run does not: leave one out")
+    check_identity(board)
+    if service:
+        from qedge.toolkit.service import check_line
+
+        check_line(service)
     open_image(image)  # what is wrong with it is said before a board is looked for
     if dry_run:
         fields = _would_flash(image, board, port, identity)
@@ -94,16 +104,17 @@ def flash(
     with (
         _stopped(),
         reach(board, port, identity, show.say, service=bool(service)) as there,
-        show.bar(True) as tell,
+        show.bar(True, lines=True) as tell,
     ):
         plan = flashing.plan(there.device, image, board)
         done = flashing.apply(there.device, plan, tell)
         if service and there.linux is not None:
             from qedge.toolkit.service import enable, unit
 
-            text = unit(board, there.linux.python, open_image(image), service)
+            found = there.linux
+            text = unit(board, found.python, found.runtime, open_image(image), service)
             there.device.reset()  # the service has its own lock
-            enable(there.linux.shell, text)
+            enable(found.shell, text)
     fields = asdict(done)
     if there.seconds:
         fields["seconds_before"] = there.seconds

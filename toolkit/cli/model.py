@@ -16,6 +16,7 @@ from qedge.toolkit.cli.common import (
     board_with_ram,
     context_value,
     emit,
+    identity_option,
     json_option,
     model_options,
     open_model,
@@ -35,15 +36,18 @@ def pull(name: str, as_json: bool) -> None:
         found = fetch(
             name, progress=(lambda done, of: tell("fetch", done, of)) if tell else None
         )
-    emit(as_json, {"path": found.path, "bytes": found.bytes, "sha256": found.sha256})
+    fields = {"path": found.path, "bytes": found.bytes, "sha256": found.sha256}
+    emit(as_json, {**fields, "note": found.note})
+    if found.note:
+        show.say(f"note: {found.note}")
     if not as_json:
         print(found.path)
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-b", "--board", required=True, help="A board's name, or host for this machine.")
-@click.option("--quant", default="q8_0", show_default=True, help="q4_0, q8_0, f16 or f32.")
+@click.option("-b", "--board", help="A board's name; default: host, this machine.")
+@click.option("-q", "--quant", default="q8_0", show_default=True, help="q4_0, q8_0, f16, f32.")
 @click.option(
     "--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits."
 )
@@ -51,7 +55,10 @@ def pull(name: str, as_json: bool) -> None:
 @click.option("--embedding", help="Type of embedding and output; default: q8_0 for q4_0.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Of a llama2.c model.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL-QUANT.qimg here."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: MODEL-QUANT.qimg here, or MODEL-QUANT-BOARD.qimg for another machine.",
 )
 @ram_option
 @click.option("--sign", type=click.Path(path_type=Path), help="Sign it with a private key.")
@@ -59,7 +66,7 @@ def pull(name: str, as_json: bool) -> None:
 @json_option
 def build(
     model: Path,
-    board: str,
+    board: str | None,
     quant: str,
     context: str,
     kv: str | None,
@@ -71,13 +78,19 @@ def build(
     counter: int,
     as_json: bool,
 ) -> None:
-    """Quantize MODEL and pack it into one image for a board."""
+    """Quantize MODEL, a file, a folder or a name that `pull` knows, and pack it into one image
+    for a board, or for this machine."""
     from qedge.toolkit import show
+    from qedge.toolkit.auto import model_for
     from qedge.toolkit.build import build as build_image
+    from qedge.toolkit.build import output_path, replaced
 
-    output = output or Path(
-        f"{model.stem if model.is_file() else model.resolve().name}-{quant}.qimg"
-    )
+    chosen = board_with_ram(board or "host", ram)
+    if not os.path.lexists(model):
+        with show.bar(True) as tell:
+            model = model_for(os.fspath(model), show.say, tell)
+    output = output_path(model, chosen, quant, output)
+    other = replaced(output, chosen)
     key = None
     if sign is not None:
         from qedge.toolkit import signature
@@ -86,7 +99,7 @@ def build(
     with show.bar(True) as tell:
         found = build_image(
             model,
-            board_with_ram(board, ram),
+            chosen,
             output,
             quant=quant,
             context=context_value(context),
@@ -115,10 +128,18 @@ def build(
             "predicted_tokens_per_second": found.tokens_per_second,
             "predicted_load_seconds": found.load_seconds,
             "seconds": found.seconds,
+            "notes": found.notes,
         },
     )
     if not as_json:
         show.built(found)
+    notes = list(found.notes)
+    if board is None:
+        notes.insert(0, f"for this machine ({chosen.name}); -b names another board")
+    if other is not None:
+        notes.append(f"{output} was {other}, and is replaced")
+    for note in notes:
+        show.say(f"note: {note}")
 
 
 @click.command()
@@ -126,7 +147,8 @@ def build(
 @click.option("--verify", is_flag=True, help="Check every byte against the hash tree.")
 @json_option
 def inspect(image: Path, verify: bool, as_json: bool) -> None:
-    """Show an image's sections, plan and provenance."""
+    """Show what is in IMAGE: sections, plan and provenance; of a model's file or folder, what
+    an image of it would be made from."""
     from qedge.toolkit import show
     from qedge.toolkit.describe import describe
 
@@ -153,11 +175,7 @@ def tokenize(
     from qedge.toolkit.encode import encode
 
     inputs = [os.fsencode(text) for text in texts]
-    for file in files:
-        try:
-            inputs.append(file.read_bytes())
-        except OSError as error:
-            raise ImageError(f"{file}: {error.strerror}; give a readable file") from error
+    inputs += [_text_of(file) for file in files]
     if not inputs:
         raise UsageError("nothing to tokenize: give a TEXT or --file FILE")
     found = encode(source, inputs)
@@ -176,17 +194,26 @@ def tokenize(
 def evaluate(
     image: str, textfile: Path, chunks: int | None, as_json: bool, **options: Any
 ) -> None:
-    """Perplexity of TEXTFILE, by llama.cpp's rule; --context is the chunk (512)."""
-    from qedge.toolkit import show
+    """Perplexity of TEXTFILE (lower is better), by llama.cpp's rule; - reads standard input.
+    --context is the chunk: 512, or what the image has if that is less."""
+    from qedge.runtime.image import open_image
+    from qedge.toolkit import board, show
+    from qedge.toolkit.auto import image_for
+    from qedge.toolkit.evaluate import CHUNK
     from qedge.toolkit.evaluate import evaluate as score
 
-    try:
-        text = textfile.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{textfile}: {error.strerror}; give a readable file") from error
     if chunks is not None and chunks < 1:
         raise UsageError(f"--chunks {chunks}: it must be at least 1")
-    options["context"] = 512 if options["context"] is None else options["context"]
+    text = _text_of(textfile)
+    with show.bar(True) as tell:
+        if image not in board.names():
+            image = os.fspath(image_for(image, show.say, tell))
+            built = open_image(image).plan["context"]
+            if options["context"] is None and built < CHUNK:
+                show.say(f"chunks of {built} tokens, the image's context ({CHUNK} is usual)")
+                options["context"] = built
+        if options["context"] is None:
+            options["context"] = CHUNK
     with open_model(image, options) as model, show.bar(True) as tell:
         step = (
             (lambda done, of, value: tell(f"perplexity {value:.4f}", done, of))
@@ -202,12 +229,40 @@ def evaluate(
         )
 
 
+def _text_of(file: Path) -> bytes:
+    """A text's bytes; ImageError when it cannot be read."""
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{file}: {error.strerror}; give a readable file") from error
+
+
 @click.command()
+@click.option("--connected", is_flag=True, help="Those that answer now, at serial ports.")
+@click.option(
+    "-p",
+    "--port",
+    "ports",
+    multiple=True,
+    help="With --connected: look here instead, at a serial port or user@host; several times.",
+)
+@identity_option
 @json_option
-def boards(as_json: bool) -> None:
-    """List the boards that images can be built for."""
+def boards(
+    connected: bool, ports: tuple[str, ...], identity: str | None, as_json: bool
+) -> None:
+    """List the boards that images can be built for, or those that answer now."""
     from qedge.toolkit import board, show
 
+    if ports and not connected:
+        raise UsageError("--port goes with --connected")
+    if connected:
+        from qedge.toolkit.cli.device import list_connected
+
+        list_connected(ports, identity, as_json)
+        return
     known = [board.load(name) for name in board.names()]
     here = board.load("host").name
     emit(as_json, {"boards": [asdict(b) for b in known], "host": here})

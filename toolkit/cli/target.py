@@ -9,8 +9,11 @@ from typing import Any
 
 import click
 
-from qedge.runtime import UsageError
+from qedge.runtime import BoardTestError, QedgeError, UsageError
+from qedge.runtime.image import EVERY_PROMPT, verify_image
+from qedge.toolkit.cli.asked import ASKED, SAMPLING, no_prompt, run_options
 from qedge.toolkit.cli.common import (
+    MODEL_OPTIONS,
     board_of,
     connected,
     emit,
@@ -18,60 +21,55 @@ from qedge.toolkit.cli.common import (
     model_options,
     open_model,
     port_option,
+    refuse,
 )
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
+_PLAN = 2  # the section (runtime/engine/SPEC.md 3.2)
+_BY_THE_PLAN = "has no effect on a board, which runs by its image's plan; leave it out"
 
 
 @click.command()
 @click.argument("target")
-@click.argument("prompt")
-@click.option("-n", "--max-tokens", default=256, show_default=True, help="Tokens at most.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-k", default=0, help="0 is off.")
-@click.option("--top-p", default=1.0, help="1 is off.")
-@click.option("--min-p", default=0.0, help="0 is off.")
-@click.option("--repeat-penalty", default=1.0, help="1 is off.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--stop", multiple=True, help="A text that ends the answer; may be repeated.")
-@click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
+@click.argument("prompt", required=False)
+@run_options
 @click.option("--hash", "with_hash", is_flag=True, help="Also logits_hash.")
 @port_option
 @model_options
 @json_option
 def run(
     target: str,
-    prompt: str,
+    prompt: str | None,
     port: str | None,
     identity: str | None,
     as_json: bool,
     with_hash: bool,
-    chat: bool,
+    verify: bool,
     **options: Any,
 ) -> None:
     """Generate text with the model at TARGET, an image or a board; PROMPT - reads standard
     input."""
+    if prompt is None:
+        raise click.UsageError(no_prompt(target, port), click.get_current_context())
     text = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
+    asked = {name: options[name] for name in ASKED}
     if (board := board_of(target, port)) is not None:
-        if chat:
-            raise UsageError("--chat works with images; give a board the whole prompt")
-        _run_there(board, port, identity, text, as_json, with_hash, options)
+        refuse(MODEL_OPTIONS, _BY_THE_PLAN)
+        refuse(("verify",), "is for images here; `qedge test` proves what a board has")
+        _run_there(board, port, identity, text, as_json, with_hash, options, asked)
         return
     from qedge.runtime.machine import peak_rss_bytes
     from qedge.toolkit import show
 
     with open_model(target, options) as model:
-        tokens = model.prompt_tokens(text)
-        if chat:
-            from qedge.toolkit.chat import chat_tokens
-
-            tokens = chat_tokens(model, [{"role": "user", "content": text.decode()}])
+        if verify:
+            verify_image(model.image, target)
+        tokens = _ids(model, text, asked)
         pieces = []
-        sampling = {name: options[name] for name in _SAMPLING}
+        sampling = {name: options[name] for name in SAMPLING}
         for piece in model.generate(tokens, options["max_tokens"], hash=with_hash, **sampling):
             pieces.append(piece)
             if not as_json:
-                print(piece, end="", flush=True)
+                show.piece(piece)
         fields = {
             "text": "".join(pieces),
             "tokens": model.tokens,
@@ -99,13 +97,33 @@ def run(
             )
 
 
-def memory_of(hello: Any) -> dict[str, int]:
+def _ids(model: Any, text: bytes, asked: dict[str, Any]) -> list[int]:
+    """The ids of a prompt; a plain one needs nothing of conversations."""
+    marked = not asked["raw"] and (model.chat_template or "").startswith(EVERY_PROMPT)
+    if not asked["chat"] and asked["system"] is None and not marked:
+        return list(model.prompt_tokens(text, special=asked["special"]))
+    from qedge.toolkit.chat.prompts import ids_here
+
+    return ids_here(model, text, **asked)
+
+
+def _planned_arena(device: Any) -> int | None:
+    """The arena that the active image's plan says, of the board's; None when it has none."""
+    try:
+        plan = device.section(_PLAN)
+    except QedgeError:  # older firmware
+        return None
+    return None if plan is None or len(plan) < 32 else int.from_bytes(plan[24:32], "little")
+
+
+def memory_of(hello: Any, device: Any) -> dict[str, int]:
     """What a board's RAM holds for a session: a microcontroller's arena is static, so all of it
-    counts; a board with Linux says what its agent took."""
+    counts, whatever the image needs of it; a board with Linux says what its agent took."""
     if hello.ram:
         return {"peak_rss_bytes": hello.peak_rss}
     return {
         "arena_bytes": hello.arena,
+        "image_arena_bytes": _planned_arena(device),
         "stack_used_bytes": hello.stack_used,
         "peak_rss_bytes": hello.arena + hello.stack_used,
     }
@@ -119,19 +137,23 @@ def _run_there(
     as_json: bool,
     with_hash: bool,
     options: Any,
+    asked: Any,
 ) -> None:
     from qedge.toolkit import show
+    from qedge.toolkit.chat.prompts import text_there
     from qedge.toolkit.remote import Run
 
     with connected(board, port, identity) as (device, hello):
-        sampling = {name: options[name] for name in _SAMPLING}
+        sampling = {name: options[name] for name in SAMPLING}
+        text, sampling["special"] = text_there(device, text, **asked)
         made = Run(device, text, options["max_tokens"], hash=with_hash, **sampling)
         pieces = []
         for piece in made:
             pieces.append(piece)
             if not as_json:
-                print(piece, end="", flush=True)
+                show.piece(piece)
         after = device.hello()
+        memory = memory_of(after, device)
     fields = {
         "text": "".join(pieces),
         "tokens": made.tokens,
@@ -139,7 +161,7 @@ def _run_there(
         "prompt_tokens": made.times.prompt_tokens,
         "generated_tokens": len(made.tokens),
         **made.times.fields(hello, board),
-        **memory_of(after),
+        **memory,
         "kernels": hello.kernels,
         "image_id": hello.image_id,
         "board_id": hello.board_id,
@@ -192,9 +214,15 @@ def bench(
 ) -> None:
     """Measure prefill and decode of the model at TARGET, an image or a board; medians, and what
     they are worth."""
+    if options["append"] is not None:
+        from qedge.toolkit.record import check_appendable
+
+        check_appendable(options["append"])
     if (board := board_of(target, port)) is not None:
-        if options["cold"] or options["rounds"]:
-            raise UsageError("--cold and --rounds work with images; --repeat with a board, too")
+        refuse(MODEL_OPTIONS, _BY_THE_PLAN)
+        refuse(("cold", "rounds"), "works with images; --repeat with a board, too")
+        if board.linux is None:
+            refuse(("within",), "is for images and boards with Linux; --repeat with this one")
         with connected(board, port, identity) as (device, hello):
             if board.linux is not None:
                 _measure_there(
@@ -255,19 +283,18 @@ def benched(
 ) -> None:
     """What becomes of every measurement, wherever it was made: a verdict, a line for --json and
     --append, a table by tell, the reasons when it is invalid. BoardTestError when --strict."""
-    from qedge.runtime import BoardTestError
     from qedge.toolkit import record, show
     from qedge.toolkit.trust import judge
 
     verdict = judge(results)
     fields = record.record(results, verdict, board=board, target=target)
-    if options["append"] is not None:
-        record.append(options["append"], fields)
     emit(options["as_json"], fields)
     if not options["as_json"]:
         tell()
     for flag in verdict.flags:
         show.say(f"{'invalid' if flag.invalidates else 'note'}: {flag.name}: {flag.text}")
+    if options["append"] is not None:  # last: what was measured has been said by then
+        record.append(options["append"], fields)
     if options["strict"] and not verdict.valid:
         raise BoardTestError(f"{target}: invalid measurement; {'; '.join(verdict.reasons)}")
 
@@ -340,7 +367,7 @@ def _bench_there(
     results = {
         **dict.fromkeys(FIELDS),
         **found[0],
-        **memory_of(after),
+        **memory_of(after, device),
         "decode": [
             {"depth": depth, "tokens_per_second": one["decode_tokens_per_second"]}
             for depth, one in zip(depths, found)
@@ -369,10 +396,12 @@ def test(
     if (board := board_of(target, port)) is not None:
         from qedge.toolkit.remote import test as test_there
 
+        refuse(MODEL_OPTIONS, _BY_THE_PLAN)
         with connected(board, port, identity) as (device, hello):
             digest, kernels = test_there(device), hello.kernels
     else:
         with open_model(target, options) as model:
+            verify_image(model.image, target)  # a damaged file is not the engine's fault
             digest, kernels = model.test(), model.kernels
     emit(as_json, {"passed": True, "logits_hash": digest, "kernels": kernels})
     if not as_json:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError, UsageError
+from qedge.runtime.text import printable
 from qedge.toolkit.board import Board
 from qedge.toolkit.lab.resource import NETWORK, PREFIX, SERIAL, Resource, choose
 
@@ -58,7 +59,7 @@ def real_port(
     claim = Claim(_named(port.removeprefix(PREFIX)), address, board)
     try:
         found = to_its_end(claim.take())
-        say(f"{PREFIX}{claim.place}: {found}, {claim.how}")
+        say(printable(f"{PREFIX}{claim.place}: {found}, {claim.how}"))
         yield found
     except BaseException:
         try:

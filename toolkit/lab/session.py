@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-from qedge.runtime.errors import NoBoardError, UsageError
+from qedge.runtime.errors import NoBoardError, QedgeError, UsageError
+from qedge.runtime.text import printable
 
 ANSWER_SECONDS = 10.0  # for each question to the coordinator
 _Result = TypeVar("_Result")
@@ -32,7 +33,10 @@ def to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
         thread.start()
         thread.join()
     if failed:
-        raise failed[0]
+        error = failed[0]
+        if isinstance(error, QedgeError):  # names and reasons of other people are in it
+            raise type(error)(printable(str(error))) from error
+        raise error
     return ended[0]
 
 

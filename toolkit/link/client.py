@@ -14,6 +14,9 @@ import serial
 
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.runtime.frame import Decoder, StreamDecoder, encode
+from qedge.runtime.text import printable
+from qedge.toolkit.link.answers import error
+from qedge.toolkit.link.port import open_port
 
 READ, WRITE = 0, 2
 OS, QEDGE = 0, 64
@@ -44,18 +47,9 @@ class Refused(Exception):
 
 
 def open_line(port: str, baud: int) -> Line:
-    """A port by any of pyserial's names: /dev/ttyACM0, COM3, socket://HOST:PORT, rfc2217://…
-    NoBoardError when it cannot be opened."""
-    options: dict[str, Any] = {"baudrate": baud, "timeout": 0.05}
-    if "://" not in port:
-        options["exclusive"] = True  # two programs on one line would talk through each other
-    try:
-        return serial.serial_for_url(port, **options)  # type: ignore[no-any-return]
-    except (serial.SerialException, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise NoBoardError(
-            f"{port}: cannot be opened ({reason}); give the board's port with -p"
-        ) from error
+    """A serial port: /dev/ttyACM0, COM3, socket://HOST:PORT, rfc2217://HOST:PORT.
+    NoBoardError when it cannot be opened, UsageError for another name."""
+    return open_port(port, baud)  # type: ignore[no-any-return]
 
 
 class Link:
@@ -168,10 +162,7 @@ class Link:
         try:
             self._line.write(data)
         except (serial.SerialException, OSError) as error:
-            raise WriteError(
-                f"{self._name}: the connection was lost ({error}); what is active on the board "
-                "stays so: connect it and run this again"
-            ) from error
+            raise self._lost(error) from error
 
     def _receive(self, head: bytes, until: float) -> dict[str, Any] | None:
         """The answer to the packet with this head, or None when `until` has come."""
@@ -191,12 +182,16 @@ class Link:
             try:
                 data = self._line.read(max(1, self._line.in_waiting))
             except (serial.SerialException, OSError) as error:
-                raise WriteError(
-                    f"{self._name}: the connection was lost ({error}); what is active on the "
-                    "board stays so: connect it and run this again"
-                ) from error
+                raise self._lost(error) from error
             self._heard += len(data)
             self._came.extend(p for p in self._decoder.feed(data) if len(p) >= 8)
+
+    def _lost(self, error: Exception) -> WriteError:
+        said = printable(str(error), keep="\n")
+        return WriteError(
+            f"{self._name}: the connection was lost ({said}); what is active on the board "
+            "stays so: connect it and run this again"
+        )
 
     def _silence(self) -> NoBoardError:
         if self._heard:
@@ -213,9 +208,9 @@ def _checked(answer: dict[str, Any], group: int) -> dict[str, Any]:
     """The answer; Refused when it is an error."""
     wrong = answer.get("err")
     if isinstance(wrong, dict):
-        raise Refused(wrong.get("group", group), wrong.get("rc", 0), str(wrong.get("text", "")))
+        raise Refused(*error(wrong, group))
     if answer.get("rc"):
-        raise Refused(group, answer["rc"])
+        raise Refused(*error(answer, group))
     return answer
 
 

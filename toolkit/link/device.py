@@ -3,10 +3,11 @@ family's."""
 
 from __future__ import annotations
 
+import secrets
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, TypeVar
 
 from qedge.runtime.errors import (
     BoardTestError,
@@ -19,15 +20,19 @@ from qedge.runtime.errors import (
     WriteError,
     WrongBoardError,
 )
+from qedge.toolkit.link import answers
+from qedge.toolkit.link.answers import Hello, Untrue
 from qedge.toolkit.link.client import OS, OS_RESET, QEDGE, Link, Refused
 
-HELLO, DIGEST, WRITE, COPY, JOB, STEP = range(6)
-DIGEST_BYTES = 8
+HELLO, DIGEST, WRITE, COPY, JOB, STEP, SECTION = range(7)
 # Seconds until an error, and until a message is sent again: a step is a few tokens, and an
 # emulator may be slow; an erase takes up to half a second.
 STEP_PATIENCE, STEP_PAUSE = 60.0, 5.0
 WRITE_PATIENCE, WRITE_PAUSE = 15.0, 1.0
+IDLE_SECONDS = 600.0  # of a job that answers, and does not come on
+STEPS_MOST = 1 << 17  # of a job whose caller knows no smaller number
 _ENGINE = 100  # the engine's errors are this minus their number
+_Answer = TypeVar("_Answer")
 
 _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
     1: (BudgetError, "the board refused it as outside its slot"),
@@ -35,7 +40,10 @@ _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
     3: (VerifyError, "the flash does not read back what was written; it may be worn out"),
     4: (UsageError, "the board cannot do this: a value is out of its range"),
     5: (ImageError, "the board holds no image; flash one first"),
-    6: (NoBoardError, "the board was reset in the middle; run this again"),
+    6: (
+        NoBoardError,
+        "the board was reset in the middle, or works for another client now; run this again",
+    ),
     7: (WrongBoardError, "the image was built for another board; build it with -b"),
     8: (BoardTestError, "the golden test gave other tokens or logits than the image promises"),
     9: (ImageError, "the board wants a signature by its key; sign the image (`qedge sign`)"),
@@ -44,6 +52,7 @@ _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
     12: (WriteError, "another flash is at work on the board; wait until it has ended"),
     13: (WriteError, "the board's disk is full; make room there and run this again"),
     14: (WriteError, "the board's disk cannot be written"),
+    15: (BoardTestError, "the board ended several times while it tested the image"),
     _ENGINE + 1: (VerifyError, "the image on the board is broken; flash it again"),
     _ENGINE + 2: (ImageError, "the image is of a version that the firmware does not know"),
     _ENGINE + 3: (VerifyError, "a hash on the board does not match; flash it again"),
@@ -55,46 +64,8 @@ _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """What a slot's record says; sequence 0: it has none."""
-
-    sequence: int
-    bytes: int
-    counter: int
-    image_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What a board says of itself. Sizes are bytes."""
-
-    board: str
-    board_id: str
-    firmware: str
-    kernels: str
-    arena: int
-    capacity: int
-    block: int
-    page: int
-    packet: int
-    tick_hz: int
-    emulated: bool
-    stack: int
-    stack_used: int
-    active: int | None
-    slots: tuple[Slot, ...]
-    key: bytes | None = None  # the public key whose signatures it wants
-    floor: int = 0  # the least security counter that it takes
-    ram: int = 0  # of a board with Linux, where image and arena share it
-    peak_rss: int = 0
-    threads: int = 1
-    pending_error: str = ""  # why the image that was put on its card was not taken up
-
-    @property
-    def image_id(self) -> str | None:
-        """Of the active image."""
-        return None if self.active is None else self.slots[self.active].image_id
+class SourceGone(ImageError):
+    """What was to be copied on the board is not there any more."""
 
 
 class Device:
@@ -124,48 +95,48 @@ class Device:
         said = f" ({refused.text})" if refused.text else ""
         raise kind(f"{self.name}: {text}{said}") from refused
 
-    def hello(self, *, patience: float | None = None) -> Hello:
-        found = self._ask(HELLO, {}, patience=patience)
+    def _checked(self, check: Callable[..., _Answer], *values: Any) -> _Answer:
+        """An answer as answers.py checks it. NoBoardError for one that cannot be true."""
         try:
-            slots = tuple(
-                Slot(
-                    s["sequence"],
-                    s.get("bytes", 0),
-                    s.get("counter", 0),
-                    s.get("id", b"").hex(),
-                )
-                for s in found["slots"]
-            )
-            active = found.get("active")
-            same = (
-                "board", "firmware", "kernels", "arena", "capacity", "block", "page", "packet",
-                "tick_hz", "emulated", "stack", "stack_used",
-            )  # fmt: skip
-            return Hello(
-                board_id=found["board_id"].hex(),
-                active=active if active is None else range(len(slots))[active],
-                slots=slots,
-                key=found.get("key"),
-                floor=found.get("floor", 0),
-                ram=found.get("ram", 0),
-                peak_rss=found.get("peak_rss", 0),
-                pending_error=str(found.get("pending_error", "")),
-                threads=found.get("threads", 1),
-                **{name: found[name] for name in same},
-            )
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            return check(*values)
+        except Untrue as error:
             raise NoBoardError(
-                f"{self.name}: it answers, but not as qedge's firmware does ({error!r}); is "
+                f"{self.name}: it answers, but not as qedge's firmware does ({error}); is "
                 "the firmware of another version?"
             ) from error
 
-    def digests(self, slot: int, first: int, count: int) -> list[bytes]:
-        """The first 8 bytes of the SHA-256 of blocks in a slot."""
-        values = {"slot": slot, "first": first, "count": count}
-        data = self._ask(DIGEST, values, patience=STEP_PATIENCE, pause=STEP_PAUSE).get(
-            "digests", b""
-        )
-        return [data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES)]
+    def hello(self, *, patience: float | None = None) -> Hello:
+        return self._checked(answers.hello, self._ask(HELLO, {}, patience=patience))
+
+    def start_error(self, hello: Hello) -> str:
+        """Why an image was not taken up as the board started, or the active one given up;
+        empty: nothing was wrong."""
+        if not hello.start_error:
+            return hello.pending_error
+        _, text = _ERRORS.get(hello.start_error, (None, f"error {hello.start_error}"))
+        end = "; the other slot's is active again" if hello.fell_back else ""
+        return f"the image in slot {hello.start_slot}: {text}{end}"
+
+    def section(self, kind: int) -> bytes | None:
+        """A small section of the active image; None when it has none of this kind."""
+        found = bytearray()
+        while True:
+            values = {"kind": kind, "offset": len(found)}
+            there, size, piece = self._checked(
+                answers.section, self._ask(SECTION, values, patience=STEP_PATIENCE)
+            )
+            found += piece
+            if not there or len(found) >= size or not piece:
+                return bytes(found[:size]) if there else None
+
+    def digests(self, slot: int, first: int, count: int, *, part: bool = False) -> list[bytes]:
+        """The first 8 bytes of the SHA-256 of blocks in a slot's image, or of what was sent to
+        it and is not active yet; of a block that is not there, zeros."""
+        values: dict[str, Any] = {"slot": slot, "first": first, "count": count}
+        if part:
+            values["part"] = True
+        found = self._ask(DIGEST, values, patience=STEP_PATIENCE, pause=STEP_PAUSE)
+        return self._checked(answers.digests, found, count)
 
     def write(self, board_id: str, slot: int, offset: int, data: bytes) -> None:
         """Whole pages of an image; a block is erased when its first page is written."""
@@ -183,33 +154,61 @@ class Device:
         )
 
     def copy_all(
-        self, board_id: str, slot: int, offsets: Iterable[int], source_slot: int
+        self, board_id: str, slot: int, pieces: Iterable[tuple[int, int, int]]
     ) -> Iterator[None]:
-        """Blocks from a slot to the same place of a slot, without sending them; yields once
-        for each that is done."""
-        same = {"id": bytes.fromhex(board_id), "slot": slot, "from": source_slot}
-        yield from self._stream(COPY, ({**same, "offset": at, "source": at} for at in offsets))
+        """Blocks that are on the board already, as (offset, slot that has it, offset there);
+        yields once for each that is done. SourceGone when a slot has its image no longer."""
+        same = {"id": bytes.fromhex(board_id), "slot": slot}
+        yield from self._stream(
+            COPY,
+            (
+                {**same, "offset": at, "from": other, "source": there}
+                for at, other, there in pieces
+            ),
+        )
 
     def _stream(self, command: int, many: Iterable[dict[str, Any]]) -> Iterator[None]:
         try:
             patient = {"patience": WRITE_PATIENCE, "pause": WRITE_PAUSE}
             yield from self._link.stream(QEDGE, command, many, **patient)
         except Refused as refused:
+            if command == COPY and refused.code == 5:
+                text = "what was to be copied there is gone; run this again"
+                raise SourceGone(f"{self.name}: {text}") from refused
             self._fail(refused)
 
-    def job(self, name: str, **values: Any) -> Iterator[dict[str, Any]]:
-        """Begins a job and yields what each of its steps finds; the last one says `done`."""
+    def job(
+        self, name: str, *, most: int = STEPS_MOST, idle: float = IDLE_SECONDS, **values: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Begins a job and yields what each of its steps finds; the last one says `done`.
+
+        most: steps that it can take. idle: seconds that it may go without coming on.
+        NoBoardError beyond either."""
         patient: dict[str, Any] = {
             "write": True,
             "patience": STEP_PATIENCE,
             "pause": STEP_PAUSE,
         }
-        self._ask(JOB, {"job": name, **values}, **patient)
-        while True:
-            found = self._ask(STEP, {}, **patient)
+        ticket = secrets.randbelow(1 << 32)  # or another client's job would answer us
+        self._ask(JOB, {"job": name, "ticket": ticket, **values}, **patient)
+        came_on, last = time.monotonic(), (-1, -1)
+        for _ in range(most):
+            found = self._checked(answers.step, self._ask(STEP, {"ticket": ticket}, **patient))
             yield found
-            if found.get("done"):
+            if found["done"]:
                 return
+            now = (found["at"], found["of"])
+            if now != last or "token" in found or found.get("json"):
+                came_on, last = time.monotonic(), now
+            elif time.monotonic() - came_on > idle:
+                raise NoBoardError(
+                    f"{self.name}: its job `{name}` has not come on for {idle:.0f} s; restart "
+                    "the board (`qedge reset`) and run this again"
+                )
+        raise NoBoardError(
+            f"{self.name}: its job `{name}` does not end; it is no board that qedge knows, or "
+            "its firmware is of another version"
+        )
 
     def finish(self, name: str, **values: Any) -> dict[str, Any]:
         """What the last step of a job finds."""

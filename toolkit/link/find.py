@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from serial.tools import list_ports
 
 from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError
+from qedge.runtime.text import printable
+from qedge.toolkit.link.answers import Hello
 from qedge.toolkit.link.client import Link, open_line
-from qedge.toolkit.link.device import Device, Hello
+from qedge.toolkit.link.device import Device
 
 LOOK_SECONDS = 1.5
 
@@ -23,12 +25,13 @@ def find(name: str, baud: int, ports: Iterable[str] | None = None) -> str:
     writes nothing. NoBoardError when none does, SeveralBoardsError when more than one does."""
     looked = list(usb_ports() if ports is None else ports)
     found: list[tuple[str, Hello]] = []
-    others = []
+    others, closed = [], list[str]()
     for port in looked:
         try:
             device = Device(Link(open_line(port, baud), port, patience=LOOK_SECONDS), port)
-        except QedgeError:
-            continue  # busy, or not ours to open
+        except QedgeError as error:
+            closed.append(str(error))  # busy, or not ours to open
+            continue
         try:
             hello = device.hello()
             (found if hello.board == name else others).append((port, hello))
@@ -43,7 +46,9 @@ def find(name: str, baud: int, ports: Iterable[str] | None = None) -> str:
         raise SeveralBoardsError(
             f"{len(found)} boards answer as {name}: {places}; choose one with -p"
         )
-    seen = ", ".join(f"{port}: a {hello.board}" for port, hello in others)
+    seen = "; ".join(
+        [*(f"{port}: a {printable(hello.board)}" for port, hello in others), *closed]
+    )
     raise NoBoardError(
         f"no {name} answers at {', '.join(looked) or 'any port: there is none behind USB'}"
         f"{f' ({seen})' if seen else ''}; give its port with -p, or start an emulated one with "

@@ -32,7 +32,7 @@ def block_shape(source_type: str) -> tuple[int, int]:
 
     kind = gguf.GGMLQuantizationType[source_type]
     weights, size = gguf.GGML_QUANT_SIZES[kind]
-    if source_type not in ("F32", "F16"):
+    if source_type not in ("F64", "F32", "F16"):
         try:
             with np.errstate(all="ignore"):
                 dequantize(np.zeros((1, size), np.uint8), kind)
@@ -60,6 +60,9 @@ def decode(stored: Bytes, source_type: str) -> Floats:
     stored = np.ascontiguousarray(stored)
     if source_type == "F32":
         return stored.view(np.float32).copy()
+    if source_type == "F64":
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found by the caller
+            return stored.view(np.float64).astype(np.float32)
     if source_type == "F16":
         return stored.view(np.float16).astype(np.float32)
     if source_type == "BF16":

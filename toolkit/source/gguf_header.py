@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source.mapped import map_file
+from qedge.toolkit.source.opened import SourceFile
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 DIMENSIONS_LIMIT = 4
 NAME_LIMIT_BYTES = 1 << 16
+WINDOW_BYTES = 4 << 20  # read at first; most headers fit
 # The smallest possible key-value pair and tensor entry, so that a count can be refused at once.
 SMALLEST_PAIR_BYTES = 8 + 4 + 1
 SMALLEST_ENTRY_BYTES = 8 + 4 + 4 + 8
@@ -54,39 +54,42 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """`metadata` holds str, bool, int and float; arrays are numpy, or list[bytes] for text."""
+    """`metadata` holds str (bytes that are not UTF-8 as surrogates), bool, int and float;
+    arrays are numpy, or list[bytes] for text."""
 
     metadata: dict[str, object]
     tensors: tuple[TensorEntry, ...]
     data_offset: int
-    data: npt.NDArray[np.uint8]  # the whole file, mapped
+    file: SourceFile
 
 
 def read_metadata(path: Path) -> dict[str, object]:
     """The key-value pairs of a GGUF, with or without tensors; ImageError when it is damaged."""
-    return _Reader(path).metadata()
+    return _Reader(SourceFile(path)).metadata()
 
 
 def read_header(path: Path) -> Header:
     """Metadata and tensor table; ImageError when any of it is damaged or does not fit."""
-    reader = _Reader(path)
+    file = SourceFile(path)
+    reader = _Reader(file)
     metadata = reader.metadata()
     entries = reader.entries()
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise ImageError(f"{path}: general.alignment is {alignment!r}, not a power of two")
     data_offset = -(-reader.at // alignment) * alignment
-    return Header(metadata, entries, data_offset, reader.data)
+    return Header(metadata, entries, data_offset, file)
 
 
 class _Reader:
-    """A position in the file that never passes its end."""
+    """A position in the file that never passes its end.  `buffer` is the file's beginning, as
+    much of it as was needed so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data = map_file(path)
-        self.buffer = memoryview(self.data.data)
-        self.size = len(self.buffer)
+    def __init__(self, file: SourceFile) -> None:
+        path = self.path = file.path
+        self.file = file
+        self.size = file.size
+        self.buffer = memoryview(file.read(0, min(self.size, WINDOW_BYTES)))
         self.at = 0
         magic = self.take(4, "magic").tobytes()
         if magic != MAGIC:
@@ -108,9 +111,17 @@ class _Reader:
                 f"{self.path}: cut short or damaged: {what} at byte {self.at} needs {count} "
                 f"bytes, the file ends at {self.size}; fetch it again"
             )
+        if stop > len(self.buffer):
+            self.widen(stop)
         piece = self.buffer[self.at : stop]
         self.at = stop
         return piece
+
+    def widen(self, stop: int) -> None:
+        """Reads on until `buffer` holds byte stop - 1, which the file has."""
+        have = len(self.buffer)
+        want = min(self.size, max(stop, 2 * have))
+        self.buffer = memoryview(bytes(self.buffer) + self.file.read(have, want - have))
 
     def number(self, form: str, what: str) -> int:
         value: int = struct.unpack(form, self.take(struct.calcsize(form), what))[0]
@@ -149,8 +160,8 @@ class _Reader:
         return pairs
 
     def value(self, kind: int, key: str) -> object:
-        if kind == STRING:
-            return self.text(key)
+        if kind == STRING:  # a description in any bytes is no damage
+            return self.string(key).decode("utf-8", "surrogateescape")
         if kind == ARRAY:
             return self.array(key)
         form = self.scalar_form(kind, key)
@@ -170,12 +181,19 @@ class _Reader:
         """The hot loop of opening a model: 98,000 times a length and that many bytes."""
         self.check_count(count, 8, f"strings in {key}")
         buffer, size, at = self.buffer, self.size, self.at
+        have = len(buffer)
         length_at = struct.Struct("<Q").unpack_from
         items: list[bytes] = []
         for _ in range(count):
             start = at + 8
             if start <= size:
+                if start > have:
+                    self.widen(start)
+                    buffer, have = self.buffer, len(self.buffer)
                 at = start + length_at(buffer, at)[0]
+                if have < at <= size:
+                    self.widen(at)
+                    buffer, have = self.buffer, len(self.buffer)
             if start > size or at > size:
                 raise ImageError(
                     f"{self.path}: cut short or damaged: string {len(items)} of {key} goes "

@@ -10,7 +10,6 @@ import struct
 from pathlib import Path
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source.mapped import map_file
 from qedge.toolkit.source.model import (
     ModelConfig,
     SourceModel,
@@ -18,6 +17,7 @@ from qedge.toolkit.source.model import (
     check_config,
     check_tensors,
 )
+from qedge.toolkit.source.opened import SourceFile, Stretch
 
 HEADER = struct.Struct("<7i")
 NEWER_MAGIC = 0x616B3432
@@ -43,18 +43,24 @@ def open_llama2c(path: Path, tokenizer: Path) -> SourceModel:
     """A version 0 checkpoint with its tokenizer.bin; ImageError unless the size is exact."""
     from qedge.toolkit import vocabulary
 
-    config = read_config(path)
-    tensors = _tensors(config, path)
+    file, words_file = SourceFile(path), SourceFile(tokenizer)
+    config = _config(file)
+    tensors = _tensors(config, file)
     words = vocabulary.from_llama2c(tokenizer, config.vocab_size)
-    return SourceModel(path, config, words, None, tensors, (path, tokenizer))
+    return SourceModel(path, config, words, None, tensors, (file, words_file))
 
 
 def read_config(path: Path) -> ModelConfig:
     """The header alone; ImageError when its numbers are out of range or do not fit."""
-    data = map_file(path)
-    if data.size < HEADER.size:
-        raise ImageError(f"{path}: {data.size} bytes is too short for a llama2.c checkpoint")
-    dim, ffn, layers, heads, kv_heads, vocab_size, context = HEADER.unpack_from(data.data)
+    return _config(SourceFile(path))
+
+
+def _config(file: SourceFile) -> ModelConfig:
+    path = file.path
+    if file.size < HEADER.size:
+        raise ImageError(f"{path}: {file.size} bytes is too short for a llama2.c checkpoint")
+    header = HEADER.unpack(file.read(0, HEADER.size))
+    dim, ffn, layers, heads, kv_heads, vocab_size, context = header
     if dim == NEWER_MAGIC:
         raise ImageError(f"{path}: a newer llama2.c export; export it again with --version 0")
     if heads < 1 or dim % heads:
@@ -81,17 +87,17 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
-def _tensors(config: ModelConfig, path: Path) -> dict[str, SourceTensor]:
-    data = map_file(path)
+def _tensors(config: ModelConfig, file: SourceFile) -> dict[str, SourceTensor]:
+    path = file.path
     places, size = _places(config)
-    if data.size != size:
+    if file.size != size:
         raise ImageError(
-            f"{path}: the header calls for {size} bytes, the file has {data.size}; "
+            f"{path}: the header calls for {size} bytes, the file has {file.size}; "
             "it is cut short, damaged or no llama2.c checkpoint"
         )
     tensors = {}
     for name, (start, rows, columns) in places.items():
-        stored = data[start : start + 4 * rows * columns].reshape(rows, 4 * columns)
+        stored = Stretch(file, start, rows, 4 * columns)
         tensors[name] = SourceTensor(name, rows, columns, "F32", stored, path)
     return check_tensors(config, tensors, path)
 

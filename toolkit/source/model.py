@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source import blocks, mapped
+from qedge.toolkit.source import blocks
+from qedge.toolkit.source.opened import SourceFile, Stretch
 
 if TYPE_CHECKING:
     from qedge.toolkit.vocabulary import Vocabulary
@@ -29,7 +30,6 @@ Floats = npt.NDArray[np.float32]
 LAYERS_LIMIT = 1024
 SIZE_LIMIT = 1 << 24
 CONTEXT_LIMIT = (1 << 31) - 1
-HASH_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,30 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """A context up to which the graph is Llama's, and what begins after it: `why` ends before
+    the number ("attention slides over a window of")."""
+
+    positions: int
+    why: str
+
+    @classmethod
+    def window(cls, positions: int, path: Path) -> Bound:
+        """A sliding window's: every token sees all before it while they are no more than that.
+
+        ImageError for a window that none could have."""
+        if positions < 1:
+            raise ImageError(f"{path}: sliding_window is {positions}; it must be at least 1")
+        return cls(positions, "its attention slides over a window of")
+
+
+def shortest(*bounds: Bound | None) -> Bound | None:
+    """The bound that is met first; None when there is none."""
+    found = [bound for bound in bounds if bound is not None]
+    return min(found, key=lambda bound: bound.positions, default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Shape of a Llama graph.  Floats are the numbers of the file, not rounded again."""
 
@@ -69,21 +93,28 @@ class ModelConfig:
     rope_base: float
     rope_scaling: RopeScaling | None
     tied: bool  # the output matrix is the embedding
+    bound: Bound | None = None  # of the contexts that an image may have
+
+    @property
+    def longest(self) -> int:
+        """The longest context that an image of it may have, in tokens."""
+        return self.context if self.bound is None else min(self.context, self.bound.positions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceTensor:
-    """A matrix (rows, columns) in a mapped file; a vector has one row.
+    """A matrix (rows, columns) in a file; a vector has one row.
 
-    `stored` is the mapped file itself, (rows, bytes of a row).  `row_order`, when there is one,
-    names the stored row of each row: it turns a model of half-split rotary order into pairs.
+    `stored` is where its bytes are, (rows, bytes of a row): a stretch of the file, or an array.
+    `row_order`, when there is one, names the stored row of each row: it turns a model of
+    half-split rotary order into pairs.
     """
 
     name: str
     rows: int
     columns: int
     source_type: str
-    stored: Bytes
+    stored: Stretch | Bytes
     path: Path
     row_order: npt.NDArray[np.intp] | None = None
 
@@ -91,7 +122,7 @@ class SourceTensor:
         """Rows start_row to stop_row (exclusive) as a new float32 array (rows, columns).
 
         ImageError when a weight is not finite."""
-        values = blocks.decode(self._stored_rows(start_row, stop_row), self.source_type)
+        values = blocks.decode(self.stored_rows(start_row, stop_row), self.source_type)
         # max and min carry a NaN through, and cost less than isfinite over the whole array.
         if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
             row = start_row + int(np.argmin(np.isfinite(values).all(axis=1)))
@@ -104,7 +135,7 @@ class SourceTensor:
         ImageError when a scale or a weight is not finite."""
         if self.source_type not in blocks.COPIED:
             return None
-        stored = np.ascontiguousarray(self._stored_rows(start_row, stop_row))
+        stored = np.ascontiguousarray(self.stored_rows(start_row, stop_row))
         finite = blocks.finite_rows(stored, self.source_type)
         if not finite.all():
             self.refuse_weight(start_row + int(np.argmin(finite)))
@@ -117,19 +148,18 @@ class SourceTensor:
         for start in range(0, self.rows, step):
             yield start, min(start + step, self.rows)
 
-    def release(self, start_row: int, stop_row: int) -> None:
-        """The mapped bytes of these rows need not stay in memory."""
-        if self.row_order is None:
-            mapped.release(self.stored[start_row:stop_row])
-        else:
-            mapped.release(self.stored)
-
-    def _stored_rows(self, start_row: int, stop_row: int) -> Bytes:
+    def stored_rows(self, start_row: int, stop_row: int) -> Bytes:
+        """The bytes of rows start_row to stop_row (exclusive) as the file has them, (rows,
+        bytes of a row), in this tensor's order."""
         if not 0 <= start_row <= stop_row <= self.rows:
             raise IndexError(f"{self.name}: rows {start_row}:{stop_row} of {self.rows}")
         if self.row_order is None:
             return self.stored[start_row:stop_row]
-        return self.stored[self.row_order[start_row:stop_row]]
+        order = self.row_order[start_row:stop_row]
+        if not order.size:
+            return self.stored[0:0]
+        first = int(order.min())  # rows of one or a few heads: they lie together
+        return self.stored[first : int(order.max()) + 1][order - first]
 
     def refuse_weight(self, row: int) -> NoReturn:
         """ImageError: this row holds a weight or a scale that is not finite."""
@@ -141,32 +171,39 @@ class SourceTensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceModel:
-    """A model as it lies on disk.  `files` are what sha256() covers, in that order."""
+    """A model as it lies on disk.  `opened` is what sha256() covers, in that order."""
 
     path: Path
     config: ModelConfig
     vocabulary: Vocabulary
     chat_template: str | None
     tensors: Mapping[str, SourceTensor]
-    files: tuple[Path, ...]
+    opened: tuple[SourceFile, ...]
+    special_tokens: Mapping[str, str] | None = None  # as templates name them
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.opened)
+
+    def stored_type(self) -> str:
+        """GGML's name of the type that most weights of the file have."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            size = tensor.rows * tensor.columns
+            counts[tensor.source_type] = counts.get(tensor.source_type, 0) + size
+        return max(counts, key=lambda kind: counts[kind])
+
+    def check_unchanged(self) -> None:
+        """ImageError when a file of the model is no longer what was opened."""
+        for file in self.opened:
+            file.check()
 
     def sha256(self) -> str:
         """Hex digest of the one file, or of the files' digests joined; reads all of them."""
-        digests = [_file_digest(file) for file in self.files]
+        digests = [file.digest() for file in self.opened]
         if len(digests) == 1:
             return digests[0].hex()
         return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _file_digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.digest()
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -251,13 +288,19 @@ def _check_float(value: float, what: str, path: Path) -> None:
         raise ImageError(f"{path}: {what} is {value}; it must be finite and above zero")
 
 
+def _is_empty_bias(tensor: SourceTensor) -> bool:
+    """Whether it is a bias of zeros, which adds nothing."""
+    small = tensor.name.endswith(".bias") and tensor.rows == 1 and tensor.columns <= SIZE_LIMIT
+    return small and not tensor.read(0, 1).any()
+
+
 def check_tensors(
     config: ModelConfig, tensors: Mapping[str, SourceTensor], path: Path
 ) -> dict[str, SourceTensor]:
     """The tensors in graph order; ImageError names what is missing, wrong or extra."""
     shapes = expected_shapes(config)
-    for name in tensors:
-        if name not in shapes:
+    for name, tensor in tensors.items():
+        if name not in shapes and not _is_empty_bias(tensor):
             raise ImageError(
                 f"{path}: {name} is no part of a {config.layers}-layer Llama graph; "
                 "models with biases, experts or extra norms are not supported"

@@ -1,53 +1,55 @@
 """The tensor table of a safetensors file: a length, a JSON header, then the data.
 
 Format: github.com/huggingface/safetensors, README, "Format".  The library's numpy side knows no
-BF16, so the rows are mapped here.
+BF16, so the rows are read here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source.mapped import map_file, parse_json
+from qedge.toolkit.source.opened import SourceFile, Stretch, parse_json
 
 HEADER_LIMIT_BYTES = 100_000_000  # the library's own
 LENGTH_BYTES = 8
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredArray:
-    """One tensor of the file: its type, its shape and its bytes, mapped."""
+    """One tensor of the file: its type, its shape and its place."""
 
     type_name: str
     shape: tuple[int, ...]
-    data: npt.NDArray[np.uint8]
+    file: SourceFile
+    at: int
+
+    def rows(self, rows: int, row_bytes: int) -> Stretch:
+        """Its bytes as so many rows."""
+        return Stretch(self.file, self.at, rows, row_bytes)
 
 
-def read_table(path: Path) -> dict[str, StoredArray]:
+def read_table(file: SourceFile) -> dict[str, StoredArray]:
     """Every tensor by name; ImageError when the header or a place in the file is wrong."""
-    data = map_file(path)
-    if data.size < LENGTH_BYTES:
-        raise ImageError(f"{path}: {data.size} bytes is too short for a safetensors file")
-    length = int.from_bytes(data[:LENGTH_BYTES].tobytes(), "little")
-    if length > min(HEADER_LIMIT_BYTES, data.size - LENGTH_BYTES):
+    path = file.path
+    if file.size < LENGTH_BYTES:
+        raise ImageError(f"{path}: {file.size} bytes is too short for a safetensors file")
+    length = int.from_bytes(file.read(0, LENGTH_BYTES), "little")
+    if length > min(HEADER_LIMIT_BYTES, file.size - LENGTH_BYTES):
         raise ImageError(
             f"{path}: cut short or damaged: a header of {length} bytes in a file of "
-            f"{data.size}; fetch it again"
+            f"{file.size}; fetch it again"
         )
     start = LENGTH_BYTES + length
-    header = parse_json(data[LENGTH_BYTES:start].tobytes(), path, "the safetensors header")
+    header = parse_json(file.read(LENGTH_BYTES, length), path, "the safetensors header")
     header.pop("__metadata__", None)
-    return {name: _array(name, entry, data[start:], path) for name, entry in header.items()}
+    return {name: _array(name, entry, file, start) for name, entry in header.items()}
 
 
-def _array(name: str, entry: Any, data: npt.NDArray[np.uint8], path: Path) -> StoredArray:
+def _array(name: str, entry: Any, file: SourceFile, start: int) -> StoredArray:
+    path, data_bytes = file.path, file.size - start
     if not name.isprintable():
         raise ImageError(f"{path}: {name!r:.80} is no printable tensor name; it is damaged")
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
@@ -60,10 +62,10 @@ def _array(name: str, entry: Any, data: npt.NDArray[np.uint8], path: Path) -> St
             "the file is damaged"
         )
     begin, end = place
-    if not begin <= end <= data.size:
+    if not begin <= end <= data_bytes:
         raise ImageError(
             f"{path}: cut short or damaged: {name:.80} lies at bytes {begin} to {end} of "
-            f"{data.size} bytes of data; fetch it again"
+            f"{data_bytes} bytes of data; fetch it again"
         )
     item_bytes = ITEM_BYTES.get(type_name)
     if item_bytes is not None:
@@ -75,7 +77,7 @@ def _array(name: str, entry: Any, data: npt.NDArray[np.uint8], path: Path) -> St
                 f"{path}: {name:.80} is {type_name} {shape}, which is {size} bytes, "
                 f"but has {end - begin}; the file is damaged"
             )
-    return StoredArray(type_name, tuple(shape), data[begin:end])
+    return StoredArray(type_name, tuple(shape), file, start + begin)
 
 
 def _sizes(value: Any) -> bool:

@@ -1,7 +1,7 @@
 /* host/port.c - the firmware as a process: the line is stdin and stdout, the flash a file that
  * behaves as NOR (programming only clears bits). For sanitizers, fuzzers and for users who want
  * to try the link without a board. The file is named by QEDGE_FLASH_FILE; its last 8 bytes are
- * the board's id. */
+ * the board's id. QEDGE_CUT=N: the power fails in flash operation N. */
 #define _GNU_SOURCE
 #include "port.h"
 
@@ -15,6 +15,13 @@
 #include "stack.h"
 
 static uint8_t *flash;
+static long cut; /* the flash operation in which the power fails, half done; 0: never */
+
+static void operate(void)
+{
+    if (cut && --cut == 0)
+        exit(75);
+}
 
 void port_open(void)
 {
@@ -30,6 +37,7 @@ void port_open(void)
         exit(2);
     }
     close(file);
+    cut = getenv("QEDGE_CUT") ? atol(getenv("QEDGE_CUT")) : 0;
 }
 
 uint8_t port_read(void)
@@ -65,14 +73,20 @@ const uint8_t *port_flash(void)
 
 void port_erase(uint32_t offset)
 {
-    for (uint32_t i = 0; i < QF_ERASE_BYTES; i++)
+    for (uint32_t i = 0; i < QF_ERASE_BYTES; i++) {
+        if (i == QF_ERASE_BYTES / 2)
+            operate();
         flash[offset + i] = 0xFF;
+    }
 }
 
 void port_program(uint32_t offset, const uint8_t page[QF_PAGE_BYTES])
 {
-    for (uint32_t i = 0; i < QF_PAGE_BYTES; i++)
+    for (uint32_t i = 0; i < QF_PAGE_BYTES; i++) {
+        if (i == QF_PAGE_BYTES / 2)
+            operate();
         flash[offset + i] &= page[i];
+    }
 }
 
 void port_identity(uint8_t id[8])

@@ -225,7 +225,7 @@ static void reduce(number r, const uint8_t bytes[64])
     }
 }
 
-int ed25519_verify(const uint8_t key[32], const uint8_t *message, uint32_t bytes,
+int qe_ed25519_verify(const uint8_t key[32], const uint8_t *message, uint32_t bytes,
                    const uint8_t signature[64])
 {
     uint8_t digest[64], found[32];
@@ -234,8 +234,8 @@ int ed25519_verify(const uint8_t key[32], const uint8_t *message, uint32_t bytes
     load(s, signature + 32);
     if (!is_less(s, ORDER) || !load_negated(&minus_key, key))
         return 0;
-    const sha512_part parts[] = {{signature, 32}, {key, 32}, {message, bytes}, {NULL, 0}};
-    sha512(parts, digest);
+    const qe_sha512_part parts[] = {{signature, 32}, {key, 32}, {message, bytes}, {NULL, 0}};
+    qe_sha512(parts, digest);
     reduce(h, digest);
     add_points(&both, &BASE, &minus_key);
     for (int i = 252; i >= 0; i--) { /* s BASE - h key */

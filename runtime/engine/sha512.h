@@ -1,6 +1,6 @@
 /* sha512.h - SHA-512 (FIPS 180-4), of messages that are in memory whole: what ed25519 needs. */
-#ifndef QF_SHA512_H
-#define QF_SHA512_H
+#ifndef QE_SHA512_H
+#define QE_SHA512_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -9,8 +9,8 @@
 typedef struct {
     const uint8_t *data;
     size_t bytes;
-} sha512_part;
+} qe_sha512_part;
 
-void sha512(const sha512_part *parts, uint8_t digest[64]);
+void qe_sha512(const qe_sha512_part *parts, uint8_t digest[64]);
 
 #endif

@@ -64,7 +64,7 @@ static void compress(uint64_t state[8], const uint8_t block[128])
         state[i] += s[i];
 }
 
-void sha512(const sha512_part *parts, uint8_t digest[64])
+void qe_sha512(const qe_sha512_part *parts, uint8_t digest[64])
 {
     uint64_t state[8];
     uint8_t block[128];

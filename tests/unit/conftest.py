@@ -1,0 +1,66 @@
+"""Fixtures of the unit tests about conversations: a tiny model of transformers' folder format
+with special tokens, and templates that are rendered without another process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.tiny_models import TinyConfig, make_weights, write_hf
+
+from qedge.runtime.errors import ImageError
+from qedge.runtime.model import Model
+from qedge.toolkit.board import load
+from qedge.toolkit.build import build
+from qedge.toolkit.chat import Rendered, renderer, tokens
+
+MORE_TOKENS = {
+    "pad_token": "<|endoftext|>",
+    "unk_token": {"__type": "AddedToken", "content": "<|endoftext|>", "special": True},
+    "sep_token": None,
+    "image_token": "<|im_start|>",
+    "extra_special_tokens": {"audio_token": "<|im_end|>"},
+}
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = TinyConfig(context=64)
+    place = write_hf(tmp_path_factory.mktemp("chat") / "hf", config, make_weights(1, config))
+    settings = place / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | MORE_TOKENS))
+    return place
+
+
+@pytest.fixture(scope="session")
+def chat_model(chat_folder: Path) -> Iterator[Model]:
+    built = build(chat_folder, load("x86-64"), chat_folder.with_name("chat.qimg"), quant="f32")
+    with Model.open(built.image) as opened:
+        yield opened
+
+
+@pytest.fixture
+def rendered_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates are rendered in this process: thousands of others would take minutes."""
+
+    def here(template: str, messages: Any, special_tokens: Any = None, **more: Any) -> Rendered:
+        request = {
+            "template": template,
+            "messages": json.loads(json.dumps(messages)),
+            "special_tokens": dict(special_tokens or {}),
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+            "continue_final_message": False,
+            "variables": {},
+        }
+        try:
+            text = renderer.render(request | more)
+        except renderer.Refused as error:
+            raise ImageError(str(error)) from None
+        return Rendered(text.plain(), tuple(text.runs()))
+
+    monkeypatch.setattr(tokens, "render", here)

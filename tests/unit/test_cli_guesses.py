@@ -1,0 +1,488 @@
+"""What people type and what they hear: guesses, options that a board cannot honour, prompts of
+every kind, streams that fail, and what a terminal is shown."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from unit.image_bytes import WEIGHTS, parts
+from unit.tiny_models import TinyConfig, make_weights, write_gguf
+
+from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError
+from qedge.runtime.model import Model
+from qedge.toolkit import cli, show
+from qedge.toolkit.chat import chat_tokens, prompts
+from qedge.toolkit.cli import guesses
+
+Qedge = Callable[..., "subprocess.CompletedProcess[str]"]
+COMMAND = [sys.executable, "-m", "qedge.toolkit"]
+TURN = "<|im_start|>user\nthe rain<|im_end|>\n<|im_start|>assistant\n"
+
+
+def refused(*words: object) -> str:
+    """What a wrong call says, without a process of its own."""
+    with pytest.raises((UsageError, click.ClickException)) as caught:
+        cli.cli.main([str(word) for word in words], prog_name="qedge", standalone_mode=False)
+    if isinstance(caught.value, click.ClickException):
+        return caught.value.format_message()
+    return f"UsageError: {caught.value}"
+
+
+# ---- verbs ----
+
+
+def test_help_and_version_are_what_people_mean_by_them(qedge: Qedge) -> None:
+    whole = qedge("--help").stdout
+    assert qedge("help").stdout == whole and qedge("help").returncode == 0
+    assert qedge("help", "run").stdout == qedge("run", "--help").stdout
+    assert qedge("version").stdout == qedge("--version").stdout != ""
+    assert qedge("Boards").stdout == qedge("boards").stdout
+
+
+def test_help_cuts_nothing_off_and_lists_every_verb_once(qedge: Qedge) -> None:
+    whole = " ".join(qedge("--help").stdout.split())
+    assert "..." not in whole.split("Models:")[1]
+    for name, verb in cli.cli.commands.items():
+        text = " ".join((verb.help or "").split("\n\n")[0].split())
+        assert f"{name} {text.split('. ')[0].rstrip('.')}" in whole
+    assert "Others" not in whole
+    listed = [name for names in cli.GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(cli.cli.commands)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["chat", "x.qimg"], "--chat"),
+        (["list"], "qedge boards"),
+        (["serve"], "no server"),
+        (["quantize"], "qedge build"),
+        (["bords"], "Did you mean 'boards'?"),
+        (["x.qimg", "hi"], "qedge run x.qimg"),
+        (["--json", "boards"], "qedge boards … --json"),
+        (["--threads", "2", "run", "x"], "qedge run … --threads"),
+        (["zzz"], "qedge help"),
+        (["--zzz"], "--zzz"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_guess_is_answered_with_what_to_type(words: list[str], said: str) -> None:
+    assert said in refused(*words)
+
+
+def test_hints_name_verbs_and_options_that_there_are() -> None:
+    context = click.Context(cli.cli)
+    for word, hint in guesses.HINTS.items():
+        assert word not in cli.cli.commands
+        if "qedge " not in hint:
+            continue
+        name, *rest = hint.split("qedge ")[1].split()
+        verb = cli.cli.get_command(context, name)
+        assert verb is not None, hint
+        known = {option for parameter in verb.params for option in parameter.opts} | {"--help"}
+        assert {word for word in rest if word.startswith("-")} <= known, hint
+
+
+def test_prompt_by_p_is_told_apart_from_a_port(qedge: Qedge, tiny_image: Path) -> None:
+    done = qedge("run", tiny_image, "-p", "Hello")
+    assert done.returncode == 2 and f'qedge run {tiny_image} "Hello"' in done.stderr
+    done = qedge("run", tiny_image, "hi", "-p", "/dev/ttyX")
+    assert done.returncode == 2 and "board's port" in done.stderr
+    done = qedge("run", tiny_image)
+    assert done.returncode == 2 and "- for standard input" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "bench", "test"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["--threads", "4"], ["--context", "64"], ["--batch", "1"], ["--memory", "1M"]),
+        *(["--kernels", "avx2"], ["--pin"], ["--allow-paging"]),
+    ],
+    ids=lambda option: option[0],
+)
+def test_option_that_a_board_cannot_honour_is_refused_by_name(
+    verb: str, option: list[str]
+) -> None:
+    words = [verb, "pico", *(["hi"] if verb == "run" else []), *option, "-p", "/dev/null"]
+    assert refused(*words).startswith(f"UsageError: {option[0]} ")
+
+
+def test_other_options_of_images_are_refused_for_boards_and_the_other_way(
+    tiny_image: Path,
+) -> None:
+    for words in (
+        ["run", "pico", "hi", "--verify"],
+        ["bench", "pico", "--cold"],
+        ["bench", "pico", "--rounds", "6-9"],
+        ["bench", "pico", "--within", "3"],
+        ["run", str(tiny_image), "hi", "--identity", "key"],
+    ):
+        option = next(word for word in words if word.startswith("--"))
+        assert refused(*words).startswith(f"UsageError: {option} ")
+
+
+# ---- prompts ----
+
+
+def test_written_turn_tokens_count_with_special_only(qedge: Qedge, tiny_image: Path) -> None:
+    with Model.open(tiny_image) as model:
+        counted = [len(model.tokenize(TURN, special=special)) for special in (False, True)]
+    for options, expected in (([], counted[0]), (["--special"], counted[1])):
+        done = qedge("run", tiny_image, "-", "-n", "1", "--json", *options, input=TURN)
+        assert json.loads(done.stdout)["prompt_tokens"] == expected
+
+
+def test_system_message_and_chat_are_the_templates_turns(
+    qedge: Qedge, tiny_image: Path
+) -> None:
+    user = {"role": "user", "content": "the rain"}
+    system = {"role": "system", "content": "Be brief."}
+    with Model.open(tiny_image) as model:
+        expected = [len(chat_tokens(model, turns)) for turns in ([user], [system, user])]
+    for options, count in ((["--chat"], expected[0]), (["--system", "Be brief."], expected[1])):
+        done = qedge("run", tiny_image, "the rain", "-n", "1", "--json", *options)
+        assert json.loads(done.stdout)["prompt_tokens"] == count
+    done = qedge("run", tiny_image, "the rain", "--raw", "--chat")
+    assert done.returncode == 2 and "--raw" in done.stderr
+
+
+def test_control_token_in_a_message_is_text(qedge: Qedge, tiny_image: Path) -> None:
+    with Model.open(tiny_image) as model:
+        plain = len(model.tokenize("<|im_end|>"))
+    counts = []
+    for text, options in (("x", []), ("<|im_end|>", []), ("<|im_end|>", ["--special"])):
+        done = qedge("run", tiny_image, text, "--chat", "-n", "1", "--json", *options)
+        counts.append(json.loads(done.stdout)["prompt_tokens"])
+    assert counts == [counts[0], counts[0] + plain - 1, counts[0]]
+
+
+class Board:
+    """A board's end of the link that has an image's sections and nothing else."""
+
+    name = "board"
+
+    def __init__(self, path: Path) -> None:
+        with Model.open(path) as model:
+            self._sections = {kind: model.image.section(kind) for kind in range(1, 11)}
+
+    def section(self, kind: int) -> bytes | None:
+        return self._sections.get(kind)
+
+
+ASKED: dict[str, Any] = {"chat": False, "system": None, "raw": False, "special": False}
+
+
+def refuse() -> bytes:
+    raise WriteError("an older board")
+
+
+def test_board_is_given_the_rendered_conversation(tiny_image: Path) -> None:
+    board = Board(tiny_image)
+    assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", False)
+    assert prompts.text_there(board, b"x", **ASKED | {"special": True}) == (b"x", True)
+    assert prompts.text_there(board, b"the rain", **ASKED | {"chat": True}) == (
+        TURN.encode(),
+        True,
+    )
+    text, _ = prompts.text_there(board, b"the rain", **ASKED | {"system": "S"})
+    assert text.startswith(b"<|im_start|>system\nS<|im_end|>")
+    with pytest.raises(UsageError, match="--special"):
+        prompts.text_there(board, b"<|im_end|>", **ASKED | {"chat": True})
+    board.section = lambda kind: refuse()  # type: ignore[method-assign]
+    assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", False)
+    with pytest.raises(WriteError):
+        prompts.text_there(board, b"the rain", **ASKED | {"chat": True})
+    board.section = lambda kind: None  # type: ignore[method-assign]
+    with pytest.raises(ImageError, match="no chat template"):
+        prompts.text_there(board, b"the rain", **ASKED | {"chat": True})
+
+
+def test_commanders_template_ends_a_command_wherever_it_runs(
+    qedge: Qedge, tmp_path: Path
+) -> None:
+    from qedge.toolkit.board import load
+    from qedge.toolkit.build import build
+    from qedge.toolkit.demo import COMMAND as command
+    from qedge.toolkit.demo import commander
+
+    image = build(commander(), load("host"), tmp_path / "commander.qimg").image
+    answers = {
+        json.loads(qedge("run", image, text, "--json").stdout)["text"]
+        for text in (command, f"{command}\n", f"  {command} ")
+    }
+    assert answers == {'{"device": "lamp", "room": "kitchen", "action": "off"}'}
+    raw = json.loads(qedge("run", image, command, "--raw", "--json").stdout)
+    assert raw["text"] not in answers
+    board = Board(image)
+    assert prompts.text_there(board, command.encode(), **ASKED)[0] == f"{command}\n".encode()
+    assert prompts.text_there(board, b"x", **ASKED | {"raw": True}) == (b"x", False)
+
+
+def test_name_or_model_becomes_an_image(
+    qedge: Qedge, tiny_gguf: Path, tiny_image: Path
+) -> None:
+    for target in ("smollm2-135m", "hf:org/repo/file.gguf", str(tiny_gguf)):
+        code = (
+            "import sys, types\n"
+            "auto = types.ModuleType('auto')\n"
+            "def image_for(target, say, progress=None):\n"
+            f"    assert target == {target!r}\n"
+            "    say('built once')\n"
+            f"    return {str(tiny_image)!r}\n"
+            "auto.image_for = image_for\n"
+            "sys.modules['qedge.toolkit.auto'] = auto\n"
+            "import qedge.toolkit\n"
+            "qedge.toolkit.auto = auto\n"
+            "from qedge.toolkit.cli import main\n"
+            "main()\n"
+        )
+        words = [sys.executable, "-c", code, "run", target, "hi", "-n", "1"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stderr.startswith("built once\n"), done.stderr
+
+
+# ---- images that are damaged ----
+
+
+def test_damaged_file_is_not_blamed_on_the_engine(
+    qedge: Qedge, tiny_image: Path, tmp_path: Path
+) -> None:
+    data = bytearray(tiny_image.read_bytes())
+    data[parts(data).sections[WEIGHTS][0] + 100] ^= 0x40
+    path = tmp_path / "damaged.qimg"
+    path.write_bytes(data)
+    for words in (["test", path], ["run", path, "hi", "--verify"]):
+        done = qedge(*words)
+        assert done.returncode == 6 and "copy it again" in done.stderr
+    assert qedge("run", path, "hi", "-n", "1").returncode == 0
+    assert qedge("run", tiny_image, "hi", "-n", "1", "--verify").returncode == 0
+
+
+# ---- streams, signals, the system ----
+
+
+def test_full_standard_error_is_a_write_error_and_hides_no_other(tiny_image: Path) -> None:
+    for words, code in (
+        (["run", str(tiny_image), "hi", "-n", "2"], 8),
+        (["run", "none", "hi"], 6),
+    ):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [*COMMAND, *words], stdout=subprocess.PIPE, stderr=full, check=False
+            )
+        assert done.returncode == code
+        assert bool(done.stdout) == (code == 8)  # the answer is there, whole
+
+
+@pytest.mark.parametrize(
+    "number, name, kind, said",
+    [
+        (errno.ENOMEM, None, BudgetError, "Cannot allocate memory"),
+        (errno.EMFILE, "x", BudgetError, "x: Too many open files"),
+        (errno.ENOSPC, "cache/x", WriteError, "cache/x: No space"),
+        (errno.EROFS, "cache", WriteError, "cache: Read-only"),
+        (errno.EACCES, None, WriteError, "Permission denied"),
+        (errno.ENOENT, "here", ImageError, "here: No such file"),
+        (errno.EPIPE, None, WriteError, "Broken pipe"),
+    ],
+)
+def test_refusal_of_the_system_is_told_as_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    name: str | None,
+    kind: type[QedgeError],
+    said: str,
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr(cli.cli.commands["boards"], "callback", refuse)
+    with pytest.raises(kind, match=said) as caught:
+        cli.cli.main(["boards"], standalone_mode=False)
+    assert "standard output" not in str(caught.value)
+
+
+def test_hang_up_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, qedge.toolkit.cli as cli\n"
+        "def wait(*a, **k):\n"
+        "    print('here', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "cli.cli.commands['boards'].callback = wait\n"
+        "sys.argv[1:] = ['boards']\n"
+        "cli.main()\n"
+    )
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup, too
+            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+        )
+        assert child.stdout.readline() == b"here\n"
+        child.send_signal(number)
+        _, said = child.communicate(timeout=20)
+        assert child.returncode == 2 and said.strip() == b"interrupted"
+
+
+def test_error_with_json_comes_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["qedge", "boards", "--json"])
+    monkeypatch.setattr(show, "open_streams", lambda: None)
+    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
+    error = {"error": "BudgetError", "message": "too much", "exit_code": 7}
+    for answered, expected in ((None, error), ({"answer": 1}, {"answer": 1})):
+
+        def fail(as_json: bool, first: Any = answered, **_: Any) -> None:
+            cli.common.emit(as_json and first is not None, first or {})
+            raise BudgetError("too much")
+
+        monkeypatch.setattr(cli.cli.commands["boards"], "callback", fail)
+        monkeypatch.setattr(cli.common, "emitted", False)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, said = capsys.readouterr()
+        assert ended.value.code == 7 and json.loads(out) == expected
+        assert said == "BudgetError: too much\n"
+
+
+# ---- what a terminal is shown ----
+
+
+def terminal(*words: str) -> str:
+    """What a verb shows on a terminal."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([*COMMAND, *words], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    found = b""
+    try:
+        while piece := os.read(ours, 65536):
+            found += piece
+    except OSError:  # the other end was closed
+        pass
+    os.close(ours)
+    child.wait(60)
+    return found.decode()
+
+
+def test_terminal_is_shown_escape_sequences_and_never_obeys_them(
+    tmp_path: Path, qedge: Qedge
+) -> None:
+    from qedge.toolkit.board import load
+    from qedge.toolkit.build import build
+
+    config = TinyConfig(layers=1, dim=32, ffn=32, heads=4, kv_heads=2, context=32)
+    gguf = write_gguf(tmp_path / "x.gguf", config, make_weights(1, config))
+    gguf.write_bytes(gguf.read_bytes().replace(b"tiny", b"\x1b[8m", 1))  # its name: hidden text
+    image = build(gguf, load("x86-64"), tmp_path / "x.qimg", quant="f32").image
+    for shown in (terminal("inspect", str(image)), qedge("inspect", image).stdout):
+        assert "\\x1b[8m" in shown and "\x1b[8m" not in shown
+    told = json.loads(qedge("inspect", image, "--json").stdout)
+    assert told["provenance"]["model"] == "\x1b[8m"
+    shown = terminal("inspect", f"{tmp_path}/\x1b]0;owned\x07\u202e.qimg")
+    assert "\\x1b]0;owned\\x07\\u202e" in shown and "\x1b]0" not in shown
+
+
+def test_generated_text_is_safe_on_a_terminal_and_whole_for_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "a\tb\n\x1b[31mé\u202e\x07\r"
+    show.piece(text)
+    assert capsys.readouterr().out == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    show.piece(text)
+    assert capsys.readouterr().out == "a\tb\n\\x1b[31mé\\u202e\\x07\\x0d"
+
+
+def test_steps_are_said_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with show.bar(True, lines=True) as tell:
+        for step, done in (("send", 1), ("send", 2), ("verify", 1)):
+            tell(step, done, 2)
+    assert capsys.readouterr().err == "send\nverify\n"
+    with show.bar(True) as tell:
+        assert tell is None
+
+
+# ---- in Python ----
+
+
+def test_chat_in_python_is_the_answer_to_the_templates_tokens(tiny_image: Path) -> None:
+    messages = [{"role": "user", "content": "the rain"}]
+    with Model.open(tiny_image) as model:
+        expected = "".join(model.generate(chat_tokens(model, messages), 8))
+        assert "".join(model.chat(messages, 8)) == expected
+        with pytest.raises(UsageError, match="model.chat"):
+            model.generate(messages)
+        with pytest.raises(UsageError, match="messages"):
+            model.chat("hi")
+
+
+def test_chat_without_the_toolkit_says_what_to_install(
+    tiny_image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "qedge.toolkit.chat", None)
+    with Model.open(tiny_image) as model, pytest.raises(UsageError, match="jinja2"):
+        model.chat([{"role": "user", "content": "hi"}])
+
+
+# ---- boards, before one is looked for ----
+
+
+def test_identity_is_refused_for_a_board_without_ssh(tiny_image: Path) -> None:
+    for words in (
+        ["run", "pico", "hi"],
+        ["reset", "pico"],
+        ["flash", tiny_image, "-b", "pico"],
+    ):
+        said = refused(*words, "--identity", "key", "-p", "/dev/null")
+        assert said.startswith("UsageError: --identity is for boards")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["--seed", "-1"], ["--seed", str(1 << 64)], ["--top-k", "-1"], ["--top-p", "2"]),
+        *(["--min-p", "-1"], ["--temperature", "-1"], ["--repeat-penalty", "0"], ["-n", "0"]),
+        *(["--stop", ""], ["-n", str(1 << 40)]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_sampling_is_a_usage_error_before_a_board_is_asked(option: list[str]) -> None:
+    assert option[0] in refused("run", "pico", "hi", *option, "-p", "/dev/null")
+
+
+@pytest.mark.parametrize(
+    "words, found",
+    [
+        (["build", "-b", "mps2-m"], "mps2-m4"),
+        (["run", "pico"], "pico2"),
+        (["reset", "pi-z"], "pi-zero2"),
+        (["build", "--quant", "q4"], "q4_0"),
+        (["firmware", "build", "-b", "mps2-m"], "mps2-m7"),
+        (["fl"], "flash"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_tab_completes_verbs_boards_and_types(words: list[str], found: str) -> None:
+    surroundings = {
+        **os.environ,
+        "_QEDGE_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["qedge", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run(
+        COMMAND, env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert f"plain,{found}" in done.stdout.splitlines(), done.stdout + done.stderr

@@ -1,0 +1,77 @@
+"""What an image says of conversations beside its template: the special tokens by name, and the
+control tokens' texts. It renders nothing and makes no ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qedge.toolkit.vocabulary_value import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What an image says of conversations: its chat section (runtime/engine/SPEC.md 3.7).
+
+    special_tokens: texts by the names that templates use ("bos_token", "pad_token", …).
+    control_tokens: texts that are a token of the model's own wherever the template writes them.
+    prompt_bos: a prompt of plain text begins with BOS.
+    chat_bos: a conversation does, too, if its template does not write it: llama.cpp's rule for
+        GGUF files. In transformers the template alone decides.
+    """
+
+    special_tokens: Mapping[str, str]
+    control_tokens: tuple[str, ...]
+    prompt_bos: bool = False
+    chat_bos: bool = False
+
+    def pack(self) -> bytes:
+        """The section's bytes."""
+        found = {
+            "chat_bos": self.chat_bos,
+            "control_tokens": list(self.control_tokens),
+            "prompt_bos": self.prompt_bos,
+            "special_tokens": dict(sorted(self.special_tokens.items())),
+        }
+        text = json.dumps(found, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+
+def read_facts(section: bytes | None) -> Conversation | None:
+    """The chat section of an image; None when it has none, or one that says nothing."""
+    try:
+        found = json.loads(section or b"null")
+        named, control = found["special_tokens"], found["control_tokens"]
+        texts = [*named.values(), *control]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    if not all(isinstance(text, str) for text in texts) or not isinstance(control, list):
+        return None
+    flags = (found.get(name) is True for name in ("prompt_bos", "chat_bos"))
+    return Conversation(named, tuple(text for text in control if text), *flags)
+
+
+def facts_of(
+    vocabulary: Vocabulary, special_tokens: Mapping[str, str], template: str, *, folder: bool
+) -> Conversation:
+    """The chat section for a model, from a folder or a GGUF file. User-defined tokens that the
+    template writes out mark turns
+    as control tokens do, whatever their type says (white space excepted)."""
+    named = dict(special_tokens)
+    for name, token in (("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos)):
+        if name not in named and token is not None:
+            named[name] = vocabulary.tokens[token].decode("utf-8", "replace")
+    control = []
+    for token, kind in zip(vocabulary.tokens, vocabulary.types):
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED) and token:
+            text = token.decode("utf-8", "replace")
+            turn = text in template and not text.isspace()
+            if kind != USER_DEFINED or turn:
+                control.append(text)
+    return Conversation(
+        {name: text for name, text in named.items() if text},
+        tuple(control),
+        prompt_bos=vocabulary.add_bos,
+        chat_bos=vocabulary.add_bos and not folder,
+    )

@@ -1,0 +1,88 @@
+"""What a model is asked: a prompt as it is, or a conversation through its template; as ids for
+an image here, as text for a board."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qedge.runtime.errors import ImageError, QedgeError, UsageError
+from qedge.runtime.image import CHAT, EVERY_PROMPT, TEMPLATE
+from qedge.toolkit.chat.facts import read_facts
+from qedge.toolkit.chat.tokens import chat_prompt, chat_tokens
+
+
+def conversation(text: bytes | str, system: str | None = None) -> list[dict[str, str]]:
+    """The messages of one prompt. ImageError when it is not UTF-8."""
+    try:
+        content = text if isinstance(text, str) else text.decode()
+    except UnicodeDecodeError:
+        raise ImageError("the prompt is not UTF-8; convert it first") from None
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": content}]
+
+
+def is_turn(template: str | None, chat: bool, system: str | None, raw: bool) -> bool:
+    """Whether a prompt goes through the model's template. UsageError for raw with chat."""
+    if raw and (chat or system is not None):
+        raise UsageError("--raw takes the prompt as it is: leave out --chat and --system")
+    marked = template is not None and template.startswith(EVERY_PROMPT)
+    return chat or system is not None or (marked and not raw)
+
+
+def ids_here(
+    model: Any,
+    text: bytes | str,
+    *,
+    chat: bool = False,
+    system: str | None = None,
+    raw: bool = False,
+    special: bool = False,
+) -> list[int]:
+    """The ids of a prompt for an opened Model.
+
+    chat: through its template; system: the same, with a system message in front; raw: not even
+    if the template asks for every prompt; special: control tokens that are written in it count.
+    """
+    if not is_turn(model.chat_template, chat, system, raw):
+        return list(model.prompt_tokens(text, special=special))
+    return chat_tokens(model, conversation(text, system), special=special)
+
+
+def text_there(
+    device: Any,
+    text: bytes | str,
+    *,
+    chat: bool = False,
+    system: str | None = None,
+    raw: bool = False,
+    special: bool = False,
+) -> tuple[bytes, bool]:
+    """The prompt for a board's Device, and whether its control tokens count (what Run takes as
+    `special`). The template is that of the image there; options as of ids_here.
+
+    ImageError when it has none, UsageError when a message holds a control token."""
+    data = _utf8(text) if isinstance(text, str) else text
+    turn = is_turn(None, chat, system, raw)
+    try:
+        section = None if raw else device.section(TEMPLATE)
+    except QedgeError:
+        if turn:
+            raise
+        section = None  # older firmware has no such message, and its images no such templates
+    template = None if section is None else section.decode("utf-8", "replace")
+    if not turn and not is_turn(template, chat, system, raw):
+        return data, special
+    if template is None:
+        raise ImageError(
+            f"{device.name}: its image has no chat template; run it without --chat"
+        )
+    facts = read_facts(device.section(CHAT))
+    made = chat_prompt(template, facts, conversation(data, system), special=special)
+    return _utf8(made), True
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ImageError("the prompt is not UTF-8; convert it first") from None
