@@ -83,7 +83,7 @@ cdef extern from "host/host.h" nogil:
         uint64_t bytes
     int qe_host_image_open(qe_image *, qe_file *, const char *)
     void qe_host_image_close(qe_file *)
-    int qe_host_image_touched(qe_file *)
+    int qe_host_image_touched(qe_file *, int)
     int qe_host_end_when_cut(const char *, int, const char *)
     void *qe_host_arena(uint64_t)
     void qe_host_arena_free(void *, uint64_t)

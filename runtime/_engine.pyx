@@ -205,9 +205,9 @@ cdef class Image:
     def __dealloc__(self):
         qe_host_image_close(&self.file)
 
-    def touched(self):
+    def touched(self, bint settle=False):
         """qe_host_image_touched: 0 unless somebody has written into the file meanwhile."""
-        return qe_host_image_touched(&self.file)
+        return qe_host_image_touched(&self.file, settle)
 
     @property
     def config(self):

@@ -102,6 +102,7 @@ def check_untouched(image: Image, path: str) -> None:
         try:
             if touched == 1:
                 verify_image(image, path)
+                image.touched(settle=True)
                 return
         except ImageError:
             pass

@@ -27,8 +27,10 @@ void qe_host_unmap(const uint8_t *base, uint64_t bytes);
 typedef struct {
     const uint8_t *base;
     uint64_t bytes;
-    int number;        /* of the open file */
-    uint64_t stamp[2]; /* its size in bytes, and when it was written to, in nanoseconds */
+    int number; /* of the open file */
+    /* Size in bytes, and when it was written to last, in nanoseconds: as it is known to be right,
+     * and as it was seen last. */
+    uint64_t stamp[2], seen[2];
 } qe_file;
 
 /* Maps an image and opens it. What qe_image_open checks, and the engine takes offsets from
@@ -38,9 +40,9 @@ typedef struct {
 int qe_host_image_open(qe_image *image, qe_file *file, const char *path);
 void qe_host_image_close(qe_file *file);
 
-/* Whether somebody has written into the file since it was opened, or since this was asked last:
- * 0 no, 1 yes, 2 and it is shorter than what is mapped. */
-int qe_host_image_touched(qe_file *file);
+/* Whether somebody has written into the file since it was opened or settled: 0 no, 1 yes, 2 and
+ * it is shorter than what is mapped. settle: it was found to be right as it was seen last. */
+int qe_host_image_touched(qe_file *file, int settle);
 
 /* From now on a file that is cut short while it is mapped (SIGBUS) ends the process: it says
  * `text` on standard error, removes the file `unfinished` ("": none), and exits with `code`. For

@@ -145,13 +145,15 @@ void qe_host_image_close(qe_file *file)
     file->base = NULL;
 }
 
-int qe_host_image_touched(qe_file *file)
+int qe_host_image_touched(qe_file *file, int settle)
 {
-    uint64_t now[2];
-    if (stamp_of(file, now) != 0 || memcmp(now, file->stamp, sizeof now) == 0)
+    if (settle)
+        memcpy(file->stamp, file->seen, sizeof file->stamp);
+    if (settle || stamp_of(file, file->seen) != 0)
         return 0;
-    memcpy(file->stamp, now, sizeof now);
-    return now[0] < file->bytes ? 2 : 1;
+    if (memcmp(file->seen, file->stamp, sizeof file->seen) == 0)
+        return 0;
+    return file->seen[0] < file->bytes ? 2 : 1;
 }
 
 /* What the process says and does at its end: a signal's handler reaches nothing else. */

@@ -106,8 +106,9 @@ def test_image_that_is_written_over_is_told_at_the_end(image: Path) -> None:
         at = place(image, WEIGHTS) + 4096
         before = image.read_bytes()[at : at + 4]
         overwrite(image, b"\x55\x55\x55\x55", at)
-        with pytest.raises(ImageError, match=r"own\.qimg: was written over .* renaming it"):
-            whole(model)
+        for other in (model, model, model.session()):  # each of them, and every time
+            with pytest.raises(ImageError, match=r"own\.qimg: was written over .* renaming"):
+                whole(other)
         with Model.open(image) as again, pytest.raises(ImageError):
             overwrite(image, b"\x56\x55\x55\x55", at)
             again.test()
@@ -228,5 +229,26 @@ def test_model_that_is_cut_under_a_build_ends_it_and_leaves_nothing(
     assert child.stdout is not None and child.stdout.readline() == b"writing\n"
     os.truncate(model, 4096)
     said = child.communicate(b"\n", timeout=60)[1].decode()
-    assert child.returncode == ImageError.exit_code and "cut short" in said
+    assert child.returncode == ImageError.exit_code and "short" in said
     assert os.listdir(tmp_path) == ["model.gguf"]
+
+
+def test_mapping_that_is_cut_while_a_file_is_written_leaves_none(tmp_path: Path) -> None:
+    code = (
+        "import mmap, os, sys; from pathlib import Path\n"
+        "from qedge.toolkit.cli import end_when_cut\n"
+        "from qedge.toolkit.files import new_file\n"
+        "end_when_cut()\n"
+        "os.chdir(sys.argv[1]); Path('read').write_bytes(bytes(1 << 20))\n"
+        "with open('read', 'r+b') as file: view = mmap.mmap(file.fileno(), 0)\n"
+        "with new_file(Path('first')) as first, new_file(Path('written')) as written:\n"
+        "    written.write(b'half'); written.flush(); os.truncate('read', 0)\n"
+        "    print(os.listdir('.'), flush=True); view[4096]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == ImageError.exit_code and "cut short" in done.stderr
+    assert done.stdout.count(".part") == 2
+    left = os.listdir(tmp_path)
+    assert "read" in left and not [name for name in left if name.startswith(".written")]
