@@ -177,7 +177,7 @@ def test_image_that_is_missing_cut_or_none_is_exit_code_6_for_every_verb(
             assert image.name in fails(6, *words)
     for image in (tmp_path / "none.qimg", tmp_path):
         fails(6, "run", image, "hi")
-    assert "qedge build" in fails(6, "run", tiny_gguf, "hi")
+    assert "qedge build" in fails(6, "flash", tiny_gguf, "-b", "sim")
 
 
 def test_flipped_weight_is_found_by_verify(
