@@ -36,8 +36,8 @@ EVERY_PROMPT = "{#- every prompt is a turn -#}"
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
-    """Maps and opens an image. ImageError when it is damaged, not an image or not there;
-    BudgetError when the system has no room to map it, UsageError for what is no path."""
+    """Maps and opens an image. ImageError when it is damaged, not an image or not there,
+    BudgetError when the system has no room for it, UsageError for what is no path."""
     path = path_name(path)
     name = os.fsencode(path)
     if b"\0" in name:
@@ -48,10 +48,14 @@ def open_image(path: str | os.PathLike[str]) -> Image:
         raise ImageError(f"{path}: {_damage(name, error)}") from None
     except OSError as error:
         reason = os.strerror(error.errno)
-        if error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+        if error.errno in (errno.ENOMEM, errno.EFBIG):
             raise BudgetError(
-                f"{path}: cannot be mapped: {reason}; this process may not have so much (see "
-                "`ulimit -v` and `ulimit -n`), or a smaller model is needed"
+                f"{path}: the system cannot map it ({reason}); raise this process's limit of "
+                "address space (ulimit -v), or take a 64-bit system or a smaller model"
+            ) from None
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+            raise BudgetError(
+                f"{path}: {reason}; close models or files, or raise the limit (ulimit -n)"
             ) from None
         if os.path.exists(name) and not os.path.isfile(name):
             reason = "not a regular file"

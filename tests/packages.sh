@@ -11,8 +11,18 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing$missing"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    # the tests start a server of ssh of their own; this machine is not to have one for that
+    guard=/usr/sbin/policy-rc.d
+    if [ ! -e "$guard" ]; then
+        trap 'rm -f "$guard"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$guard"
+        chmod 755 "$guard"
+    fi
     # shellcheck disable=SC2086
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    case " $missing " in
+    *" openssh-server "*) systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true ;;
+    esac
     exit 0
 fi
 echo "The tests also need these Debian packages:$missing" >&2

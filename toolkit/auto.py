@@ -61,6 +61,14 @@ def image_for(
     return _made_elsewhere(target, say, progress, cache)
 
 
+def model_for(
+    target: str, say: Say, progress: Progress | None = None, cache: Path | None = None
+) -> Path:
+    """The model's file or folder that `target` names: fetched when it is no file but a name
+    that `qedge pull` knows.  Arguments and errors as of image_for."""
+    return _model(target, say, progress, cache, "a model's file or folder")
+
+
 def _is_image(target: str) -> bool:
     try:
         if not os.path.isfile(target):
@@ -71,7 +79,13 @@ def _is_image(target: str) -> bool:
         return False
 
 
-def _model(target: str, say: Say, progress: Progress | None, cache: Path | None) -> Path:
+def _model(
+    target: str,
+    say: Say,
+    progress: Progress | None,
+    cache: Path | None,
+    wanted: str = "an image (.qimg), made by `qedge build`, a model",
+) -> Path:
     """The model's file or folder, which is fetched when `target` is a name for that."""
     if os.path.lexists(target):
         return locate.locate(Path(target))
@@ -82,10 +96,11 @@ def _model(target: str, say: Say, progress: Progress | None, cache: Path | None)
             target, cache, (lambda done, of: progress("fetch", done, of)) if progress else None
         )
         return locate.locate(found.path)
-    hint = pull.near_name(target)
+    near = pull.near_name(target)
+    hint = f" (did you mean {near}?)" if near else ""
     raise ImageError(
-        f"{target}: no such file{hint}; give an image (.qimg), made by `qedge build`, a model, "
-        "or a name that `qedge pull` knows"
+        f"{target}: there is no such file{hint}; give {wanted}, or a name that `qedge pull` "
+        "knows"
     )
 
 
@@ -148,13 +163,13 @@ def _made_elsewhere(
     result: dict[str, Any] = {}
     try:
         for line in process.stdout:
-            found = json.loads(line)
+            found = _told(line)
             if "say" in found:
                 say(found["say"])
             elif "step" in found:
                 if progress:
                     progress(found["step"], found["done"], found["of"])
-            else:
+            elif found:
                 result = found
         process.wait()
     finally:
@@ -175,6 +190,15 @@ def _made_elsewhere(
     raise QedgeError(f"{target}: the process that builds its image ended early")
 
 
+def _told(line: bytes) -> dict[str, Any]:
+    """What a line of that process says; nothing when a library printed it."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def make(
     target: str, say: Say, progress: Progress | None = None, cache: Path | None = None
 ) -> Path:
@@ -183,10 +207,10 @@ def make(
     kept = _kept_path(model, files.cache_folder(cache))
     with files.writing(kept.parent):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with files.locked(
-            kept.with_name(f".{kept.name}.lock"),
-            lambda: say(f"{kept}: another process builds it; waiting"),
-        ):
+        lock = kept.with_name(f".{kept.name}.lock")
+        if _is_held(lock):
+            say(f"{kept}: another process builds it; waiting")
+        with files.locked(lock):
             if _is_right(kept):  # another process may just have finished
                 return kept
             if kept.exists():
@@ -203,6 +227,20 @@ def make(
                 with contextlib.suppress(OSError):
                     fresh.unlink()
     return kept
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether another process has the lock now."""
+    try:
+        import fcntl
+
+        with open(lock, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # where nothing can be locked
+        pass
+    return False
 
 
 def _build(model: Path, output: Path, say: Say, progress: Progress | None) -> None:

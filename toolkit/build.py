@@ -180,7 +180,7 @@ def _notes(
     source: SourceModel, recipe: Recipe, planned: Plan, context: int | str
 ) -> Iterable[str]:
     stored = source.stored_type()
-    bits = re.match(r"T?I?Q([1-7])", stored)
+    bits = re.match(r"(?:[IT]?Q|MXFP|NVFP)([1-7])", stored)
     if bits is not None and stored.lower() != recipe.quant:
         yield (
             f"most of its weights are {stored} already, {bits[1]} bits each: no image of this "

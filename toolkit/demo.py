@@ -14,7 +14,8 @@ from qedge.toolkit import flash, remote
 from qedge.toolkit.board import load
 from qedge.toolkit.build import Built, Progress, build
 from qedge.toolkit.emulator import Emulator
-from qedge.toolkit.pull import cache_folder, pull
+from qedge.toolkit.files import cache_folder, private_folder
+from qedge.toolkit.pull import pull
 
 MODEL, QUANT, CONTEXT = "smollm2-135m", "q8_0", 2048
 COMMAND = "turn off the lamp in the kitchen please"
@@ -25,8 +26,7 @@ def prepare(progress: Progress | None = None) -> Built:
     fetched = pull(
         MODEL, progress=(lambda done, of: progress("fetch", done, of)) if progress else None
     )
-    folder = cache_folder() / "images"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(cache_folder() / "images")
     output: Path = folder / f"{MODEL}-{QUANT}.qimg"
     return build(
         fetched.path, load("host"), output, quant=QUANT, context=CONTEXT, progress=progress

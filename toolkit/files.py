@@ -80,20 +80,13 @@ def write_error(folder: Path, error: OSError) -> WriteError:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: Callable[[], object] | None = None) -> Iterator[bool]:
-    """Holds a lock file, waiting for who has it (`wait` is called before that); gives whether
-    the system could lock at all.
+def locked(path: Path) -> Iterator[bool]:
+    """Holds a lock file, waiting for who has it; gives whether the system could lock at all.
 
     The file stays: removing it would let two processes hold two locks of one name. OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(path, flags, 0o600), "ab") as file:
-        try:
-            alone = _lock(file, wait=False)
-        except BlockingIOError:
-            if wait is not None:
-                wait()
-            alone = _lock(file, wait=True)
-        yield alone
+        yield _lock(file, wait=True)
 
 
 def _lock(file: IO[bytes], *, wait: bool) -> bool:

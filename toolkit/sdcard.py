@@ -29,8 +29,8 @@ from qedge.runtime.model import Model
 from qedge.runtime.slots import ERROR_NAME, NAMES, Slots
 from qedge.toolkit import card, signature
 from qedge.toolkit.board import Board, linux_of
+from qedge.toolkit.files import cache_folder, private_folder, writing
 from qedge.toolkit.flash import check_image
-from qedge.toolkit.pull import cache_folder
 
 FOLDER = (".local", "share", "qedge")  # in the home: toolkit/linux.py's ROOT
 SPARE_BYTES = 256 << 10  # of the file system, for folders, marks and the map of a file's blocks
@@ -105,12 +105,10 @@ def opened(
     system: card.System | None = None,
 ) -> Iterator[Card]:
     """A card that nothing else uses meanwhile. UsageError, WriteError."""
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    with (
-        card.opened(path, write=write, system=system) as number,
-        tempfile.TemporaryDirectory(prefix="card-", dir=cache) as folder,
-    ):
+    cache = private_folder(cache_folder())
+    with writing(cache):
+        scratch = tempfile.TemporaryDirectory(prefix="card-", dir=cache)
+    with scratch as folder, card.opened(path, write=write, system=system) as number:
         yield Card(path, number, partition, Path(folder))
 
 

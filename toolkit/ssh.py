@@ -65,8 +65,16 @@ class Shell:
         self.name = address
         self._address = Address.parse(address)
         chosen = identity or os.environ.get("QEDGE_IDENTITY") or None
-        if chosen is not None and not os.path.exists(chosen):
-            raise UsageError(f"{chosen}: no such identity file; give that of a private key")
+        if chosen is not None:
+            try:
+                open(chosen, "rb").close()
+            except (OSError, ValueError) as error:
+                reason = "no such identity file"
+                if not isinstance(error, FileNotFoundError):
+                    reason = getattr(error, "strerror", None) or str(error)
+                raise UsageError(
+                    f"{printable(str(chosen))}: {reason}; give that of a private key"
+                ) from error
         self._identity = None if chosen is None else str(chosen)
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,29 @@ _STRICT |= {"ask": "ask", "accept-new": "accept-new"}
 _WORD = re.compile(
     r"""\s*(?:"((?:\\["\\]|[^"])*)"|'((?:\\['\\]|[^'])*)'|((?:\\["' \\]|\S)+))"""
 )
+# What OpenSSH has beside asyncssh's, and what means nothing to a program that runs scripts.
+# fmt: off
+_ELSEWHERE = frozenset((
+    "addkeystoagent", "batchmode", "bindinterface", "channeltimeout", "checkhostip", "cipher",
+    "clearallforwardings", "compressionlevel", "connectionattempts", "controlmaster",
+    "controlpath", "controlpersist", "dynamicforward", "enableescapecommandline",
+    "escapechar", "exitonforwardfailure", "fingerprinthash", "forkafterauthentication",
+    "forwardx11", "forwardx11timeout", "gatewayports", "gssapiclientidentity",
+    "gssapirenewalforcesrekey", "gssapiserveridentity", "gssapitrustdns",
+    "gssapikexalgorithms", "hostbasedacceptedalgorithms", "hostbasedkeytypes",
+    "ignoreunknown", "ipqos", "kbdinteractivedevices", "localcommand", "localforward",
+    "loglevel", "logverbose", "nohostauthenticationforlocalhost", "numberofpasswordprompts",
+    "obscurekeystroketiming", "permitlocalcommand", "permitremoteopen", "protocol",
+    "proxyusefdpass", "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes",
+    "refuseconnection", "remoteforward", "requiredrsasize", "rhostsrsaauthentication",
+    "rsaauthentication", "securitykeyprovider", "sessiontype", "skeyauthentication",
+    "smartcarddevice", "stdinnull", "streamlocalbindmask", "streamlocalbindunlink",
+    "syslogfacility", "tunnel", "tunneldevice", "updatehostkeys", "usekeychain",
+    "useprivilegedport", "useroaming", "verifyhostkeydns", "versionaddendum", "visualhostkey",
+    "warnweakcrypto", "xauthlocation",
+))
+# fmt: on
+_NOT_OBEYED = {"revokedhostkeys", "knownhostscommand"}  # of meaning, and not known here
 _WHOLE = {"proxycommand", "remotecommand", "localcommand", "knownhostscommand"}
 
 Say = Callable[[str], None]
@@ -50,12 +74,18 @@ class Settings:
     jumps: tuple[str, ...]
     proxy_command: str
     config: SSHClientConfig  # all else: ciphers, time limits and so on
+    notes: tuple[str, ...] = ()  # what was passed over, with its file and line
 
 
 class _Config(SSHClientConfig):
     """asyncssh's, with OpenSSH's way to read lines, and more options."""
 
     _percent_expand: set[str] = set()  # once, in the end: see `expanded`
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.notes: list[str] = []
+        self.ignored: list[str] = []
 
     def _strict(self, option: str, args: list[str]) -> None:
         value = _STRICT.get(args.pop(0).lower())
@@ -77,8 +107,17 @@ class _Config(SSHClientConfig):
         super()._include(option, args)
         self._depth = depth
 
+    def _match_all(self, option: str, args: list[str]) -> None:
+        """Match, of which a command has its %-tokens like any other."""
+        self._set_tokens()
+        for at, word in enumerate(args[:-1]):
+            if word.lower().lstrip("!") == "exec":
+                args[at + 1] = self._expand_val(args[at + 1])
+        self._match(option, args)
+
     _handlers = {
         **SSHClientConfig._handlers,
+        "match": ("Match", _match_all),
         "include": ("Include", _include),
         "stricthostkeychecking": ("StrictHostKeyChecking", _strict),
         "hashknownhosts": ("HashKnownHosts", _hash),
@@ -108,8 +147,12 @@ class _Config(SSHClientConfig):
                 self._error("cannot be read")
             return
         name = match[1].lower()
+        if name == "ignoreunknown" and self._matching:
+            self.ignored += match[2].lower().replace(",", " ").split()
+        if name not in self._handlers and self._matching:
+            self._note(name)
         if name not in self._handlers or not (self._matching or name in self._conditionals):
-            return  # not for us, as UpdateHostKeys; or for another host
+            return
         option, handler = self._handlers[name]
         args = [match[2].strip()] if name in _WHOLE else self._words(match[2])
         if not args or args == [""]:
@@ -117,6 +160,16 @@ class _Config(SSHClientConfig):
         handler(self, option, args)
         if args:
             self._error(f"{option} has more than one value")
+
+    def _note(self, name: str) -> None:
+        """What is passed over is not so in silence, unless it means nothing here."""
+        if name in _NOT_OBEYED:
+            self.notes.append(f"{self._path} line {self._line_no}: qedge does not obey {name}")
+        elif name not in _ELSEWHERE and not any(fnmatch(name, one) for one in self.ignored):
+            self.notes.append(
+                f"{self._path} line {self._line_no}: {name} is no option of ssh that is known "
+                "here; passed over"
+            )
 
     def _words(self, text: str) -> list[str]:
         found, at = [], 0
@@ -189,7 +242,7 @@ def _settings(found: _Config, host: str, local: str) -> Settings:
         host=real,
         port=int(str(found.get("Port") or 22)),
         user=str(found.get("User") or local),
-        alias=str(found.get("HostKeyAlias") or real),
+        alias=str(found.get("HostKeyAlias") or real.lower()),  # names have no case
         strict=str(found.get("StrictHostKeyChecking") or ""),
         user_files=user_files,
         global_files=global_files,
@@ -201,6 +254,7 @@ def _settings(found: _Config, host: str, local: str) -> Settings:
         jumps=tuple(one.strip() for one in jumps.split(",") if one.strip()),
         proxy_command="" if jumps else found._expand_val(command),
         config=found,
+        notes=tuple(map(printable, found.notes)),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -30,6 +31,9 @@ from qedge.toolkit.ssh_keys import keys_for
 
 CONNECT_SECONDS = 20.0
 KEEPALIVE_SECONDS = 15
+# A short list: Dropbear, which small boards run, hangs up on a long one.
+_HOST_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256")
+logging.getLogger("asyncssh").addHandler(logging.NullHandler())  # it quotes servers
 _USER = re.compile(r"(?!-)[^\s'\"`;&<>|(){}\x00-\x1f\x7f]+")  # as OpenSSH's client
 _HOST = re.compile(r"[\w.][\w.%+-]*")
 
@@ -170,16 +174,28 @@ class _Host(asyncssh.SSHClient):
         self.unknown: asyncssh.SSHKey | None = None
         self.changed: asyncssh.SSHKey | None = None
 
+    def algorithms(self) -> list[str] | tuple[()]:
+        """Of host keys, the ones of known keys first. Without an authority that is known,
+        certificates would be refused where the key alone is taken."""
+        if self.settings.config.get("HostKeyAlgorithms"):
+            return ()
+        keys, authorities, _ = self.look("", "", None)
+        wanted = [one.decode() for key in keys for one in key.sig_algorithms]
+        certified = [f"{one}-cert-v01@openssh.com" for one in _HOST_KEYS if authorities]
+        return list(dict.fromkeys([*certified, *wanted, *_HOST_KEYS]))
+
     def look(self, host: str, address: str, port: int | None) -> tuple[Any, ...]:
         return self._known.of(self.settings.alias, "", self.settings.port)
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
     ) -> bool:
-        keys, authorities, _ = self.look(host, addr, port)
-        if keys or authorities:
+        keys, _, _ = self.look(host, addr, port)
+        if keys:
             self.changed = key
             return self.settings.strict == "no"
+        if self.unknown not in (None, key):  # one connection, one key
+            return False
         self.unknown = key
         return self.settings.strict not in ("yes", "ask")
 
@@ -190,6 +206,8 @@ async def _hop(
     """Adds a host to the way, with the jump hosts before it. behind: the hosts that it is the
     way to, which are no jump hosts of their own."""
     settings = ssh_config.read(address.host, address.user, address.port)
+    for note in settings.notes:
+        way.say(note)
     behind |= {address.host}
     if way.end is None and settings.jumps:
         jumps = [Address.parse(one) for one in settings.jumps]
@@ -222,6 +240,7 @@ async def _hop(
                     sock=None if proxy is None else proxy.socket,
                     client_factory=lambda: host,
                     known_hosts=host.look,
+                    server_host_key_algs=host.algorithms(),
                     host_key_alias=settings.alias,
                     password_auth=False,
                     kbdint_auth=False,
@@ -237,6 +256,8 @@ async def _hop(
         except asyncssh.PermissionDenied:
             _remember(way, host, own, name)
             raise
+        except asyncssh.HostKeyNotVerifiable:
+            raise  # whatever a proxy prints beside it
         except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
             said = proxy.said() if proxy is not None else ""
             if said:

@@ -16,8 +16,8 @@ from functools import cache
 _RANGES = (
     "a0-374 37a-37e 384-38a 38c 38e-390 3aa-4f9 587 591-5c7 610-6ed 711-74a 7eb-7f3 816-82d "
     "859-85b 8d4-95f 9bc 9cb-9cd 9dc-9dd 9df a33 a36 a3c a4d a59-a5b a5e abc acd b3c b48 "
-    "b4b-b4d b5c-b5d b94 bca-bcd c48 c4d c55-c56 cbc-cc0 cc7-cc8 cca-ccd d4a-d4d dca dda- "
-    "dde e33-e3a e48-e4b eb3-eb9 ec8-ecb edc-edd f0c-f43 f4d-f69 f71-f93 f9d-fb9 fc6 "
+    "b4b-b4d b5c-b5d b94 bca-bcd c48 c4d c55-c56 cbc-cc0 cc7-cc8 cca-ccd d4a-d4d dca "
+    "dda-dde e33-e3a e48-e4b eb3-eb9 ec8-ecb edc-edd f0c-f43 f4d-f69 f71-f93 f9d-fb9 fc6 "
     "1026-108d 10fc 135d-135f 1714 1734 17d2-17dd 18a9 1939-193b 1a17-1a18 1a60-1a7c 1a7f "
     "1ab0-1abd 1b06-1b44 1b6b-1bf3 1c37 1cd0-1cf9 1d2c-1df5 1dfb-1f15 1f18-1f1d 1f20-1f45 "
     "1f48-1f4d 1f50-1f57 1f59 1f5b 1f5d 1f5f-1f7d 1f80-1fb4 1fb6-1fc4 1fc6-1fd3 1fd6-1fdb "

@@ -60,14 +60,19 @@ static int encode_word(qe_merging *m, qe_id_sink *sink)
             return qe_sink_put(sink, id);
         }
     }
-    int error = QE_OK;
-    for (uint32_t i = 0; i < m->count && !error; i++) {
-        m->ids[i] = qe_vocab_load(vocab->byte_tokens, m->text[i]);
-        m->lengths[i] = 1;
-        m->starts[i] = i;
-        error = i % QE_WORK_STEP ? QE_OK : qe_work_did(m->work, QE_WORK_STEP);
+    for (uint32_t i = 0; i < m->count;) {
+        uint32_t end = m->count - i > QE_WORK_STEP ? i + QE_WORK_STEP : m->count;
+        int error = qe_work_did(m->work, end - i);
+        if (error) {
+            return error;
+        }
+        for (; i < end; i++) {
+            m->ids[i] = qe_vocab_load(vocab->byte_tokens, m->text[i]);
+            m->lengths[i] = 1;
+            m->starts[i] = i;
+        }
     }
-    error = error ? error : qe_merging_run(m);
+    int error = qe_merging_run(m);
     if (error) {
         return error;
     }
@@ -89,7 +94,6 @@ int qe_bpe_encode(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *
         m->text = text + start;
         m->count = (uint32_t)(end - start);
         int error = encode_word(m, sink);
-        error = error ? error : qe_work_did(m->work, end - start);
         if (error) {
             return error;
         }

@@ -25,15 +25,16 @@ static character read(const span *s, size_t position)
 {
     character c = {0, CLASS_END, position};
     if (position < s->end) {
-        size_t bytes = 1;
         if (s->text[position] < 0x80) {
             c.value = s->text[position];
-        } else {
-            bytes = qe_utf8_read(s->text + position, s->end - position, &c.value);
-            if (bytes == 0) { /* half a sequence: a special token was cut out of it */
-                bytes = 1;
-                c.value = 0xFFFD;
-            }
+            c.class = qe_unicode_ascii[c.value];
+            c.next = position + 1;
+            return c;
+        }
+        size_t bytes = qe_utf8_read(s->text + position, s->end - position, &c.value);
+        if (bytes == 0) { /* half a sequence: a special token was cut out of it */
+            bytes = 1;
+            c.value = 0xFFFD;
         }
         c.class = qe_unicode_class(c.value);
         if ((c.class & QE_UNICODE_LATER) && !s->is_folder) {

@@ -55,6 +55,8 @@ static int open_and_map(const char *path, int *number, const uint8_t **base, uin
         error = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
     else if (info.st_size == 0)
         error = ENODATA;
+    else if ((uint64_t)info.st_size != (size_t)info.st_size)
+        error = EFBIG; /* 32 bits address no such file */
     if (!error) {
         void *p = map_whole(fd, (size_t)info.st_size);
         if (p == MAP_FAILED)

@@ -69,6 +69,7 @@ def make_fuzzer(folder: Path) -> Path:
     sources = [
         ROOT / "tests/fuzz/image_fuzz.c",
         *sorted((ROOT / "runtime/engine").glob("*.c")),
+        ROOT / "runtime/host/image_file.c",
         ROOT / "runtime/host/machine.c",
     ]
     command = ["gcc", *FLAGS, f"-I{ROOT / 'runtime'}", *map(str, sources)]

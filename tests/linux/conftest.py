@@ -32,10 +32,11 @@ def linux_board(request: pytest.FixtureRequest) -> Board:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_known_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hosts that tests meet are no business of this user's."""
+    """Hosts that tests meet are no business of this user's, here or in commands that run."""
     patch = pytest.MonkeyPatch()
     path = tmp_path_factory.mktemp("ssh") / "known_hosts"
     patch.setattr("qedge.toolkit.ssh_connect.known_hosts_file", lambda: path)
+    patch.setenv("XDG_DATA_HOME", str(path.parent))
     yield
     patch.undo()
 

@@ -56,8 +56,14 @@ class Server:
         (self.folder / "login").write_bytes(os.fsencode(text))
 
 
-def start(folder: Path, home: bytes | None = None, authorized: Path | None = None) -> Server:
-    """authorized: the public key that may log in, instead of a new one."""
+def start(
+    folder: Path,
+    home: bytes | None = None,
+    authorized: Path | None = None,
+    authority: asyncssh.SSHKey | None = None,
+) -> Server:
+    """authorized: the public key that may log in, instead of a new one. authority: it vouches
+    for the host's key, by a certificate that the server shows."""
     if not os.path.exists(SSHD) or shutil.which("ssh-keygen") is None:
         need = "no sshd here: tests/packages.sh installs it"
         if os.environ.get("CI") or os.geteuid() == 0:
@@ -81,11 +87,17 @@ def start(folder: Path, home: bytes | None = None, authorized: Path | None = Non
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     login = folder / "login"
+    certificate = ""
+    if authority is not None:
+        signed = authority.generate_host_certificate(host_key, "it", principals=["127.0.0.1"])
+        signed.write_certificate(folder / "host_key-cert.pub")
+        certificate = f"HostCertificate {folder}/host_key-cert.pub\n"
     (folder / "config").write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxSessions 50\n"
         f"MaxStartups 100\nPermitRootLogin yes\nForceCommand sh {login}\nLogLevel ERROR\n"
+        f"{certificate}"
     )
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=log)

@@ -49,7 +49,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("wheels"))
 
 
-@pytest.mark.parametrize("name", [b"/".join(NAMES[:8]), *NAMES[8:]])
+ALL = b"/".join(NAMES)
+
+
+@pytest.mark.parametrize("name", [ALL + b"/end\n", ALL + b"/caf\xe9", b"-rf ."])
 def test_an_image_is_put_on_a_board_whose_home_is_named_anything(
     name: bytes,
     this_machine: Board,

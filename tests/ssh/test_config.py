@@ -84,6 +84,7 @@ def test_jumps_go_before_a_proxy_command_and_that_is_the_shell_s(home: Path) -> 
     inner = read("inner", None, None)
     assert inner.jumps == ("admin@gate:2200", "ssh://second") and not inner.proxy_command
     assert inner.alias == "the-inner"
+    assert read("Some.Host", None, None).alias == "some.host"
     behind = read("behind", None, None)
     assert behind.proxy_command == "nc -X 5 behind 22022 2>/dev/null # not a comment"
     assert behind.strict == "no"
@@ -115,6 +116,13 @@ def test_files_that_are_included_and_the_system_s(home: Path) -> None:
     other = read("c", None, None)
     assert other.user == "of-the-system" and not other.hash_hosts
     assert other.config.get("Compression") is True
+
+
+def test_a_command_that_decides_has_the_host_s_name(home: Path) -> None:
+    write(home, 'Match exec "test %n = pi && test %h = pi"\n  User yes\nHost *\n  User no\n')
+    assert read("pi", None, None).user == "yes" and read("other", None, None).user == "no"
+    write(home, 'Match !exec "test %n = pi"\n  User yes\nHost *\n  User no\n')
+    assert read("pi", None, None).user == "no" and read("other", None, None).user == "yes"
 
 
 def test_a_loop_of_files_ends(home: Path) -> None:
@@ -158,6 +166,20 @@ def test_any_bytes_and_unknown_options_do_no_harm(home: Path) -> None:
     assert (found.user, found.port) == ("café", 7)
     assert found.identities is not None
     assert os.fsencode(found.identities[0]).endswith(b"/.ssh/\xff")
+
+
+def test_what_is_passed_over_is_said_with_its_line_unless_it_means_nothing_here(
+    home: Path,
+) -> None:
+    path = write(
+        home,
+        "IgnoreUnknown My*\nMyOption 1\nLogLevel DEBUG\nControlMaster auto\n#Asdf\x1b[2J x\n"
+        "Typpo yes\nRevokedHostKeys /none\nHost other\n  Nonsense 1\n",
+    )
+    assert read("pi", None, None).notes == (
+        f"{path} line 6: typpo is no option of ssh that is known here; passed over",
+        f"{path} line 7: qedge does not obey revokedhostkeys",
+    )
 
 
 SAME = """

@@ -141,4 +141,7 @@ def test_a_connection_that_is_lost_is_a_write_error(home: Path, server: Server) 
         Shell(server.address, server.key) as shell,
         pytest.raises(WriteError, match="connection was lost"),
     ):
-        shell.run("kill -9 $PPID; sleep 5")  # sshd's process for this login
+        shell.run(
+            'p=$PPID; while [ "$(cat /proc/$p/comm)" != sshd ]; do '
+            "p=$(awk '/^PPid/{print $2}' /proc/$p/status); done; kill -9 $p; sleep 5"
+        )  # sshd's process for this login

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -139,9 +141,21 @@ def test_a_catalogue_name_is_pulled_and_built(
     assert asked[1:] == ["hf:org/repo/model.gguf"]
 
 
+def test_a_model_is_given_back_and_a_name_fetched(
+    gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    assert auto.model_for(str(gguf), said.append) == gguf and said == []
+    monkeypatch.setattr(auto.pull, "pull", lambda *a: auto.pull.Pulled(gguf, 1, ""))
+    assert auto.model_for("smollm2-135m", said.append) == gguf
+    assert said == ["smollm2-135m: fetching it, once"]
+    with pytest.raises(ImageError, match="no such file; give a model's file or folder, or a"):
+        auto.model_for("none.gguf", print)
+
+
 def test_an_unknown_name_says_what_could_be_meant(cache: Path) -> None:
     with pytest.raises(
-        ImageError, match=r"SmolLM2-135: no such file; did you mean smollm2-135m"
+        ImageError, match=r"SmolLM2-135: .*no such file \(did you mean smollm2-135m\?\)"
     ):
         image_for("SmolLM2-135", print)
     with pytest.raises(ImageError, match="no such file; give an image"):
@@ -198,3 +212,47 @@ def test_finding_a_kept_image_needs_no_numpy(gguf: Path, cache: Path) -> None:
         [sys.executable, "-c", code, str(gguf)], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0 and ended.stdout.strip() == str(image)
+
+
+def test_waiting_for_another_process_is_said(gguf: Path, cache: Path) -> None:
+    image = image_for(str(gguf), print)
+    image.unlink()
+    waits = threading.Event()
+    found: list[Path] = []
+
+    def say(text: str) -> None:
+        if text.endswith("another process builds it; waiting"):
+            waits.set()
+
+    with open(image.with_name(f".{image.name}.lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=lambda: found.append(auto.make(str(gguf), say)))
+        thread.start()
+        assert waits.wait(60)
+    thread.join(60)
+    assert found == [image] and image.is_file()
+
+
+def test_an_interrupted_build_leaves_nothing(cache: Path, tmp_path: Path) -> None:
+    config = TinyConfig(layers=8, dim=256, ffn=512, context=4096)
+    model = write_gguf(tmp_path / "m.gguf", config, make_weights(1, config))
+    code = (
+        "import os, signal, sys\n"
+        "from qedge.toolkit.auto import image_for\n"
+        "def say(text):\n"
+        "    if 'building' in text:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "try:\n"
+        "    image_for(sys.argv[1], say)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(7)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 7 and "Traceback" not in ended.stderr, ended.stderr
+    assert [path.suffix for path in (cache / "images").iterdir()] == [".lock"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -403,3 +405,31 @@ def test_error_in_a_generation_leaves_a_model_that_works(model: Model) -> None:
     with pytest.raises(BudgetError):
         list(model.generate([5] * 4000))
     assert "".join(model.generate(PROMPT, 5)) == good
+
+
+def test_image_that_cannot_be_mapped_is_no_bad_image(tiny_image: Path) -> None:
+    """What the process has too little of is a budget's matter, and named."""
+    code = (
+        "import os, resource, sys\n"
+        "from qedge.runtime import BudgetError, Model\n"
+        "files = []\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
+        "try:\n"
+        "    while True: files.append(Model.open(sys.argv[1], threads=1))\n"
+        "except BudgetError as error: print('files:', error)\n"
+        "files.clear()\n"
+        "with open(sys.argv[2], 'wb') as file: file.truncate(1 << 40)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))\n"
+        "try: Model.open(sys.argv[2])\n"
+        "except BudgetError as error: print('space:', error)\n"
+    )
+    large = tiny_image.with_name("large.qimg")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_image), str(large)],
+        capture_output=True,
+        text=True,
+    )
+    large.unlink()
+    files, space = done.stdout.splitlines()
+    assert files.startswith("files: ") and "ulimit -n" in files and "tiny.qimg" in files
+    assert space.startswith("space: ") and "ulimit -v" in space and "large.qimg" in space

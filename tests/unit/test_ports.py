@@ -18,6 +18,7 @@ from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.runtime.text import printable
 from qedge.toolkit.link import open_line, port
 from qedge.toolkit.link.client import Refused, _checked
+from qedge.toolkit.link.find import find
 
 
 @pytest.fixture
@@ -127,6 +128,11 @@ def test_a_port_that_may_not_be_opened_is_told_with_its_group(
         group = grp.getgrgid(there.st_gid).gr_name
         with pytest.raises(NoBoardError, match=f"group {group}: sudo usermod -aG {group} "):
             open_line(terminal, 115200)
+
+
+def test_a_search_tells_of_ports_that_it_could_not_look_at() -> None:
+    with pytest.raises(NoBoardError, match="no pico answers at /dev/ttyACM99 .*no such port"):
+        find("pico", 115200, ["/dev/ttyACM99"])
 
 
 def test_a_line_that_takes_nothing_is_not_waited_for_without_end(

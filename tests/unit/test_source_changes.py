@@ -15,7 +15,7 @@ from unit.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, wri
 from qedge.runtime import ImageError
 from qedge.toolkit.board import load
 from qedge.toolkit.build import build
-from qedge.toolkit.source import open_source
+from qedge.toolkit.source import gguf_header, open_source
 
 CONFIG = TinyConfig(layers=2, context=32)
 WEIGHTS = make_weights(1, CONFIG)
@@ -121,3 +121,21 @@ def test_a_build_keeps_no_file_open(tmp_path: Path) -> None:
         with pytest.raises(ImageError):
             open_source(tmp_path / "m.qimg")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("window", [1, 8, 97, 4096])
+def test_a_header_of_any_length_is_read_as_it_is_needed(
+    tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four megabytes are read at first; here a header is many times as long as that."""
+    path = write_gguf(tmp_path / "m.gguf", CONFIG, WEIGHTS)
+    whole = gguf_header.read_header(path)
+    monkeypatch.setattr(gguf_header, "WINDOW_BYTES", window)
+    found = gguf_header.read_header(path)
+    assert str(found.metadata) == str(whole.metadata)
+    assert (found.tensors, found.data_offset) == (whole.tensors, whole.data_offset)
+    data = path.read_bytes()
+    for length in range(4, whole.data_offset - 64, 311):
+        path.write_bytes(data[:length])
+        with pytest.raises(ImageError, match="cut short or damaged"):
+            gguf_header.read_header(path)

@@ -245,6 +245,7 @@ def test_gguf_key_given_twice_is_refused(tmp_path: Path) -> None:
         ("m.bin", b"PK\x03\x04", "PyTorch or zip"),
         ("m.gguf", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("m.safetensors", b"\x00" * 64, "one file of a folder"),
+        ("model.safetensors.index.json", b"{}", "one file of a folder; give the folder"),
         ("m.txt", b"hello there", "a model is a GGUF file"),
     ],
 )

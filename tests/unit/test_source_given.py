@@ -173,7 +173,7 @@ def test_fp8_weights_are_named(tmp_path: Path) -> None:
         (["tf_model.h5"], "TensorFlow's weights"),
         (["flax_model.msgpack"], "Flax's weights"),
         (["weights.npz"], "MLX's or numpy's"),
-        (["consolidated.safetensors"], "has neither model.safetensors nor its index"),
+        (["consolidated.safetensors"], "has only consolidated files, with their makers' own"),
         ([], "download the safetensors files of the model"),
     ],
 )

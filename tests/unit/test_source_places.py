@@ -15,7 +15,7 @@ import pytest
 from unit.source_damage import TINY, WEIGHTS, open_and_read_everything, refused, same_weights
 from unit.tiny_models import make_weights, write_gguf, write_hf
 
-from qedge.runtime import BudgetError, ImageError, Model, UsageError, WriteError
+from qedge.runtime import BudgetError, ImageError, Model, UsageError
 from qedge.toolkit.board import load
 from qedge.toolkit.build import build
 from qedge.toolkit.encode import open_vocabulary
@@ -313,16 +313,3 @@ def test_an_errno_is_told_as_what_it_is(
             patched.setattr(f"qedge.toolkit.source.opened.os.{name}", refuse)
             open_and_read_everything(folder if name == "listdir" else path)
         assert str(tmp_path) in str(told.value)
-
-
-def test_uf2_files_into_a_folder_are_refused_before_anything_is_built(
-    tiny_image: Path, tmp_path: Path
-) -> None:
-    from qedge.toolkit.uf2 import write
-
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(WriteError, match="folder: is a folder; name a file in it"):
-        write(load("pico"), tiny_image, tmp_path / "folder")
-    with pytest.raises(WriteError, match="there is no folder .*none; make it first"):
-        write(load("pico"), tiny_image, tmp_path / "none" / "m.uf2")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def advise(
     from qedge.toolkit import show
     from qedge.toolkit.advise import Choice
     from qedge.toolkit.advise import advise as find
+    from qedge.toolkit.auto import model_for
 
     def fields(choice: Choice) -> dict[str, Any]:
         return {
@@ -62,6 +64,9 @@ def advise(
             "llama3_8b_perplexity_percent": choice.perplexity_percent,
         }
 
+    if not os.path.lexists(model):
+        with show.bar(True) as tell:
+            model = model_for(os.fspath(model), show.say, tell)
     found = find(model, board_with_ram(board or "host", ram), context_value(context), tokenizer)
     emit(
         as_json,

@@ -78,12 +78,17 @@ def build(
     counter: int,
     as_json: bool,
 ) -> None:
-    """Quantize MODEL and pack it into one image for a board, or for this machine."""
+    """Quantize MODEL, a file, a folder or a name that `pull` knows, and pack it into one image
+    for a board, or for this machine."""
     from qedge.toolkit import show
+    from qedge.toolkit.auto import model_for
     from qedge.toolkit.build import build as build_image
     from qedge.toolkit.build import output_path, replaced
 
     chosen = board_with_ram(board or "host", ram)
+    if not os.path.lexists(model):
+        with show.bar(True) as tell:
+            model = model_for(os.fspath(model), show.say, tell)
     output = output_path(model, chosen, quant, output)
     other = replaced(output, chosen)
     key = None

@@ -13,9 +13,9 @@ from typing import Any
 
 from qedge.runtime.errors import NoBoardError, SeveralBoardsError, WriteError
 from qedge.toolkit.board import Board
+from qedge.toolkit.files import cache_folder
 from qedge.toolkit.lab.resource import NETWORK, PREFIX, Resource, choose
 from qedge.toolkit.lab.session import ANSWER_SECONDS, reservations, session_with, to_its_end
-from qedge.toolkit.pull import cache_folder
 
 DEVICE_SECONDS = 10.0  # until an exporter has a port for a board, as labgrid's own clients
 _LOOK_SECONDS = 0.1

@@ -60,5 +60,5 @@ def call(text: str, *words: str, user: str = "") -> Call:
     head = f"{text}\n# whole".encode()
     token = secrets.token_hex(8)
     stages = f"'{_AS[user]}' '{_START}'" if _AS[user] else f"'{_START}' sh"
-    command = " ".join(["exec sh -c", stages, token, str(len(head)), *words])
+    command = " ".join(["sh -c", stages, token, str(len(head)), *words])
     return Call(command, head, f"qedge-{token}".encode())

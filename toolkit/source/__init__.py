@@ -59,7 +59,7 @@ def open_source(path: Path, tokenizer: Path | None = None) -> SourceModel:
                 "give its tokenizer.bin with --tokenizer FILE"
             )
         return open_llama2c(path, Path(tokenizer))
-    if path.suffix == ".safetensors" or path.name == "config.json":
+    if path.suffix in (".safetensors", ".json"):
         raise ImageError(f"{path}: is one file of a folder; give the folder {path.parent}")
     raise ImageError(
         f"{path}: begins with {start[:4]!r}; a model is a GGUF file, a folder with config.json "

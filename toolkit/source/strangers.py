@@ -158,6 +158,11 @@ def refuse_weights(folder: Path, names: Iterable[str]) -> NoReturn:
             f"{folder}: {pickles[0]} is a Python pickle, which can run code and is not read; "
             f"make safetensors of it, where it is trusted: {convert}"
         )
+    if any(name.startswith("consolidated") for name in found):
+        raise ImageError(
+            f"{folder}: has only consolidated files, with their makers' own names of tensors; "
+            "download the model's other safetensors files (model*.safetensors)"
+        )
     others = (
         (
             ".h5",
