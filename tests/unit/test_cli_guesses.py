@@ -248,9 +248,14 @@ def test_name_or_model_becomes_an_image(
             "from qedge.toolkit.cli import main\n"
             "main()\n"
         )
-        words = [sys.executable, "-c", code, "run", target, "hi", "-n", "1"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and done.stderr.startswith("built once\n"), done.stderr
+        for verb in (
+            ["run", target, "hi", "-n", "1"],
+            ["test", target],
+            ["bench", target, "--prompt-tokens=4", "--decode-tokens=2", "--repeat=1"],
+        ):
+            words = [sys.executable, "-c", code, *verb]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert done.returncode == 0 and done.stderr.startswith("built once\n"), done.stderr
 
 
 # ---- images that are damaged ----

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-from qedge.runtime import ImageError, UsageError
+from qedge.runtime import UsageError
 
 emitted = False  # whether standard output has its one object
 
@@ -72,6 +72,14 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
     """The model at TARGET: an image, or what one can be made of (toolkit/auto.py)."""
     from qedge.runtime.model import Model
 
+    path = image_at(target)
+    return Model.open(path, **{name: options[name] for name in MODEL_OPTIONS})
+
+
+def image_at(target: str) -> str:
+    """The image that TARGET is, or that is built of it once; said on standard error."""
+    if _may_be_image(target):
+        return target
     if not os.path.exists(target):
         from qedge.toolkit import board
 
@@ -79,23 +87,11 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
             raise UsageError(
                 f"{target} is a machine's profile; give the image file to run here"
             )
-    return Model.open(_image(target), **{name: options[name] for name in MODEL_OPTIONS})
-
-
-def _image(target: str) -> str | os.PathLike[str]:
-    """The image that TARGET is, or that is built of it once; said on standard error."""
-    if _may_be_image(target):
-        return target
-    try:
-        from qedge.toolkit.auto import image_for
-    except ImportError:
-        raise ImageError(
-            f"{target}: no such file; give an image (.qimg), made by `qedge build`"
-        ) from None
     from qedge.toolkit import show
+    from qedge.toolkit.auto import image_for
 
     with show.bar(True) as tell:
-        return image_for(target, show.say, tell)
+        return os.fspath(image_for(target, show.say, tell))
 
 
 def _may_be_image(target: str) -> bool:

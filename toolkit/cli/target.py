@@ -17,6 +17,7 @@ from qedge.toolkit.cli.common import (
     board_of,
     connected,
     emit,
+    image_at,
     json_option,
     model_options,
     open_model,
@@ -244,10 +245,11 @@ def bench(
     from qedge.toolkit.board import host_name
 
     least, most = _rounds(options["rounds"])
+    image = image_at(target)  # building it is not part of what is measured
     with show.bar(True) as tell:
         results = measure(
-            target,
-            lambda: open_model(target, options),
+            image,
+            lambda: open_model(image, options),
             prompt_tokens=512 if prompt_tokens is None else prompt_tokens,
             decode_tokens=128 if decode_tokens is None else decode_tokens,
             depths=depths,
