@@ -120,7 +120,8 @@ cdef encode(const qe_vocab *vocab, bytes text, uint32_t flags, uint8_t *room, ui
             if raised:
                 raise raised[0]
             if n != QE_ERR_SPACE or (scratch >= worst and most > worst // 20):
-                return [(<uint32_t *>memory)[i] for i in range(checked(n))]
+                checked(n)
+                return [(<uint32_t *>memory)[i] for i in range(n)]
             if room == NULL:
                 PyMem_Free(memory)
                 memory = NULL
