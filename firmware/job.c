@@ -353,6 +353,8 @@ static int advance(cbor_writer *answer, int *ended)
         if (!error && *ended && job.kind == ACTIVATE) {
             *ended = 0;
             error = signature_check(job.slot, &model.image, &job.counter);
+            if (!error) /* every byte was read now, whatever was found at the start */
+                model_distrust(job.slot, 0);
             error = error ? error : begin_golden();
         }
         return error;
@@ -361,8 +363,6 @@ static int advance(cbor_writer *answer, int *ended)
     *ended = golden_done();
     if (!error && *ended && job.kind == ACTIVATE)
         error = record_activation();
-    if (!error && *ended && job.kind == ACTIVATE)
-        model_distrust(job.slot, 0);
     return error;
 }
 

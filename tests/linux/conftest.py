@@ -34,9 +34,7 @@ def linux_board(request: pytest.FixtureRequest) -> Board:
 def own_known_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Hosts that tests meet are no business of this user's, here or in commands that run."""
     patch = pytest.MonkeyPatch()
-    path = tmp_path_factory.mktemp("ssh") / "known_hosts"
-    patch.setattr("qedge.toolkit.ssh_connect.known_hosts_file", lambda: path)
-    patch.setenv("XDG_DATA_HOME", str(path.parent))
+    patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("ssh")))
     yield
     patch.undo()
 

@@ -80,7 +80,7 @@ class OnDevice(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             slots = Slots(folder)
             slots.write(0, 0, b"image")
-            slots.settle(0)
+            slots.settle(slots.part_path(0))
             slots.activate(0, "00" * 32, 5, 0)
             slots.close()
             self.assertEqual(Slots(folder).active(), 0)
