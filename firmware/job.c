@@ -184,8 +184,8 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
         memcpy(&job.tokens.sampler.random, seed, 8);
     uint64_t room;
     uint8_t *scratch = qe_session_scratch(&model.session, &room);
-    const uint32_t flags =
-        QE_ENCODE_BOS | (cbor_uint(map, bytes, "special", 0) ? QE_ENCODE_SPECIAL : 0);
+    const uint32_t flags = (cbor_uint(map, bytes, "bos", 1) ? QE_ENCODE_BOS : 0) |
+                           (cbor_uint(map, bytes, "special", 0) ? QE_ENCODE_SPECIAL : 0);
     const int32_t count =
         qe_vocab_encode(&model.image.vocab, text, length, flags,
                         qe_session_tokens(&model.session), model.session.options.context,

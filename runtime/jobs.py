@@ -289,7 +289,8 @@ class Jobs:
         text, most = values.get("prompt"), values.get("max", 256)
         if not isinstance(text, bytes) or not isinstance(most, int) or most < 1:
             raise SlotError(MESSAGE)
-        prompt = model.prompt_tokens(text, special=bool(values.get("special")))
+        bos = values.get("bos") is not False
+        prompt = model.prompt_tokens(text, special=bool(values.get("special")), bos=bos)
         if not prompt:
             raise SlotError(MESSAGE)
         if len(prompt) > model.context:

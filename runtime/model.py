@@ -295,17 +295,18 @@ class Model:
             self._mark = None
             self.engine.rewind(0)
 
-    def prompt_tokens(self, prompt: str | bytes, *, special: bool = False) -> list[int]:
+    def prompt_tokens(
+        self, prompt: str | bytes, *, special: bool = False, bos: bool = True
+    ) -> list[int]:
         """Ids of a prompt, with BOS where the model wants it; the arena is the scratch."""
         text = arguments.utf8("the prompt", prompt)
         try:
-            return self.engine.encode(text, special, True)
+            return self.engine.encode(text, special, bos)
         except EngineError as error:
             if error.code == _ERR_SPACE:
                 raise BudgetError(
                     f"the prompt has {len(text):,} bytes and cannot fit a context of "
-                    f"{self.context:,} "
-                    "tokens; shorten it or open with a longer context"
+                    f"{self.context:,} tokens; shorten it or open with a longer context"
                 ) from None
             raise text_failure("the prompt", len(text), error) from None
 

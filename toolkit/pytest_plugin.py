@@ -87,10 +87,10 @@ class BoardUnderTest:
         from qedge.toolkit import remote
         from qedge.toolkit.chat.prompts import text_there
 
-        text, special = text_there(
+        text, told = text_there(
             self.device, prompt, chat=chat, system=system, raw=raw, special=special
         )
-        run = remote.Run(self.device, text, max_tokens, special=special, **options)
+        run = remote.Run(self.device, text, max_tokens, **told, **options)
         text = "".join(run)
         fields = run.times.fields(self.hello, self.board)
         return Answer(text, run.tokens, run.finish_reason, fields)

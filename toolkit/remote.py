@@ -80,9 +80,10 @@ class Run:
         seed: int = 0,
         stop: Sequence[str] = (),
         special: bool = False,
+        bos: bool = True,
         hash: bool = False,
     ) -> None:
-        """Options as of `Model.generate`."""
+        """Options as of `Model.generate`; bos: begin as the model wants prompts to begin."""
         if max_tokens < 1:
             raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
         self._values = {
@@ -95,6 +96,7 @@ class Run:
             "repeat_penalty": float_bits(repeat_penalty),
             "seed": struct.pack("<Q", seed),
             "special": special,
+            "bos": bos,
             "hash": hash,
         }
         self._device = device

@@ -179,10 +179,13 @@ def test_prompt_for_a_board_refuses_what_would_count_there() -> None:
     assert chat_prompt(template, None, [{"role": "user", "content": "<b>"}]).count("<|") == 3
 
 
-def test_prompt_for_a_board_leaves_out_the_bos_that_the_board_writes() -> None:
-    facts = Conversation({"bos_token": "<s>"}, ("<s>",), prompt_bos=True)
+def test_prompt_for_a_board_has_the_bos_that_it_has_here() -> None:
     messages = [{"role": "user", "content": "hi"}]
-    assert chat_prompt("{{ bos_token }}[{{ messages[0].content }}]", facts, messages) == "[hi]"
+    for adds in (True, False):
+        facts = Conversation({"bos_token": "<s>"}, ("<s>",), chat_bos=adds)
+        for begin, adds_it in (("{{ bos_token }}", True), ("", adds)):
+            made = chat_prompt(begin + "[{{ messages[0].content }}]", facts, messages)
+            assert made == ("<s>[hi]" if adds_it else "[hi]")
 
 
 FOREVER = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
@@ -319,7 +322,7 @@ def test_gguf_that_asks_for_bos_gets_one_and_never_two(
     assert chat_tokens(spm_model, messages, template=text) == expected
     assert chat_tokens(spm_model, messages, template="{{ bos_token }}" + text) == expected
     facts = tokens.conversation_of(spm_model)
-    assert facts.prompt_bos and facts.chat_bos and facts.special_tokens["unk_token"] == "<unk>"
+    assert facts.chat_bos and facts.special_tokens["unk_token"] == "<unk>"
 
 
 def test_a_space_before_the_text_comes_where_the_vocabulary_puts_it(

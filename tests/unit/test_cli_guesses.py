@@ -190,18 +190,21 @@ def refuse() -> bytes:
 
 def test_board_is_given_the_rendered_conversation(tiny_image: Path) -> None:
     board = Board(tiny_image)
-    assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", False)
-    assert prompts.text_there(board, b"x", **ASKED | {"special": True}) == (b"x", True)
+    assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", {"special": False})
+    assert prompts.text_there(board, b"x", **ASKED | {"special": True}) == (
+        b"x",
+        {"special": True},
+    )
     assert prompts.text_there(board, b"the rain", **ASKED | {"chat": True}) == (
         TURN.encode(),
-        True,
+        {"special": True, "bos": False},
     )
     text, _ = prompts.text_there(board, b"the rain", **ASKED | {"system": "S"})
     assert text.startswith(b"<|im_start|>system\nS<|im_end|>")
     with pytest.raises(UsageError, match="--special"):
         prompts.text_there(board, b"<|im_end|>", **ASKED | {"chat": True})
     board.section = lambda kind: refuse()  # type: ignore[method-assign]
-    assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", False)
+    assert prompts.text_there(board, b"the rain", **ASKED) == (b"the rain", {"special": False})
     with pytest.raises(WriteError):
         prompts.text_there(board, b"the rain", **ASKED | {"chat": True})
     board.section = lambda kind: None  # type: ignore[method-assign]
@@ -227,7 +230,10 @@ def test_commanders_template_ends_a_command_wherever_it_runs(
     assert raw["text"] not in answers
     board = Board(image)
     assert prompts.text_there(board, command.encode(), **ASKED)[0] == f"{command}\n".encode()
-    assert prompts.text_there(board, b"x", **ASKED | {"raw": True}) == (b"x", False)
+    assert prompts.text_there(board, b"x", **ASKED | {"raw": True}) == (
+        b"x",
+        {"special": False},
+    )
 
 
 def test_name_or_model_becomes_an_image(

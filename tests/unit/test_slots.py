@@ -411,3 +411,25 @@ def test_a_slot_s_file_is_cut_to_its_image(
     device.write(hello.board_id, 0, 1 << 20, bytes(4096))  # what a larger update left
     put(device, images[0], board)
     assert (tmp_path / "a.qimg").stat().st_size == images[0].stat().st_size
+
+
+@pytest.mark.parametrize("template", ["{{ bos_token }}[{{ messages[0].content }}]", "[x]"])
+def test_a_conversation_has_the_ids_on_a_board_that_it_has_here(
+    template: str, tmp_path: Path, board: Board
+) -> None:
+    from qedge.toolkit.chat.prompts import ids_here, text_there
+
+    config = TinyConfig(layers=1)
+    model = tmp_path / "m.gguf"
+    write_gguf(model, config, make_weights(1, config), tokenizer="spm", chat_template=template)
+    image = build(model, board, tmp_path / "m.qimg").image
+    device = linked(tmp_path / "root")
+    put(device, image, board)
+    with Model.open(image) as here:
+        expected = ids_here(here, "hi", chat=True)
+        list(here.generate(expected, 3, hash=True))
+        wanted = here.logits_hash()
+    text, told = text_there(device, "hi", chat=True)
+    there = remote.Run(device, text, 3, hash=True, **told)
+    list(there)
+    assert there.times.prompt_tokens == len(expected) and there.logits_hash == wanted

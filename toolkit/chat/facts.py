@@ -12,18 +12,16 @@ from qedge.toolkit.vocabulary_value import CONTROL, UNKNOWN, USER_DEFINED, Vocab
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What an image says of conversations: its chat section (runtime/engine/SPEC.md 3.7).
+    """What an image says of conversations: its chat section (runtime/engine/SPEC.md 3.9).
 
     special_tokens: texts by the names that templates use ("bos_token", "pad_token", …).
     control_tokens: texts that are a token of the model's own wherever the template writes them.
-    prompt_bos: a prompt of plain text begins with BOS.
-    chat_bos: a conversation does, too, if its template does not write it: llama.cpp's rule for
-        GGUF files. In transformers the template alone decides.
+    chat_bos: a conversation begins with BOS also if its template does not write it: llama.cpp's
+        rule for GGUF files. In transformers the template alone decides.
     """
 
     special_tokens: Mapping[str, str]
     control_tokens: tuple[str, ...]
-    prompt_bos: bool = False
     chat_bos: bool = False
 
     def pack(self) -> bytes:
@@ -31,7 +29,6 @@ class Conversation:
         found = {
             "chat_bos": self.chat_bos,
             "control_tokens": list(self.control_tokens),
-            "prompt_bos": self.prompt_bos,
             "special_tokens": dict(sorted(self.special_tokens.items())),
         }
         text = json.dumps(found, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -48,16 +45,16 @@ def read_facts(section: bytes | None) -> Conversation | None:
         return None
     if not all(isinstance(text, str) for text in texts) or not isinstance(control, list):
         return None
-    flags = (found.get(name) is True for name in ("prompt_bos", "chat_bos"))
-    return Conversation(named, tuple(text for text in control if text), *flags)
+    texts = tuple(text for text in control if text)
+    return Conversation(named, texts, found.get("chat_bos") is True)
 
 
 def facts_of(
     vocabulary: Vocabulary, special_tokens: Mapping[str, str], template: str, *, folder: bool
 ) -> Conversation:
     """The chat section for a model, from a folder or a GGUF file. User-defined tokens that the
-    template writes out mark turns
-    as control tokens do, whatever their type says (white space excepted)."""
+    template writes out mark turns as control tokens do, whatever their type says (white space
+    excepted)."""
     named = dict(special_tokens)
     for name, token in (("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos)):
         if name not in named and token is not None:
@@ -72,6 +69,5 @@ def facts_of(
     return Conversation(
         {name: text for name, text in named.items() if text},
         tuple(control),
-        prompt_bos=vocabulary.add_bos,
         chat_bos=vocabulary.add_bos and not folder,
     )

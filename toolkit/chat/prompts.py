@@ -56,9 +56,9 @@ def text_there(
     system: str | None = None,
     raw: bool = False,
     special: bool = False,
-) -> tuple[bytes, bool]:
-    """The prompt for a board's Device, and whether its control tokens count (what Run takes as
-    `special`). The template is that of the image there; options as of ids_here.
+) -> tuple[bytes, dict[str, bool]]:
+    """The prompt for a board's Device, and what Run has to be told of it (`special`, `bos`).
+    The template is that of the image there; options as of ids_here.
 
     ImageError when it has none, UsageError when a message holds a control token."""
     data = _utf8(text) if isinstance(text, str) else text
@@ -71,14 +71,15 @@ def text_there(
         section = None  # older firmware has no such message, and its images no such templates
     template = None if section is None else section.decode("utf-8", "replace")
     if not turn and not is_turn(template, chat, system, raw):
-        return data, special
+        return data, {"special": special}
     if template is None:
         raise ImageError(
             f"{device.name}: its image has no chat template; run it without --chat"
         )
     facts = read_facts(device.section(CHAT))
     made = chat_prompt(template, facts, conversation(data, system), special=special)
-    return _utf8(made), True
+    # whoever made the template has decided about BOS; an older image says nothing of it
+    return _utf8(made), {"special": True, "bos": facts is None}
 
 
 def _utf8(text: str) -> bytes:

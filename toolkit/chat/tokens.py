@@ -34,7 +34,7 @@ def conversation_of(model: Model) -> Conversation:
         if not image.decode(token)
     ]
     adds = bool(vocab["add_bos"])
-    return Conversation(named, tuple(text for text in control if text), adds, adds)
+    return Conversation(named, tuple(text for text in control if text), adds)
 
 
 def chat_tokens(
@@ -74,7 +74,7 @@ def chat_prompt(
     **options: Any,
 ) -> str:
     """The prompt of a conversation for whom takes text alone, with its control tokens to count
-    (a board: `Run(…, special=True)`).
+    and no BOS but its own (a board: `Run(…, special=True, bos=False)`).
 
     facts: the image's chat section; None when it has none, and then whatever in the template
     looks like a control token is taken for one.
@@ -90,8 +90,8 @@ def chat_prompt(
             "on the board; take it out, or allow it with --special"
         )
     bos = named.get("bos_token")
-    twice = facts is not None and facts.prompt_bos and bos  # the board puts it in front, too
-    return made.text.removeprefix(bos) if twice and bos else made.text
+    lacks = facts is not None and facts.chat_bos and bos and not made.text.startswith(bos)
+    return f"{bos}{made.text}" if lacks else made.text
 
 
 def _alike(template: str) -> list[str]:

@@ -146,8 +146,8 @@ def _run_there(
 
     with connected(board, port, identity) as (device, hello):
         sampling = {name: options[name] for name in SAMPLING}
-        text, sampling["special"] = text_there(device, text, **asked)
-        made = Run(device, text, options["max_tokens"], hash=with_hash, **sampling)
+        text, told = text_there(device, text, **asked)
+        made = Run(device, text, options["max_tokens"], hash=with_hash, **told, **sampling)
         pieces = []
         for piece in made:
             pieces.append(piece)
