@@ -3,6 +3,7 @@ they would behind a serial server; power may fail within any operation of the fl
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import struct
@@ -15,7 +16,6 @@ from simulation.stage import Rates, named_id
 from qedge.runtime._engine import EngineError, Image
 from qedge.runtime.frame import Decoder
 from qedge.toolkit.board import Board, device_of, load
-from qedge.toolkit.emulator import make_flash
 from qedge.toolkit.firmware import build
 
 RECORD, RECORD_BYTES, PAGE, PACKET_BYTES = 0x54534551, 52, 256, 1280
@@ -33,15 +33,15 @@ class FirmwareWorld:
         self._program = build(self.board).path
         folder.mkdir()
         self._folder, self._flash = folder, folder / "flash.bin"
-        make_flash(self._flash, self._device)
+        self._flash.write_bytes(b"\xff" * self._device.flash_bytes + b"simulate")
         with self._flash.open("r+b") as file:
-            file.seek(self._device.flash_bytes)
-            file.write(b"simulate")
+            self._memory = mmap.mmap(file.fileno(), 0)
         self._process: subprocess.Popen[bytes] | None = None
         self._cut = 0
         self._lost: set[int] = set()  # clients that have not come again since the power failed
         self._flips: list[tuple[int, int]] = []  # (message, offset in flash)
         self._named = b""  # the image that the last job named
+        self._began = 0  # when it began
         self._starts = 0  # a start may give the active image up
         self._now = 0
         self._seen: tuple[int, bytes] | None = None
@@ -63,7 +63,7 @@ class FirmwareWorld:
             process.stdin.write(data)
             for packet in Decoder().feed(data):
                 if packet[4:6] == bytes([0, 64]) and packet[7] == 4:
-                    self._named = named_id(packet)
+                    self._named, self._began = named_id(packet), self._now
             if all(len(packet) > PACKET_BYTES for packet in Decoder().feed(data)):
                 return b""  # too long for the board, which passes it over
             while True:
@@ -109,6 +109,7 @@ class FirmwareWorld:
 
     def close(self) -> None:
         self._stop()
+        self._memory.close()
 
     # ---- what happens ----
 
@@ -128,11 +129,7 @@ class FirmwareWorld:
         slot = device.slot_at + dice.randrange(2) * device.slot_bytes
         near = dice.choice([PAGE * 4, device.erase_bytes, 1 << 18])
         at, bit = slot + dice.randrange(near), dice.randrange(8)
-        with self._flash.open("r+b") as file:
-            file.seek(at)
-            byte = file.read(1)[0]
-            file.seek(at)
-            file.write(bytes([byte ^ 1 << bit]))
+        self._memory[at] ^= 1 << bit
         self._flips.append((self._now, at))
         return f"bit {bit} of byte {at} of the flash flips"
 
@@ -148,47 +145,50 @@ class FirmwareWorld:
     def _slot_at(self, slot: int) -> int:
         return self._device.slot_at + slot * self._device.slot_bytes
 
-    def _record(self, slot: int) -> tuple[int, bytes]:
-        """(sequence, id) of a slot's latest whole record; (0, b"") without one."""
-        with self._flash.open("rb") as file:
-            file.seek(self._slot_at(slot))
-            pages = file.read(self._device.erase_bytes)
-        best: tuple[int, bytes] = (0, b"")
-        for at in range(0, len(pages), PAGE):
-            magic, sequence, _, _ = struct.unpack_from("<4I", pages, at)
-            (crc,) = struct.unpack_from("<I", pages, at + RECORD_BYTES - 4)
-            if magic == RECORD and crc == zlib.crc32(pages[at : at + RECORD_BYTES - 4]):
-                best = max(best, (sequence, pages[at + 16 : at + 48]))
+    def _record(self, slot: int) -> tuple[int, bytes, int]:
+        """(sequence, id, bytes) of a slot's latest whole record; zeros without one."""
+        start = self._slot_at(slot)
+        best = (0, b"", 0)
+        for at in range(start, start + self._device.erase_bytes, PAGE):
+            magic, sequence, size, _ = struct.unpack_from("<4I", self._memory, at)
+            if magic != RECORD or sequence <= best[0]:
+                continue
+            (crc,) = struct.unpack_from("<I", self._memory, at + RECORD_BYTES - 4)
+            if crc == zlib.crc32(self._memory[at : at + RECORD_BYTES - 4]):
+                best = (sequence, self._memory[at + 16 : at + 48], size)
         return best
-
-    def _active(self) -> int | None:
-        first, second = self._record(0)[0], self._record(1)[0]
-        return None if not first and not second else int(second > first)
 
     def check(self) -> None:
         """The active image, by this world's own reading of the flash, has every byte."""
-        active = self._active()
-        if active is None:
+        records = self._record(0), self._record(1)
+        if not records[0][0] and not records[1][0]:
             return
-        record = self._record(active)
+        active = int(records[1][0] > records[0][0])
+        sequence, image_id, size = records[active]
         start = self._slot_at(active) + self._device.erase_bytes
-        with self._flash.open("rb") as file:
-            file.seek(start)
-            data = file.read(self._device.slot_bytes - self._device.erase_bytes)
-        end = start + len(data)
-        if any(start <= at < end for when, at in self._flips):
-            return  # damaged, and the active slot is never written
+        new = sequence > self._before[0]
+        restarted = self._before[1] != self._starts
+        if new or restarted:  # it was read whole since then, unless a bit flipped meanwhile
+            since = self._now if restarted else self._began
+            self._flips = [
+                (when, at)
+                for when, at in self._flips
+                if when >= since or not start <= at < start + size
+            ]
+        if new and self._before[0] and not restarted:
+            assert image_id == self._named, "an image became active unnamed"
+        self._before = (sequence, self._starts)
+        if any(start <= at < start + size for _, at in self._flips):
+            return  # damaged since, and the active slot is never written
+        data = self._memory[start : start + size]
         if self._seen == (active, data):
             return
         copy = self._folder / "active.qimg"
         copy.write_bytes(data)
         try:
             image = Image(os.fsencode(copy))
-            assert image.id == record[1], "the record is of another image"
+            assert image.id == image_id, "the record is of another image"
             image.verify(0, 1 << 20)
         except EngineError as error:
             raise AssertionError(f"the active image is damaged: {error}") from error
-        if self._before and self._before[0] < record[0] and self._before[1] == self._starts:
-            assert record[1] == self._named, "an image became active unnamed"
-        self._before = (record[0], self._starts)
         self._seen = (active, data)

@@ -28,7 +28,7 @@ from qedge.toolkit.board import load
 from qedge.toolkit.build import build
 
 WORLDS = {"linux": (LinuxWorld, "arm64"), "firmware": (FirmwareWorld, "sim")}
-SEEDS = 300  # of each board
+SEEDS = 150  # of each board
 ACTS = 4
 
 
