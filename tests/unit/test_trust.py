@@ -1,213 +1,199 @@
-"""A board with Linux that has a key: who may have written it, what it takes, what it runs."""
+"""Rounds end by the stated rule, and a verdict says what a measurement is worth."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from unit.test_slots import Local
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime.agent import Agent
-from qedge.runtime.errors import ImageError, QedgeError
-from qedge.runtime.image import open_image
-from qedge.runtime.trust import NotTrusted, trusted_key
-from qedge.toolkit import flash, remote, signature
-from qedge.toolkit.board import Board, load
-from qedge.toolkit.build import build
-from qedge.toolkit.link import Device, Link
+from qedge.runtime import BudgetError, ImageError, Model, UsageError
+from qedge.runtime.measure import FIELDS, closed, interval, measure, median, summary
+from qedge.toolkit.trust import judge
 
 
-@pytest.fixture(scope="module")
-def board() -> Board:
-    return load("arm64")
+def measured(image: Path, **options: Any) -> dict[str, Any]:
+    asked = {"prompt_tokens": 8, "decode_tokens": 2, "sample": dict, **options}
+    return measure(image, lambda: Model.open(image), **asked)
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, board: Board) -> list[Path]:
-    folder, found = tmp_path_factory.mktemp("images"), []
-    for seed in (1, 2):
-        write_gguf(folder / f"{seed}.gguf", TinyConfig(), make_weights(seed, TinyConfig()))
-        found.append(build(folder / f"{seed}.gguf", board, folder / f"{seed}.qimg").image)
-    return found
+@pytest.mark.parametrize(
+    ("count", "kept"), [(6, 1), (8, 1), (9, 2), (11, 2), (12, 3), (20, 6), (25, 8), (30, 10)]
+)
+def test_interval_is_the_order_statistics_of_published_tables(count: int, kept: int) -> None:
+    values = list(range(count, 0, -1))
+    assert interval(values) == (kept, count + 1 - kept)
 
 
-@pytest.fixture
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("keys")
-    folder.chmod(0o755)
-    signature.new_key(folder / "key")
-    return folder
+def test_five_rounds_have_no_interval_of_95_percent() -> None:
+    assert interval([1.0] * 5) is None
+    assert not closed([1.0] * 5, 0.02)
+    assert summary([3.0, 1.0, 2.0, 9.0]) == {
+        "tokens_per_second": 2.5,
+        "interval": None,
+        "rounds": [3.0, 1.0, 2.0, 9.0],
+    }
 
 
-@pytest.fixture
-def signed(tmp_path: Path, keys: Path) -> Callable[..., Path]:
-    def make(image: Path, counter: int, key: Ed25519PrivateKey | None = None) -> Path:
-        copy = tmp_path / f"{counter}-{image.name}"
-        copy.write_bytes(image.read_bytes())
-        signature.sign(copy, key or signature.private_key(keys / "key"), counter)
-        return copy
-
-    return make
+def test_one_outlier_of_nine_does_not_keep_the_interval_open() -> None:
+    rates = [100.0, 101.0, 99.0, 100.5, 99.5, 100.2, 99.8, 100.1, 50.0]
+    assert median(rates) == 100.0
+    assert closed(rates, 0.02)
+    assert not closed(rates[3:], 0.02)  # of six, the smallest is its end
+    assert not closed([*rates[:7], 50.0, 50.0], 0.02)
 
 
-def linked(root: Path, key: Path) -> Device:
-    agent = Agent(str(root), "arm64", key_path=str(key), key_owner=os.geteuid())
-    return Device(Link(Local(agent), "agent", noisy=False), "agent")
+def test_rounds_end_as_soon_as_the_interval_closes(tiny_image: Path) -> None:
+    told: list[tuple[int, int]] = []
+    found = measured(tiny_image, within=1e9, progress=lambda *done: told.append(done))
+    assert found["repeat"] == 6 and found["converged"] is True
+    assert told == [(n, 30) for n in range(1, 7)]
+    assert judge(found).valid
 
 
-def put(device: Device, image: Path, board: Board) -> flash.Flashed:
-    return flash.apply(device, flash.plan(device, image, board))
+def test_rounds_end_at_the_most_when_the_interval_stays_open(tiny_image: Path) -> None:
+    found = measured(tiny_image, within=0.0, least=6, most=8)
+    assert found["repeat"] == 8 and found["converged"] is False
+    (flag,) = judge(found).flags
+    assert flag.name == "not-converged" and "after 8 rounds, not to ±0.0%" in flag.text
 
 
-def test_a_board_with_a_key_takes_what_its_owner_signed_and_nothing_else(
-    tmp_path: Path,
-    keys: Path,
-    images: list[Path],
-    board: Board,
-    signed: Callable[..., Path],
-) -> None:
-    device = linked(tmp_path / "root", keys / "key.pub")
-    assert device.hello().key == signature.public_key(keys / "key.pub")
-    with pytest.raises(ImageError, match="not signed"):
-        put(device, images[0], board)
-    with pytest.raises(ImageError, match="not by the key"):
-        put(device, signed(images[0], 1, Ed25519PrivateKey.generate()), board)
-    assert put(device, signed(images[0], 4), board).verified
-    assert device.hello().floor == 4
-    with pytest.raises(ImageError, match="counter is 3"):
-        put(device, signed(images[1], 3), board)
+def test_repeat_makes_exactly_so_many_rounds(tiny_image: Path) -> None:
+    found = measured(tiny_image, repeat=2, within=1e9)
+    assert found["repeat"] == 2
+    assert [flag.name for flag in judge(found).flags] == ["not-converged"]
+    assert "too few" in judge(found).reasons[0]
 
 
-def test_a_client_that_does_not_look_is_refused_by_the_board(
-    tmp_path: Path,
-    keys: Path,
-    images: list[Path],
-    board: Board,
-    signed: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    device = linked(tmp_path / "root", keys / "key.pub")
-    put(device, signed(images[0], 4), board)
-    monkeypatch.setattr(signature, "check", lambda *_: None)
-    for image in (images[1], signed(images[1], 3), signed(images[1], 9, _stranger())):
-        with pytest.raises(ImageError):
-            put(device, image, board)
-    plan = flash.plan(device, signed(images[1], 9, _stranger()), board)
-    flash._send(device, plan, lambda *_: None)
-    with pytest.raises(ImageError):  # and the counter is the signature's, not the client's
-        values = {"slot": plan.slot, "id": bytes.fromhex(plan.image_id), "counter": 99}
-        device.finish("activate", **values)
-    assert device.hello().floor == 4
+def test_results_have_all_fields_and_plain_values(tiny_image: Path) -> None:
+    import cbor2
+
+    found = measured(tiny_image, repeat=1, depths=(40, 0, 3, 40))
+    assert sorted(found) == sorted(FIELDS)
+    assert [one["depth"] for one in found["decode"]] == [0, 3, 40]
+    assert found["decode_tokens_per_second"] == found["decode"][0]["rounds"][0] > 0
+    assert found["first_answer_seconds"] > found["open_seconds"] > 0
+    assert cbor2.loads(cbor2.dumps(found)) == found
 
 
-def _stranger() -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.generate()
+def test_conditions_are_noted_before_between_and_after(tiny_image: Path) -> None:
+    found = measured(tiny_image, repeat=2)
+    phases = [one["phase"] for one in found["samples"]]
+    assert phases == ["before", "warm", "round", "round", "after"]
 
 
-def test_the_same_image_signed_with_a_higher_counter_raises_the_floor(
-    tmp_path: Path,
-    keys: Path,
-    images: list[Path],
-    board: Board,
-    signed: Callable[..., Path],
-) -> None:
-    device = linked(tmp_path / "root", keys / "key.pub")
-    put(device, signed(images[0], 1), board)
-    again = put(device, signed(images[0], 8), board)
-    assert again.bytes_sent < images[0].stat().st_size and device.hello().floor == 8
-    assert put(device, signed(images[0], 8), board).bytes_sent == 0
+def test_joules_a_token_come_from_watts_read_while_it_decodes(tiny_image: Path) -> None:
+    told = iter([2.0, 9.0, 5.0, 7.0, 3.0])  # before, warm, two rounds, after
+    found = measured(tiny_image, repeat=2, sample=lambda: {"watts": next(told)})
+    assert (found["idle_watts"], found["decode_watts"]) == (2.0, 6.0)
+    assert found["joules_per_token"] == 6.0 / found["decode_tokens_per_second"]
+    unread = measured(tiny_image, repeat=1)
+    assert unread["decode_watts"] is None and unread["joules_per_token"] is None
 
 
-def test_the_floor_outlives_the_slots(
-    tmp_path: Path,
-    keys: Path,
-    images: list[Path],
-    board: Board,
-    signed: Callable[..., Path],
-) -> None:
-    root = tmp_path / "root"
-    device = linked(root, keys / "key.pub")
-    put(device, signed(images[0], 6), board)
-    device.close()
-    for name in ("a.record", "a.qimg"):
-        (root / name).unlink()
-    device = linked(root, keys / "key.pub")
-    assert device.hello().active is None and device.hello().floor == 6
-    with pytest.raises(ImageError, match="has accepted 6"):
-        put(device, signed(images[0], 5), board)
+def test_conditions_of_a_round_are_those_of_a_model_that_decodes(tiny_image: Path) -> None:
+    models: list[Model] = []
+
+    def opener() -> Model:
+        models.append(Model.open(tiny_image))
+        return models[-1]
+
+    def notice() -> dict[str, Any]:
+        if not models:
+            return {"decodes": False}
+        engine = models[0].engine
+        seen, until = engine.position, time.monotonic() + 0.1
+        while engine.position == seen and time.monotonic() < until:
+            pass
+        return {"decodes": engine.position != seen}
+
+    found = measure(
+        tiny_image, opener, prompt_tokens=8, decode_tokens=100, repeat=2, sample=notice
+    )
+    decodes = [one["decodes"] for one in found["samples"]]
+    assert decodes == [False, True, True, True, False]
 
 
-def test_an_unsigned_image_from_before_the_key_came_does_not_run(
-    tmp_path: Path,
-    keys: Path,
-    images: list[Path],
-    board: Board,
-) -> None:
-    root = tmp_path / "root"
-    device = linked(root, tmp_path / "none")
-    put(device, images[0], board)
-    device.close()
-    device = linked(root, keys / "key.pub")
-    for work in (
-        lambda: remote.test(device),
-        lambda: list(remote.Run(device, "hello", 2)),
-        lambda: remote.bench(device, prompt_tokens=2, decode_tokens=2, depth=1),
+def test_failing_or_interrupted_sample_ends_the_measurement(tiny_image: Path) -> None:
+    calls: list[int] = []
+    before = threading.active_count()
+
+    def interrupt() -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(tiny_image, sample=interrupt)
+    assert threading.active_count() == before
+
+
+def test_cold_start_finds_less_of_the_image_in_memory(tiny_image: Path, tmp_path: Path) -> None:
+    image = tmp_path / "own.qimg"
+    image.write_bytes(tiny_image.read_bytes())
+    assert measured(image, repeat=1)["cached_share_at_open"] == 1.0
+    found = measured(image, repeat=1, cold=True)
+    assert found["cache"] == "cold"
+    cold = found["cached_share_at_open"] < 0.05  # or this file system is in memory
+    names = [flag.name for flag in judge(found).flags]
+    assert ("not-cold" in names) == (not cold)
+
+
+def test_what_cannot_be_measured_is_refused_with_the_cure(tiny_image: Path) -> None:
+    for options, word in (
+        ({"repeat": 0}, "--repeat"),
+        ({"depths": (0, -1)}, "--depth"),
+        ({"prompt_tokens": 0}, "--prompt-tokens"),
+        ({"least": 9, "most": 8}, "at most"),
     ):
-        with pytest.raises(ImageError, match="signature"):
-            work()
+        with pytest.raises(UsageError, match=word):
+            measured(tiny_image, **options)
+    with pytest.raises(BudgetError, match="--depth"):
+        measured(tiny_image, depths=(0, 127))
+    with pytest.raises(ImageError, match="no such file|No such file"):
+        measured(tiny_image.with_name("missing"), cold=True)
 
 
-def test_signed_and_unsigned_are_the_same_to_a_board_without_a_key(
-    tmp_path: Path, images: list[Path], board: Board, signed: Callable[..., Path]
-) -> None:
-    device = linked(tmp_path / "root", tmp_path / "none")
-    put(device, signed(images[0], 3), board)
-    assert device.hello().key is None and device.hello().floor == 0
-    assert put(device, images[0], board).verified  # its trailer differs: it is sent
-    name = "ab"[device.hello().active or 0]
-    assert (tmp_path / "root" / f"{name}.qimg").stat().st_size == images[0].stat().st_size
+def test_emulated_board_is_never_valid_as_speed() -> None:
+    verdict = judge({"emulated": True, "converged": True, "samples": []})
+    assert not verdict.valid and verdict.reasons[0].startswith("emulated:")
 
 
-@pytest.mark.parametrize("harm", ["loose file", "loose folder", "no key", "another algorithm"])
-def test_a_key_that_others_could_have_put_there_ends_all_trust(
-    harm: str, tmp_path: Path, keys: Path, images: list[Path], board: Board
-) -> None:
-    public = keys / "key.pub"
-    if harm == "loose file":
-        public.chmod(0o666)
-    elif harm == "loose folder":
-        keys.chmod(0o777)
-    elif harm == "no key":
-        public.write_text("hello")
-    else:
-        public.write_text(
-            "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VuAyEA\n-----END PUBLIC KEY-----"
-        )
-    with pytest.raises(NotTrusted):
-        trusted_key(str(public), os.geteuid())
-    with pytest.raises(QedgeError):
-        put(linked(tmp_path / "root", public), images[0], board)
+def test_notes_are_flags_that_leave_a_run_valid() -> None:
+    verdict = judge({"samples": [{"throttled_bits": 0x50000, "temperature_millidegrees": 9e4}]})
+    names = ["under-voltage-earlier", "throttled-earlier", "hot"]
+    assert [flag.name for flag in verdict.flags] == names
+    assert verdict.valid and verdict.reasons == []
+    assert [one["invalidates"] for one in verdict.fields()["flags"]] == [False] * 3
 
 
-def test_a_key_is_what_the_library_reads(keys: Path) -> None:
-    found = trusted_key(str(keys / "key.pub"), os.geteuid())
-    assert found == signature.public_key(keys / "key.pub")
-    assert trusted_key(str(keys / "nothing")) is None
+def test_page_size_is_information_only() -> None:
+    for size in (4096, 16384, None):
+        assert judge({"samples": [{"page_bytes": size}]}).flags == ()
 
 
-def test_the_engine_reads_the_counter_that_was_signed(
-    images: list[Path], keys: Path, signed: Callable[..., Path]
-) -> None:
-    key = signature.public_key(keys / "key.pub")
-    assert open_image(signed(images[0], 12345)).signature(key) == 12345
-    assert open_image(images[0]).signature(key) is None
-    data = bytearray(signed(images[0], 7).read_bytes())
-    size = images[0].stat().st_size
-    for at in range(size, size + 80):
-        copy = images[0].with_name("changed.qimg")
-        copy.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        assert open_image(copy).signature(key) is None, at - size
+def test_facts_that_a_machine_does_not_tell_are_named_as_unseen() -> None:
+    found = judge({"samples": [{"clock_hz": 1, "clock_max_hz": 1, "busy_ticks": 0}]})
+    assert found.unseen == ("temperature", "throttling", "swap")
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {},
+        {"samples": None},
+        {"samples": ["x", None, 3, {}]},
+        {"samples": [{"throttled_bits": "0x4", "clock_hz": [], "busy_ticks": None}]},
+        {"converged": False},
+        {"converged": False, "decode": [{"tokens_per_second": 0, "interval": [0, 0]}]},
+        {"converged": False, "decode": [None, 3, {"interval": [1]}], "within": "x"},
+        {"cache": "cold", "cached_share_at_open": "much"},
+        {"samples": [{"throttled_bits": float("inf"), "clock_hz": float("nan")}] * 2},
+        {"samples": [{"busy_ticks": 0, "total_ticks": 0}, {"busy_ticks": 9, "total_ticks": 9}]},
+    ],
+)
+def test_damaged_results_of_a_board_are_judged_without_an_error(results: Any) -> None:
+    assert {flag.name for flag in judge(results).flags} <= {"not-converged"}
