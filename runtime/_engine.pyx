@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False
+# cython: language_level=3, boundscheck=False, binding=False, auto_pickle=False
 """Binds the C engine and its host half, one to one: no policy, no defaults; the GIL is released
 around everything that takes time.  What the functions mean is said in qedge.h and host.h."""
 

@@ -41,6 +41,9 @@ FLAGS += ("-fPIC", f"-DPy_LIMITED_API={LIMITED_API}", "-Wno-deprecated-declarati
 # Linux on 64-bit Arm has pages of 4, 16 (Pi 5) or 64 KiB; segments that begin on a multiple of
 # 64 KiB can be mapped under each.
 LINK = ("-shared", "-pthread", "-Wl,-z,max-page-size=65536", "-Wl,-s", "-Wl,--gc-sections")
+# What takes no time that counts is made small: unrolled, it would be a fifth of the module.
+SMALL = ("ed25519", "sha512", "signature", "characters", "folder", "normalize", "special")
+SMALL += ("sentencepiece", "decode", "cpus", "image_file", "vocab", "_engine")
 # zig's run-time library may come along as a whole, and with its own memcpy and so on; those
 # names stay visible, so that libc's, which are faster, go before them.
 EXPORTED = "{ global: PyInit__engine; mem*; bcmp*; local: *; };\n"
@@ -158,7 +161,7 @@ def _header(name: str) -> bytes:
 
 def _key(arch: str, sources: dict[str, bytes], words: list[str]) -> str:
     digest = hashlib.sha256(
-        "\0".join([arch, *words, repr((TARGETS[arch], FLAGS, LINK, EXPORTED))]).encode()
+        "\0".join([arch, *words, repr((TARGETS[arch], FLAGS, SMALL, LINK, EXPORTED))]).encode()
     )
     digest.update(_license().encode() + Path(__file__).read_bytes())
     digest.update(_header("wheel_pyconfig.h") + _header("wheel_python.h"))
@@ -187,6 +190,7 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
     def compile_one(code: str) -> str:
         output = code.replace("/", "-").replace(".c", ".o")
         flags = [*FLAGS, *target.flags, f"-mcpu={cpu_of.get(code, target.cpu)}"]
+        flags += ["-Os"] if Path(code).stem in SMALL else []
         if code == "_engine.c":
             flags += ["-I.", "-Ipython", "-include", "wheel_python.h"]
         _run([*zig, *flags, "-c", code, "-o", output], work, arch)
