@@ -7,6 +7,7 @@
 #include "link.h"
 #include "model.h"
 #include "port.h"
+#include "signature.h"
 
 static struct {
     uint32_t bytes, at;           /* of the file; 0 bytes: no upload */
@@ -48,25 +49,42 @@ static void put_state(cbor_writer *answer, uint32_t number, int slot)
     cbor_put_end(answer);
 }
 
+static int holds(int slot, const uint8_t id[32], qe_image *image)
+{
+    return model_peek(slot, image) == QE_OK && memcmp(id, image->id, sizeof image->id) == 0;
+}
+
+/* The image with this id is active afterwards, and every byte of it was read now. The other slot
+ * has it when it was uploaded: it takes the place of an active one that is damaged, or whose
+ * signature is an older one. */
+static int confirm(const uint8_t id[32])
+{
+    const int active = slot_active(), other = other_slot();
+    const slot_record record = active == SLOT_NONE ? (slot_record){0} : slot_read(active);
+    qe_image image;
+    uint32_t counter;
+    int error = LINK_NO_IMAGE;
+    if (record.sequence && memcmp(id, record.id, sizeof record.id) == 0) {
+        error = job_verify(active, id);
+        if (!error && (!holds(other, id, &image) || signature_check(other, &image, &counter) ||
+                       counter <= record.counter))
+            return LINK_OK;
+    }
+    return holds(other, id, &image) ? job_activate(other, id) : error;
+}
+
 int upload_state(const uint8_t *map, uint32_t bytes, int write, cbor_writer *answer)
 {
-    const int slot = other_slot();
     if (write) {
-        qe_image image;
-        uint32_t count = 0;
+        uint32_t count = 32;
         const uint8_t *hash = cbor_bytes(map, bytes, "hash", &count);
-        const slot_record active = slot_read(slot ? 0 : 1);
-        const int is_active = active.sequence && slot_active() != SLOT_NONE &&
-                              (!hash || (count == 32 && !memcmp(hash, active.id, 32)));
-        if (!is_active) {
-            if (!hash || count != 32)
-                return SMP_INVALID;
-            if (model_peek(slot, &image) != QE_OK || memcmp(hash, image.id, 32) != 0)
-                return SMP_NO_ENTRY;
-            const int error = smp_error_of(job_activate(slot, hash));
-            if (error)
-                return error;
-        }
+        const int active = slot_active();
+        const slot_record record = active == SLOT_NONE ? (slot_record){0} : slot_read(active);
+        if (count != 32 || (!hash && !record.sequence))
+            return SMP_INVALID;
+        const int error = smp_error_of(confirm(hash ? hash : record.id));
+        if (error)
+            return error;
     }
     cbor_put_text(answer, "images");
     cbor_put_array(answer);

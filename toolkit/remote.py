@@ -15,12 +15,12 @@ from typing import Any
 from qedge.runtime.errors import ImageError, NoBoardError, UsageError
 from qedge.runtime.text import StopText
 from qedge.toolkit.board import Board
+from qedge.toolkit.flash import GOLDEN_STEPS, STEP_BYTES
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import float_bits
 
 MEASURE_SECONDS = 7200.0  # in one round of a slow board
 RESULTS_BYTES = 4 << 20
-TEST_STEPS = 4096  # a golden section has 4 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +218,15 @@ def rollback(device: Device) -> Hello:
 
 
 def test(device: Device) -> str:
-    """Runs the golden section of the active image; the logits_hash. BoardTestError."""
-    last = device.finish("test", most=TEST_STEPS)
+    """Runs the golden section of the active image, when every byte of it was verified; the
+    logits_hash. VerifyError for an image that is damaged, BoardTestError."""
+    hello = device.hello()
+    if hello.active is not None:
+        slot = hello.slots[hello.active]
+        most = slot.bytes // STEP_BYTES + GOLDEN_STEPS
+        named = bytes.fromhex(slot.image_id)
+        device.finish("verify", most=most, slot=hello.active, id=named)
+    last = device.finish("test", most=GOLDEN_STEPS)
     if "hash" not in last:
         raise NoBoardError(f"{device.name}: its test gives no hash; is it of another version?")
     return str(last["hash"].hex())

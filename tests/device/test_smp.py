@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from device.conftest import MakeImage, put
+from device.test_repair import flip
 from smpclient import SMPClient
 from smpclient.generics import success
 from smpclient.requests.image_management import (
@@ -16,6 +17,7 @@ from smpclient.requests.image_management import (
 from smpclient.requests.os_management import EchoWrite, MCUMgrParametersRead, ResetWrite
 from smpclient.transport.serial import SMPSerialTransport
 
+from qedge.runtime.image import open_image
 from qedge.toolkit import remote
 from qedge.toolkit.board import Board
 from qedge.toolkit.emulator import Emulator
@@ -55,5 +57,40 @@ def test_smpclient_uploads_confirms_and_resets(
         device = emulator.connect()
         assert device.hello(patience=10).image_id is not None
         assert put(device, new, sim).bytes_sent == 0
+        assert remote.test(device)
+        device.close()
+
+
+def test_what_is_active_and_damaged_is_not_confirmed_until_it_is_uploaded_again(
+    sim: Board, make_image: MakeImage, tmp_path: Path
+) -> None:
+    image, place = make_image("sim", seed=1), tmp_path / "flash.bin"
+
+    async def confirmed(port: str, upload: bool) -> bool:
+        async with SMPClient(SMPSerialTransport(), port, timeout_s=60) as client:
+            if upload:
+                _ = [offset async for offset in client.upload(image.read_bytes())]
+            wanted = open_image(image).id
+            return bool(success(await client.request(ImageStatesWrite(hash=wanted))))
+
+    def active(emulator: Emulator) -> int | None:
+        device = emulator.connect()
+        try:
+            return device.hello().active
+        finally:
+            device.close()
+
+    with Emulator(sim, place) as emulator:
+        device = emulator.connect()
+        put(device, image, sim)
+        device.close()
+        assert asyncio.run(confirmed(emulator.port, upload=True))
+        assert active(emulator) == 0  # it was whole
+        flip(place, sim, 0, 100_000)
+        flip(place, sim, 1, 100_000)
+        assert not asyncio.run(confirmed(emulator.port, upload=False))
+        assert asyncio.run(confirmed(emulator.port, upload=True))
+        assert active(emulator) == 1
+        device = emulator.connect()
         assert remote.test(device)
         device.close()

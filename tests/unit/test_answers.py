@@ -40,6 +40,7 @@ ODD = (
     3,
     1 << 40,
     1 << 70,
+    -(1 << 40000),  # more digits than Python writes
     1.5,
     float("nan"),
     True,

@@ -96,6 +96,16 @@ def test_a_damaged_active_image_is_repaired_by_flashing_it_again(
         assert remote.test(device) == model.test()
 
 
+def test_a_test_of_a_damaged_image_says_that_it_is_damaged(
+    tmp_path: Path, images: list[Path], board: Board
+) -> None:
+    device = linked(tmp_path)
+    put(device, images[0], board)
+    flip(tmp_path / "a.qimg")
+    with pytest.raises(VerifyError, match="hash"):  # and does not blame the engine
+        remote.test(device)
+
+
 def test_a_damaged_image_in_the_other_slot_is_repaired_by_flashing_it(
     tmp_path: Path, images: list[Path], board: Board
 ) -> None:

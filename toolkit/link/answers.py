@@ -21,6 +21,14 @@ class Untrue(Exception):
     """A field of an answer is missing, of a wrong type, or out of range."""
 
 
+def _shown(value: Any) -> str:
+    """What a field holds, in a few characters."""
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # Python writes no more than 4,300
+        return "a number of thousands of digits"
+
+
 class Fields:
     """Typed access to an answer's map. Every method raises Untrue with the field's name."""
 
@@ -39,7 +47,7 @@ class Fields:
         """A whole number from low to high."""
         value = self._get(key, default)
         if type(value) is not int or not low <= value <= high:
-            raise Untrue(f"{key} is {value!r:.40}, not a whole number from {low} to {high}")
+            raise Untrue(f"{key} is {_shown(value)}, not a whole number from {low} to {high}")
         return value
 
     def optional(self, key: str, low: int, high: int) -> int | None:
@@ -49,7 +57,7 @@ class Fields:
     def flag(self, key: str, default: bool | None = None) -> bool:
         value = self._get(key, default)
         if type(value) is not bool:
-            raise Untrue(f"{key} is {value!r:.40}, not true or false")
+            raise Untrue(f"{key} is {_shown(value)}, not true or false")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
