@@ -168,7 +168,7 @@ class FirmwareWorld:
         start = self._slot_at(active) + self._device.erase_bytes
         new = sequence > self._before[0]
         restarted = self._before[1] != self._starts
-        if new or restarted:  # it was read whole since then, unless a bit flipped meanwhile
+        if new:  # it was read whole since then, unless a bit flipped meanwhile
             since = self._now if restarted else self._began
             self._flips = [
                 (when, at)

@@ -396,6 +396,20 @@ def test_full_device_on_standard_output_is_a_write_error(
     assert b"WriteError: standard output: No space left on device" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"], []], ids=str)
+def test_help_that_nobody_can_read_is_no_bug(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        kept = ["-c", 'exec "$@" | true', "sh", *COMMAND, *words]
+        done = subprocess.run(["bash", "-o", "pipefail", *kept], capture_output=True, check=False)
+        assert b"Traceback" not in done.stderr and done.returncode in (0, 2)
+        done = subprocess.run(
+            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    if words:  # without any, help is an error's text
+        assert done.returncode == 8
+        assert b"WriteError: standard output: No space left on device" in done.stderr
+
+
 def test_closed_streams_are_no_bug(tiny_image: Path) -> None:
     for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
         shell = f'exec "$@" {closed}'

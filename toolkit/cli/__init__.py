@@ -7,7 +7,9 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import click
 
@@ -39,26 +41,39 @@ def _no_more_processes(error: Exception) -> bool:
     return isinstance(error, BlockingIOError) and not hasattr(error, "characters_written")
 
 
+@contextmanager
+def _streams() -> Iterator[None]:
+    """What the system refuses, told as what it is: click would make a bug's exit code of a broken
+    pipe."""
+    from qedge.toolkit import show
+
+    try:
+        yield
+    except OSError as error:
+        if _no_more_processes(error):
+            raise
+        if error.filename not in show.STREAMS.values():
+            raise _system(error) from error
+        show.discard(error.filename)
+        if isinstance(error, BrokenPipeError):
+            return  # whoever read us has read enough
+        text = f"{error.filename}: {error.strerror}; send it elsewhere"
+        raise WriteError(text) from error
+
+
 class Verbs(click.Group):
     """The group of all verbs: answers what people type instead of one, and groups its help."""
 
-    def invoke(self, context: click.Context) -> None:
-        """Here, since click would make a bug's exit code of a broken pipe."""
-        from qedge.toolkit import show
+    def make_context(self, *words: Any, **options: Any) -> click.Context:
+        """Writes the help of all, and the version."""
+        with _streams():
+            return super().make_context(*words, **options)
+        raise click.exceptions.Exit(0)  # whoever read it has read enough
 
-        try:
+    def invoke(self, context: click.Context) -> None:
+        with _streams():
             super().invoke(context)
             sys.stdout.flush()
-        except OSError as error:
-            if _no_more_processes(error):
-                raise
-            if error.filename not in show.STREAMS.values():
-                raise _system(error) from error
-            show.discard(error.filename)
-            if isinstance(error, BrokenPipeError):
-                return  # whoever read us has read enough
-            text = f"{error.filename}: {error.strerror}; send it elsewhere"
-            raise WriteError(text) from error
 
     def resolve_command(
         self, context: click.Context, words: list[str]
