@@ -21,28 +21,33 @@ typedef struct {
     size_t next; /* position after it */
 } character;
 
-static character read(const span *s, size_t position)
+/* Beyond ASCII; apart from read(), which is then small enough to be a part of what calls it. */
+static character read_wide(const span *s, size_t position)
 {
-    character c = {0, CLASS_END, position};
-    if (position < s->end) {
-        if (s->text[position] < 0x80) {
-            c.value = s->text[position];
-            c.class = qe_unicode_ascii[c.value];
-            c.next = position + 1;
-            return c;
-        }
-        size_t bytes = qe_utf8_read(s->text + position, s->end - position, &c.value);
-        if (bytes == 0) { /* half a sequence: a special token was cut out of it */
-            bytes = 1;
-            c.value = 0xFFFD;
-        }
-        c.class = qe_unicode_class(c.value);
-        if ((c.class & QE_UNICODE_LATER) && !s->is_folder) {
-            c.class = 0;
-        }
-        c.next = position + bytes;
+    character c;
+    size_t bytes = qe_utf8_read(s->text + position, s->end - position, &c.value);
+    if (bytes == 0) { /* half a sequence: a special token was cut out of it */
+        bytes = 1;
+        c.value = 0xFFFD;
     }
+    c.class = qe_unicode_class(c.value);
+    if ((c.class & QE_UNICODE_LATER) && !s->is_folder) {
+        c.class = 0;
+    }
+    c.next = position + bytes;
     return c;
+}
+
+static inline character read(const span *s, size_t position)
+{
+    if (position >= s->end) {
+        return (character){0, CLASS_END, position};
+    }
+    const uint8_t first = s->text[position];
+    if (first < 0x80) {
+        return (character){first, qe_unicode_ascii[first], position + 1};
+    }
+    return read_wide(s, position);
 }
 
 static int is_other(character c)
