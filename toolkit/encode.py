@@ -38,13 +38,14 @@ def open_vocabulary(path: Path) -> Vocab:
     return Vocab(vocabulary_table.pack(found))
 
 
-def encode(path: Path, texts: Sequence[bytes]) -> list[list[int]]:
-    """Ids of each text: no BOS or EOS added, special tokens not parsed, bytes as they are."""
+def encode(path: Path, texts: Sequence[bytes], special: bool = False) -> list[list[int]]:
+    """Ids of each text: no BOS or EOS added, bytes as they are. special: control tokens that
+    are written in a text count; otherwise they are text."""
     vocab = open_vocabulary(path)
     found = []
     for number, text in enumerate(texts, 1):
         try:
-            found.append(vocab.encode(text))
+            found.append(vocab.encode(text, special))
         except EngineError as error:
             raise text_failure(f"text {number}", len(text), error) from None
     return found

@@ -281,6 +281,21 @@ def test_damaged_file_is_not_blamed_on_the_engine(
     assert qedge("run", tiny_image, "hi", "-n", "1", "--verify").returncode == 0
 
 
+def test_a_board_is_not_inspected_as_a_file(qedge: Qedge) -> None:
+    done = qedge("inspect", "pico")
+    assert done.returncode == 6 and "boards --connected" in done.stderr
+
+
+def test_tokenize_takes_control_tokens_as_text_unless_asked(qedge: Qedge) -> None:
+    from qedge.toolkit.demo import commander
+
+    plain, special = (
+        json.loads(qedge("tokenize", commander(), "<|end|>x", "--json", *more).stdout)["tokens"]
+        for more in ((), ("--special",))
+    )
+    assert special == [0, plain[-1]] and 0 not in plain
+
+
 # ---- streams, signals, the system ----
 
 

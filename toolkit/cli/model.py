@@ -166,10 +166,21 @@ def inspect(image: Path, verify: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1)
-@click.option("--file", "files", multiple=True, type=click.Path(path_type=Path))
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A file's text, to the last byte; may be repeated.",
+)
+@click.option(
+    "--special",
+    is_flag=True,
+    help="Control tokens that are written in a text count, as <|im_start|>.",
+)
 @json_option
 def tokenize(
-    source: Path, texts: tuple[str, ...], files: tuple[Path, ...], as_json: bool
+    source: Path, texts: tuple[str, ...], files: tuple[Path, ...], special: bool, as_json: bool
 ) -> None:
     """Token ids of texts and files, with the vocabulary of an image or GGUF."""
     from qedge.toolkit.encode import encode
@@ -178,7 +189,7 @@ def tokenize(
     inputs += [_text_of(file) for file in files]
     if not inputs:
         raise UsageError("nothing to tokenize: give a TEXT or --file FILE")
-    found = encode(source, inputs)
+    found = encode(source, inputs, special)
     emit(as_json, {"tokens": found[0] if len(found) == 1 else found})
     if not as_json:
         for ids in found:
