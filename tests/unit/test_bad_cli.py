@@ -399,8 +399,8 @@ def test_full_device_on_standard_output_is_a_write_error(
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"], []], ids=str)
 def test_help_that_nobody_can_read_is_no_bug(words: list[str]) -> None:
     with open("/dev/full", "wb") as full:
-        kept = ["-c", 'exec "$@" | true', "sh", *COMMAND, *words]
-        done = subprocess.run(["bash", "-o", "pipefail", *kept], capture_output=True, check=False)
+        piped = ["bash", "-o", "pipefail", "-c", 'exec "$@" | true', "sh", *COMMAND, *words]
+        done = subprocess.run(piped, capture_output=True, check=False)
         assert b"Traceback" not in done.stderr and done.returncode in (0, 2)
         done = subprocess.run(
             [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, check=False

@@ -43,8 +43,8 @@ def _no_more_processes(error: Exception) -> bool:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """What the system refuses, told as what it is: click would make a bug's exit code of a broken
-    pipe."""
+    """What the system refuses, told as what it is, and by the right exit code: click would make
+    a bug of a broken pipe."""
     from qedge.toolkit import show
 
     try:
