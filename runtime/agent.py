@@ -88,7 +88,8 @@ class Agent:
 
     def _check_active(self) -> None:
         """An active image that cannot be opened, or is not signed as it has to be, gives way to
-        the other slot's, and that is said. What neither can do, `run` says."""
+        the other slot's, and that is said. What neither can do, `run` says; nor does an
+        image for another board than the one that the agent was started as: that one is good."""
         slots, active = self._slots, self._slots.active()
         if active is None:
             return
@@ -98,6 +99,8 @@ class Agent:
                 slots.raise_floor(slots.floor())  # the power failed between a record and it
             return
         except SlotError as error:
+            if error.code == WRONG_BOARD:
+                return
             why = _reason(error)
         except OSError:
             return

@@ -17,10 +17,12 @@ from qedge.toolkit.board import load
 from qedge.toolkit.build import build
 from qedge.toolkit.pull import Pulled, pull
 
-# A background job of a shell starts with interrupts ignored, and the processes that the tests
-# interrupt would inherit that.
+# A background job of a shell starts with interrupts ignored, and one of nohup's with hang-ups;
+# the processes that the tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

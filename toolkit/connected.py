@@ -1,5 +1,6 @@
 """Which boards answer now: at this machine's serial ports, and at addresses that are named.
-Only asks: nothing is written to a board, and none by ssh is looked at that was not named.
+Only asks: no image is written to a board, and none by ssh is looked at that was not named. A
+board's agent starts for that, as for a run, and an active image that is damaged gives way then.
 """
 
 from __future__ import annotations

@@ -84,4 +84,4 @@ def reach(
 def _say_pending(device: Device, hello: Hello, port: str, say: Callable[[str], None]) -> None:
     """What the board found wrong as it started, at every visit until it is mended."""
     if found := device.start_error(hello):
-        say(f"{port}: not taken up as it started: {found}")
+        say(f"{port}: when it started: {found}")

@@ -17,7 +17,7 @@ from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import cbor
 from qedge.runtime.agent import Agent
-from qedge.runtime.errors import ImageError, QedgeError, VerifyError
+from qedge.runtime.errors import ImageError, QedgeError, VerifyError, WrongBoardError
 from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
 from qedge.runtime.slots import SlotError, Slots
@@ -52,8 +52,8 @@ class Local:
         self.agent.close()
 
 
-def linked(root: Path) -> Device:
-    return Device(Link(Local(Agent(str(root), "arm64")), "agent", noisy=False), "agent")
+def linked(root: Path, board: str = "arm64") -> Device:
+    return Device(Link(Local(Agent(str(root), board)), "agent", noisy=False), "agent")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,26 @@ def test_a_test_of_a_damaged_image_says_that_it_is_damaged(
     flip(tmp_path / "a.qimg")
     with pytest.raises(VerifyError, match="hash"):  # and does not blame the engine
         remote.test(device)
+
+
+def test_who_asks_under_another_name_changes_nothing(
+    tmp_path: Path, images: list[Path], board: Board
+) -> None:
+    device = linked(tmp_path)
+    for image in images[:2]:
+        put(device, image, board)
+    before = device.hello()
+    device.close()
+    other = linked(tmp_path, "virt-a76")  # a machine may fit several boards
+    asked = other.hello()
+    assert (asked.active, asked.image_id) == (before.active, before.image_id)
+    assert not other.start_error(asked)
+    with pytest.raises(WrongBoardError):
+        "".join(remote.Run(other, b"the", 2))
+    other.close()
+    again = linked(tmp_path)
+    assert again.hello().image_id == before.image_id and not again.start_error(again.hello())
+    assert "".join(remote.Run(again, b"the", 2)) is not None
 
 
 def test_a_damaged_image_in_the_other_slot_is_repaired_by_flashing_it(
