@@ -42,7 +42,7 @@ def image_for(
 ) -> Path:
     """An image for this machine of whatever `target` names; an image is given back as it is.
 
-    target    an image, a name that `qedge pull` knows, a GGUF, or a model's folder
+    target    an image, a name that `qedge pull` knows, a GGUF, a model's folder, or `commander`
     say       takes a line about what is done, when it is more than looking
     progress  called with (step, done, of) while a model is fetched and built
     cache     see files.cache_folder; images lie in its `images`
@@ -89,6 +89,8 @@ def _model(
     """The model's file or folder, which is fetched when `target` is a name for that."""
     if os.path.lexists(target):
         return locate.locate(Path(target))
+    if target == locate.COMMANDER:
+        return locate.commander()
     if target in pull.CATALOGUE or target.startswith(pull.HUB_PREFIX):
         if not pull.is_here(target, cache):
             say(f"{target}: fetching it, once")

@@ -6,15 +6,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from qedge.toolkit import flash, remote
-from qedge.toolkit.board import load
+from qedge.toolkit.board import device_of, load
 from qedge.toolkit.build import Built, Progress, build
 from qedge.toolkit.emulator import Emulator
 from qedge.toolkit.files import cache_folder, private_folder
+from qedge.toolkit.locate import commander
 from qedge.toolkit.pull import pull
 
 MODEL, QUANT, CONTEXT = "smollm2-135m", "q8_0", 2048
@@ -31,12 +31,6 @@ def prepare(progress: Progress | None = None) -> Built:
     return build(
         fetched.path, load("host"), output, quant=QUANT, context=CONTEXT, progress=progress
     )
-
-
-def commander() -> Path:
-    """The folder of the model that ships with the package: a home command in English to one
-    line of JSON (examples/commander)."""
-    return Path(str(resources.files("qedge.toolkit"))) / "models" / "commander"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +52,7 @@ def on_board(
     """Builds commander for a board, starts it emulated, flashes, tests, and gives it a
     command; yields each step as it is done."""
     board = load(name)
+    device_of(board)
     with tempfile.TemporaryDirectory() as folder:
         built = build(commander(), board, Path(folder) / "commander.qimg", quant=quant)
         yield Step(

@@ -17,6 +17,7 @@ from pathlib import Path
 from qedge.runtime.errors import BudgetError, ImageError
 
 CONFIG = "config.json"
+COMMANDER = "commander"
 ADAPTER = "adapter_config.json"
 # llama-gguf-split's names; the numbers count from 1.
 SPLIT = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.ASCII | re.DOTALL)
@@ -40,6 +41,12 @@ NOT_THE_FILE = {
     b"access to model": "is a server's refusal, not the file; ask for access to the model",
 }
 FIRST_BYTES = 64
+
+
+def commander() -> Path:
+    """The folder of the model that ships with the package, under the name `commander`: a home
+    command in English to one line of JSON (examples/commander)."""
+    return Path(__file__).resolve().parent / "models" / COMMANDER
 
 
 def locate(path: Path) -> Path:

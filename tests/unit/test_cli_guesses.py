@@ -236,6 +236,18 @@ def test_commanders_template_ends_a_command_wherever_it_runs(
     )
 
 
+def test_the_model_that_ships_goes_by_its_name(
+    qedge: Qedge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qedge.toolkit.demo import COMMAND as command
+
+    monkeypatch.setenv("QEDGE_CACHE", str(tmp_path / "cache"))
+    done = qedge("run", "commander", command, cwd=tmp_path)
+    assert done.stdout == '{"device": "lamp", "room": "kitchen", "action": "off"}\n'
+    done = qedge("build", "commander", "-b", "pico", "-o", "c.qimg", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "c.qimg").stat().st_size == 659488
+
+
 def test_name_or_model_becomes_an_image(
     qedge: Qedge, tiny_gguf: Path, tiny_image: Path
 ) -> None:

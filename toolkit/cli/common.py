@@ -84,9 +84,7 @@ def image_at(target: str) -> str:
         from qedge.toolkit import board
 
         if target in board.names():
-            raise UsageError(
-                f"{target} is a machine's profile; give the image file to run here"
-            )
+            raise UsageError(f"{target} is a board; give the image file to run here")
     from qedge.toolkit import show
     from qedge.toolkit.auto import image_for
 
