@@ -11,7 +11,7 @@ from typing import Any
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.runtime.machine import kernel_sets
-from qedge.toolkit.quantize import Layout
+from qedge.toolkit.layout import Layout
 
 if sys.version_info >= (3, 11):
     import tomllib

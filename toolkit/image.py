@@ -18,7 +18,8 @@ from qedge.runtime.machine import cpus
 from qedge.toolkit.board import Board
 from qedge.toolkit.budget import Plan
 from qedge.toolkit.files import new_file as new_file
-from qedge.toolkit.quantize import TYPES, Layout
+from qedge.toolkit.layout import Layout
+from qedge.toolkit.quantize import TYPES
 from qedge.toolkit.source.model import ModelConfig
 
 VERSION = 1

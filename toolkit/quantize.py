@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
 from qedge.runtime.errors import UsageError
 from qedge.runtime.machine import cpus
 from qedge.toolkit import _tiles as tiles
+from qedge.toolkit.layout import Layout
 from qedge.toolkit.source.model import Bytes, SourceTensor
 
 BLOCK = 32  # columns of a block; rows are padded to whole ones
@@ -24,18 +24,6 @@ TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}  # GGML's ids
 _BLOCK_BYTES = {"f32": 128, "f16": 64, "q4_0": 18, "q8_0": 34}
 _FLOATS = ("F32", "F16", "BF16")  # that tiles.c reads as they lie
 _VALUES_AT_ONCE = 1 << 21  # 8 MiB of float32
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Rows interleaved, and columns kept together, in a tile of quantized weights."""
-
-    rows: int
-    group: int
-
-    @property
-    def code(self) -> int:
-        return self.rows | self.group << 8
 
 
 PLAIN = Layout(1, 1)

@@ -203,6 +203,16 @@ def test_a_name_in_any_bytes_is_built(gguf: Path, cache: Path, tmp_path: Path) -
         assert model.test()
 
 
+def test_a_run_by_a_name_needs_no_numpy_so_it_stays_within_its_plan(
+    cache: Path, tmp_path: Path
+) -> None:
+    code = "import sys; from qedge.toolkit.cli.common import image_at; image_at('commander'); "
+    code += "sys.exit('numpy' in sys.modules)"
+    for _ in range(2):  # the first builds, in a process of its own
+        ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+        assert ended.returncode == 0
+
+
 def test_finding_a_kept_image_needs_no_numpy(gguf: Path, cache: Path) -> None:
     image = image_for(str(gguf), print)
     code = "import sys; from qedge.toolkit.auto import image_for; "

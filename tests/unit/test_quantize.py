@@ -10,7 +10,8 @@ import pytest
 
 from qedge.runtime.errors import ImageError, UsageError
 from qedge.toolkit import _tiles
-from qedge.toolkit.quantize import BLOCK, Layout, pack, packed_bytes
+from qedge.toolkit.layout import Layout
+from qedge.toolkit.quantize import BLOCK, pack, packed_bytes
 from qedge.toolkit.source.model import SourceTensor
 
 RNG = np.random.default_rng(5)
