@@ -20,6 +20,7 @@ WALK = [
     "vocabulary_table",
     "chat",
     "source",
+    "layout",
     "quantize",
     "recipe",
     "rope",
