@@ -52,7 +52,7 @@ def on_board(
     """Builds commander for a board, starts it emulated, flashes, tests, and gives it a
     command; yields each step as it is done."""
     board = load(name)
-    device_of(board)
+    device_of(board)  # before a minute's work
     with tempfile.TemporaryDirectory() as folder:
         built = build(commander(), board, Path(folder) / "commander.qimg", quant=quant)
         yield Step(

@@ -9,7 +9,6 @@ from typing import Any
 
 from qedge.runtime.errors import ImageError
 from qedge.runtime.image import KV_NAMES, SECTIONS, open_image, verify_image
-from qedge.toolkit import board
 from qedge.toolkit.locate import FIRST_BYTES, refuse_placeholder
 from qedge.toolkit.quantize import TYPES
 from qedge.toolkit.source import open_source
@@ -27,9 +26,6 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
     is checked. Of a model's file or folder: files, configuration, types, vocabulary.
 
     ImageError when anything is broken."""
-    if path.name in board.names() and path.parent == Path() and not path.exists():
-        text = f"{path} is a board: `qedge boards --connected` lists what boards hold"
-        raise ImageError(f"{text}; give a file")
     start = _first_bytes(path)
     refuse_placeholder(path, start)
     if path.is_dir() or start.startswith(MAGIC):

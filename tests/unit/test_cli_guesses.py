@@ -294,8 +294,9 @@ def test_damaged_file_is_not_blamed_on_the_engine(
 
 
 def test_a_board_is_not_inspected_as_a_file(qedge: Qedge) -> None:
-    done = qedge("inspect", "pico")
-    assert done.returncode == 6 and "boards --connected" in done.stderr
+    for words in (["inspect", "pico"], ["tokenize", "pico", "x"], ["eval", "pico", __file__]):
+        done = qedge(*words)
+        assert done.returncode == 2 and "boards --connected" in done.stderr
 
 
 def test_tokenize_takes_control_tokens_as_text_unless_asked(qedge: Qedge) -> None:

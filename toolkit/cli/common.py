@@ -76,15 +76,22 @@ def open_model(target: str, options: dict[str, Any]) -> Any:
     return Model.open(path, **{name: options[name] for name in MODEL_OPTIONS})
 
 
+def refuse_board(target: str) -> None:
+    """UsageError for a board's name where a file is read here, unless a file is called so."""
+    from qedge.toolkit import board
+
+    if target in board.names() and not os.path.exists(target):
+        raise UsageError(
+            f"{target} is a board; give a file here (`qedge boards --connected` lists what "
+            "boards hold)"
+        )
+
+
 def image_at(target: str) -> str:
     """The image that TARGET is, or that is built of it once; said on standard error."""
     if _may_be_image(target):
         return target
-    if not os.path.exists(target):
-        from qedge.toolkit import board
-
-        if target in board.names():
-            raise UsageError(f"{target} is a board; give the image file to run here")
+    refuse_board(target)
     from qedge.toolkit import show
     from qedge.toolkit.auto import image_for
 

@@ -21,6 +21,7 @@ from qedge.toolkit.cli.common import (
     model_options,
     open_model,
     ram_option,
+    refuse_board,
 )
 
 
@@ -152,6 +153,7 @@ def inspect(image: Path, verify: bool, as_json: bool) -> None:
     from qedge.toolkit import show
     from qedge.toolkit.describe import describe
 
+    refuse_board(os.fspath(image))
     found = describe(image, verify)
     emit(as_json, found)
     if not as_json:
@@ -189,6 +191,7 @@ def tokenize(
     inputs += [_text_of(file) for file in files]
     if not inputs:
         raise UsageError("nothing to tokenize: give a TEXT or --file FILE")
+    refuse_board(os.fspath(source))
     found = encode(source, inputs, special)
     emit(as_json, {"tokens": found[0] if len(found) == 1 else found})
     if not as_json:
