@@ -88,8 +88,8 @@ class Agent:
 
     def _check_active(self) -> None:
         """An active image that cannot be opened, or is not signed as it has to be, gives way to
-        the other slot's, and that is said. What neither can do, `run` says. An image for another
-        board than the agent was started as stays: under its own name it is good."""
+        the other slot's, and that is said. What neither can do, `run` says. An image for
+        another board than the agent was started as stays: under its own name it is good."""
         slots, active = self._slots, self._slots.active()
         if active is None:
             return
