@@ -93,6 +93,13 @@ def test_a_true_hello_is_believed() -> None:
     assert hello.board == "arm64" and hello.active is None and hello.block == 65536
 
 
+def test_an_answer_that_waits_is_read_though_this_program_was_stopped() -> None:
+    stopped = iter([0.0, 0.0, *[1000.0] * 9])  # a Ctrl-Z between the question and the answer
+    line = Liar(saying())
+    device = Device(Link(line, "liar", noisy=False, clock=lambda: next(stopped)), "liar")
+    assert device.hello().board == "arm64" and line.asked == 1
+
+
 @pytest.mark.parametrize("name", HELLO)
 def test_a_hello_with_anything_for_a_field_is_a_refusal_or_a_hello(name: str) -> None:
     for value in ODD:

@@ -80,11 +80,15 @@ def refuse_board(target: str) -> None:
     """UsageError for a board's name where a file is read here, unless a file is called so."""
     from qedge.toolkit import board
 
-    if target in board.names() and not os.path.exists(target):
-        raise UsageError(
-            f"{target} is a board; give a file here (`qedge boards --connected` lists what "
-            "boards hold)"
-        )
+    if target not in board.names() or os.path.exists(target):
+        return
+    found = board.load(target)
+    if found.device is None and found.linux is None:
+        raise UsageError(f"{target} is a machine's profile; give an image or a model here")
+    raise UsageError(
+        f"{target} is a board; give a file here (`qedge boards --connected` lists what "
+        "boards hold)"
+    )
 
 
 def image_at(target: str) -> str:

@@ -6,7 +6,7 @@ import secrets
 import struct
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import cbor2
@@ -64,15 +64,17 @@ class Link:
         patience: float = 3.0,
         pause: float = 0.5,
         noisy: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """name: of the port, for errors. patience, pause: seconds without an answer before an
         error, and before a request is sent again, unless the request has its own. noisy:
         packets are framed; without it the line must lose nothing, and nothing is sent
-        twice."""
+        twice. clock: seconds, by which all this is measured."""
         self._line = line
         self._name = name
         self._patience, self._pause = patience, pause
         self._noisy = noisy
+        self.clock = clock
         self._decoder = Decoder() if noisy else StreamDecoder()
         self._sequence = secrets.randbelow(256)
         self._came: deque[bytes] = deque()  # packets that nobody has looked at
@@ -96,15 +98,15 @@ class Link:
         `patience` seconds, though it was asked again after each `pause` (doubled each time)."""
         packet = self._packet(group, command, values, write)
         data = encode(packet) if self._noisy else packet
-        ends = time.monotonic() + (self._patience if patience is None else patience)
+        ends = self.clock() + (self._patience if patience is None else patience)
         pause = self._pause if pause is None else pause
         self._send(data)
         while True:
-            again = min(ends, time.monotonic() + pause) if self._noisy else ends
+            again = min(ends, self.clock() + pause) if self._noisy else ends
             answer = self._receive(packet[:8], again)
             if answer is not None:
                 return _checked(answer, group)
-            if time.monotonic() >= ends:
+            if self.clock() >= ends:
                 raise self._silence()
             pause *= 2
             self.repeats += 1
@@ -134,7 +136,7 @@ class Link:
         waiting: deque[bytes] = deque()
 
         def settle() -> None:
-            answer = self._receive(waiting.popleft(), time.monotonic() + patience)
+            answer = self._receive(waiting.popleft(), self.clock() + patience)
             if answer is None:
                 raise self._silence()
             _checked(answer, group)
@@ -168,6 +170,7 @@ class Link:
         """The answer to the packet with this head, or None when `until` has come."""
         op, _, _, group, sequence, command = _HEAD.unpack(head)
         wanted = ((op & 7) + 1, group, sequence, command)
+        late = False
         while True:
             while self._came:
                 packet = self._came.popleft()
@@ -177,8 +180,9 @@ class Link:
                 answer = _answer(packet[8:])
                 if answer is not None:
                     return answer
-            if time.monotonic() >= until:
+            if late:
                 return None
+            late = self.clock() >= until  # what waits is read, though this program was stopped
             try:
                 data = self._line.read(max(1, self._line.in_waiting))
             except (serial.SerialException, OSError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import secrets
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -191,7 +190,7 @@ class Device:
         }
         ticket = secrets.randbelow(1 << 32)  # or another client's job would answer us
         self._ask(JOB, {"job": name, "ticket": ticket, **values}, **patient)
-        came_on, last = time.monotonic(), (-1, -1)
+        came_on, last = self._link.clock(), (-1, -1)
         for _ in range(most):
             found = self._checked(answers.step, self._ask(STEP, {"ticket": ticket}, **patient))
             yield found
@@ -199,8 +198,8 @@ class Device:
                 return
             now = (found["at"], found["of"])
             if now != last or "token" in found or found.get("json"):
-                came_on, last = time.monotonic(), now
-            elif time.monotonic() - came_on > idle:
+                came_on, last = self._link.clock(), now
+            elif self._link.clock() - came_on > idle:
                 raise NoBoardError(
                     f"{self.name}: its job `{name}` has not come on for {idle:.0f} s; restart "
                     "the board (`qedge reset`) and run this again"
