@@ -14,7 +14,8 @@ class QedgeError(Exception):
 
 
 class UsageError(QedgeError):
-    """The call itself is wrong: an unknown option, a value out of range."""
+    """The call itself is wrong: an unknown option, a value out of range, a tool that it needs
+    and this machine does not have."""
 
     exit_code = 2
 

@@ -10,6 +10,7 @@ speaks JSON lines on standard output; see main().
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -98,12 +99,19 @@ def _model(
             target, cache, (lambda done, of: progress("fetch", done, of)) if progress else None
         )
         return locate.locate(found.path)
-    near = pull.near_name(target)
-    hint = f" (did you mean {near}?)" if near else ""
+    near = _near_names(target)
+    hint = f" (did you mean {near[0]}?)" if near else ""
     raise ImageError(
         f"{target}: there is no such file{hint}; give {wanted}, or a name that `qedge pull` "
         "knows"
     )
+
+
+def _near_names(target: str) -> list[str]:
+    from qedge.toolkit import board
+
+    known = [*pull.CATALOGUE, locate.COMMANDER, *board.names()]
+    return difflib.get_close_matches(target.lower(), known, 1)
 
 
 def _kept_path(model: Path, cache: Path) -> Path:

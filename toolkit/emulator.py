@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from types import TracebackType
 
-from qedge.runtime.errors import NoBoardError, UsageError
+from qedge.runtime.errors import FetchError, NoBoardError, UsageError
 from qedge.toolkit import files
 from qedge.toolkit.board import Board, Device, device_of, load, names
 from qedge.toolkit.elf import flat
@@ -74,7 +74,7 @@ def _rp2040js() -> Path:
 def _fetch_rp2040js(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        raise NoBoardError("rp2040js needs node and npm; install them (Debian: nodejs npm)")
+        raise UsageError("rp2040js needs node and npm; install them (Debian: nodejs npm)")
     command = [npm, "install", "--prefix", str(folder), "--no-save", "--ignore-scripts"]
     done = subprocess.run(
         [*command, "--no-audit", "--no-fund", RP2040JS],
@@ -84,7 +84,7 @@ def _fetch_rp2040js(folder: Path) -> None:
         env=tool_environment("npm_config_cache", ("HOME", ".npm")),
     )
     if done.returncode:
-        raise NoBoardError(f"{RP2040JS} could not be fetched through npm:\n{done.stderr}")
+        raise FetchError(f"{RP2040JS} could not be fetched through npm:\n{done.stderr}")
 
 
 def no_emulator(board: Board) -> str:

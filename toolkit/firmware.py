@@ -18,7 +18,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.runtime.errors import UsageError, WriteError
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.elf import fill_boot_crc, segments
 from qedge.toolkit.files import cache_folder
@@ -85,7 +85,7 @@ def _choose(board: Board, device: Device, wanted: str | None) -> Compiler:
         if wanted in (None, compiler.name):
             return compiler
     have = ", ".join(c.name for c in known) or "none"
-    raise NoBoardError(
+    raise UsageError(
         f"no compiler for {board.name}{f' called {wanted}' if wanted else ''} (here: {have}); "
         "install gcc-arm-none-eabi, or `pip install ziglang`"
     )
@@ -151,7 +151,7 @@ def build(
     flags: Sequence[str] = (),
     key: bytes | None = None,
 ) -> Firmware:
-    """The board's firmware; built unless the same was built before. NoBoardError without a
+    """The board's firmware; built unless the same was built before. UsageError without a
     compiler, WriteError when it fails.
 
     compiler: arm-none-eabi-gcc, zig, cc …; default: the first there is. folder: for the result;

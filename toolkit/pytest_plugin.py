@@ -249,7 +249,7 @@ def board(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BoardUnderTest]:
     """The board that was named, or an emulated one; a session long."""
-    from qedge.runtime.errors import NoBoardError
+    from qedge.runtime.errors import FetchError, NoBoardError, UsageError
     from qedge.toolkit import emulated_linux, emulator
     from qedge.toolkit.board import load
     from qedge.toolkit.reach import reach
@@ -271,7 +271,7 @@ def board(
             if chosen.linux
             else emulator.Emulator(chosen, place)
         )
-    except NoBoardError as error:
+    except (NoBoardError, UsageError, FetchError) as error:  # or no compiler, no network
         _absent(_shown(error), request.config)
         raise
     with _failing(), running:

@@ -26,7 +26,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.runtime.errors import UsageError, WriteError
 from qedge.runtime.machine import cpus
 from qedge.toolkit.board import linux_of, load
 from qedge.toolkit.files import cache_folder, new_file
@@ -104,8 +104,8 @@ def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
 
     output_folder: where it is written; default: it stays in the cache.
 
-    NoBoardError for a board that has no Linux and where a tool is missing (ziglang, Python's
-    headers), WriteError when it cannot be built or written."""
+    NoBoardError for a board that has no Linux, UsageError where a tool is missing (ziglang,
+    Python's headers), WriteError when it cannot be built or written."""
     begin = time.monotonic()
     arch = architecture(board_or_arch)
     sources = _sources()
@@ -143,11 +143,11 @@ def _sources() -> dict[str, bytes]:
 
 
 def _tools() -> list[str]:
-    """The versions of what takes part. NoBoardError when something is missing."""
+    """The versions of what takes part. UsageError when something is missing."""
     if not find_spec("ziglang"):
-        raise NoBoardError("a wheel needs ziglang's compiler; pip install ziglang")
+        raise UsageError("a wheel needs ziglang's compiler; pip install ziglang")
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        raise NoBoardError(
+        raise UsageError(
             f"a wheel needs Python's headers, {sysconfig.get_path('include')} has none; "
             "install them (Debian: python3-dev)"
         )

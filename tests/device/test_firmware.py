@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from device.conftest import MakeImage
 
-from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.runtime.errors import NoBoardError, UsageError, WriteError
 from qedge.runtime.model import Model
 from qedge.toolkit import firmware, kept
 from qedge.toolkit.board import device_of, load, names
@@ -104,7 +104,7 @@ def test_a_compiler_s_complaint_is_told_and_nothing_is_left(tmp_path: Path) -> N
     with pytest.raises(WriteError, match="could not build"):
         build(load("sim"), folder=tmp_path, flags=["-DQF_SLOT_BYTES=1u", "-Werror"])
     assert all(path.suffix == ".lock" for path in tmp_path.iterdir())
-    with pytest.raises(NoBoardError, match="no compiler"):
+    with pytest.raises(UsageError, match="no compiler"):
         build(load("sim"), compiler="borland")
 
 

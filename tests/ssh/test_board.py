@@ -11,7 +11,7 @@ from ssh.server import Server
 from ssh.shells import NAMES
 from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime.errors import NoBoardError, WriteError
+from qedge.runtime.errors import UsageError, WriteError
 from qedge.runtime.model import Model
 from qedge.toolkit import flash, linux, remote
 from qedge.toolkit.board import Board, Linux, load
@@ -82,12 +82,12 @@ def test_what_is_missing_here_is_said_before_a_host_is_met(
     this_machine: Board, home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: object) -> None:
-        raise NoBoardError("a wheel needs ziglang's compiler; pip install ziglang")
+        raise UsageError("a wheel needs ziglang's compiler; pip install ziglang")
 
     monkeypatch.setattr(linux, "build_wheel", none)
     said: list[str] = []
     with (
-        pytest.raises(NoBoardError, match="pip install ziglang"),
+        pytest.raises(UsageError, match="pip install ziglang"),
         reach(this_machine, server.address, str(server.key), said.append),
     ):
         pass

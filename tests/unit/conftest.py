@@ -1,5 +1,6 @@
-"""Fixtures of the unit tests about conversations: a tiny model of transformers' folder format
-with special tokens, and templates that are rendered without another process."""
+"""Fixtures of the unit tests: for conversations a tiny model of transformers' folder format
+with special tokens, and templates that are rendered without another process; for the command
+line models that take their time or their room."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_hf
+from unit.tiny_models import TinyConfig, make_weights, write_gguf, write_hf
 
 from qedge.runtime.errors import ImageError
 from qedge.runtime.model import Model
@@ -64,3 +65,20 @@ def rendered_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return Rendered(text.plain(), tuple(text.runs()))
 
     monkeypatch.setattr(tokens, "render", here)
+
+
+@pytest.fixture(scope="session")
+def long_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes its time: it ends only where its context does."""
+    folder = tmp_path_factory.mktemp("long")
+    config = TinyConfig(layers=8, dim=256, ffn=512, context=16384)
+    model = write_gguf(folder / "long.gguf", config, make_weights(1, config))
+    return build(model, load("host"), folder / "long.qimg", quant="q8_0").image
+
+
+@pytest.fixture(scope="session")
+def big_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose image takes more than two megabytes."""
+    config = TinyConfig(layers=2, dim=256, ffn=512, vocab_size=600)
+    path = tmp_path_factory.mktemp("big") / "big.gguf"
+    return write_gguf(path, config, make_weights(1, config))

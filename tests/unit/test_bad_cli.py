@@ -7,20 +7,18 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from unit.command import COMMAND, VERBS_OF_AN_IMAGE
 from unit.image_bytes import GOLDEN, WEIGHTS, parts, with_section
 from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
-COMMAND = [sys.executable, "-m", "qedge.toolkit"]
 CLASSES = {
     2: "UsageError",
     3: "NoBoardError",
@@ -29,14 +27,6 @@ CLASSES = {
     8: "WriteError",
     10: "BoardTestError",
 }
-VERBS_OF_AN_IMAGE = (
-    ["inspect", "{image}"],
-    ["run", "{image}", "the rain", "-n", "3"],
-    ["bench", "{image}", "--prompt-tokens", "8", "--decode-tokens", "2", "--repeat", "1"],
-    ["tokenize", "{image}", "the rain"],
-    ["eval", "{image}", "{text}", "--context", "16", "--chunks", "1"],
-    ["test", "{image}"],
-)
 
 
 @pytest.fixture
@@ -73,18 +63,6 @@ def fails(run: Run, tmp_path: Path) -> Callable[..., str]:
         return message
 
     return call
-
-
-@pytest.fixture(scope="module")
-def long_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that takes its time: it ends only where its context does."""
-    from qedge.toolkit.board import load
-    from qedge.toolkit.build import build
-
-    folder = tmp_path_factory.mktemp("long")
-    config = TinyConfig(layers=8, dim=256, ffn=512, context=16384)
-    model = write_gguf(folder / "long.gguf", config, make_weights(1, config))
-    return build(model, load("host"), folder / "long.qimg", quant="q8_0").image
 
 
 # ---- 2: usage ----
@@ -339,14 +317,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.fixture(scope="module")
-def big_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose image takes more than two megabytes."""
-    config = TinyConfig(layers=2, dim=256, ffn=512, vocab_size=600)
-    path = tmp_path_factory.mktemp("big") / "big.gguf"
-    return write_gguf(path, config, make_weights(1, config))
-
-
 def test_full_disk_is_a_write_error_and_the_old_image_stays(
     fails: Callable[..., str], small_disk: Path, big_gguf: Path
 ) -> None:
@@ -381,62 +351,6 @@ def test_output_that_cannot_be_written_is_exit_code_8(
     fails(8, "build", tiny_gguf, "-b", "x86-64", "-o", b"")
 
 
-@pytest.mark.parametrize("verb", VERBS_OF_AN_IMAGE, ids=lambda verb: verb[0])
-def test_full_device_on_standard_output_is_a_write_error(
-    tiny_image: Path, tmp_path: Path, verb: list[str]
-) -> None:
-    text = tmp_path / "text"
-    text.write_text("the rain " * 40)
-    words = [word.format(image=tiny_image, text=text) for word in verb]
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, check=False
-        )
-    assert done.returncode == 8 and b"Traceback" not in done.stderr
-    assert b"WriteError: standard output: No space left on device" in done.stderr
-
-
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"], []], ids=str)
-def test_help_that_nobody_can_read_is_no_bug(words: list[str]) -> None:
-    with open("/dev/full", "wb") as full:
-        piped = ["bash", "-o", "pipefail", "-c", 'exec "$@" | true', "sh", *COMMAND, *words]
-        done = subprocess.run(piped, capture_output=True, check=False)
-        assert b"Traceback" not in done.stderr and done.returncode in (0, 2)
-        done = subprocess.run(
-            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, check=False
-        )
-    if words:  # without any, help is an error's text
-        assert done.returncode == 8
-        assert b"WriteError: standard output: No space left on device" in done.stderr
-
-
-def test_closed_streams_are_no_bug(tiny_image: Path) -> None:
-    for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
-        shell = f'exec "$@" {closed}'
-        words = [*COMMAND, "run", str(tiny_image), "hi", "-n", "3"]
-        done = subprocess.run(
-            ["sh", "-c", shell, "sh", *words], capture_output=True, check=False
-        )
-        assert done.returncode == 0 and b"Traceback" not in done.stderr, closed
-
-
-def test_reader_that_leaves_is_no_failure(tiny_image: Path, long_image: Path) -> None:
-    for words in (["run", str(long_image), "hi", "-n", "20"], ["inspect", str(tiny_image)]):
-        child = subprocess.Popen(
-            [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        child.stdout.close()
-        said = child.stderr.read()
-        child.stderr.close()
-        assert child.wait(60) == 0 and b"Traceback" not in said and b"Exception" not in said
-
-
-def test_letters_that_the_terminal_lacks_are_no_failure(run: Run, tiny_image: Path) -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = run("run", tiny_image, "hi", "-n", "40", "--temperature", "3", env=environment)
-    assert done.returncode == 0 and done.stdout.isascii()
-
-
 # ---- 10: the test failed ----
 
 
@@ -447,62 +361,6 @@ def test_altered_golden_is_exit_code_10(
     path.write_bytes(with_section(tiny_image, GOLDEN, 16, bytes(32)))
     fails(10, "test", path)
     fails(10, "test", path, "--json", "--kernels", "portable")
-
-
-# ---- interrupted ----
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_ends_at_once_with_exit_code_2(
-    long_image: Path, number: signal.Signals
-) -> None:
-    command = [
-        *COMMAND,
-        "run",
-        str(long_image),
-        "the rain",
-        "-n",
-        "100000",
-        "--temperature",
-        "1",
-    ]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert os.read(child.stdout.fileno(), 1)  # it generates
-    child.send_signal(number)
-    _, said = child.communicate(timeout=20)
-    assert child.returncode == 2 and said.strip() == b"interrupted"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_build_leaves_nothing(
-    big_gguf: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    """The build waits for us in the middle of its weights: its stand-in for a step says so."""
-    code = (
-        "import sys, qedge.toolkit.build as build, qedge.toolkit.cli as cli\n"
-        "pack, seen = build.pack, []\n"
-        "def wait(*arguments):\n"
-        "    seen.append(1)\n"
-        "    if len(seen) == 3:\n"
-        "        print('writing', flush=True)\n"
-        "        sys.stdin.read()\n"
-        "    return pack(*arguments)\n"
-        "build.pack = wait\n"
-        "cli.main()\n"
-    )
-    words = ["build", str(big_gguf), "-b", "x86-64", "-o", str(tmp_path / "out.qimg")]
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
-    )
-    assert child.stdout.readline() == b"writing\n"
-    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
-    child.send_signal(number)
-    said = child.stderr.read()
-    assert child.wait(20) == 2 and said.strip() == b"interrupted"
-    assert list(tmp_path.iterdir()) == []
-    for stream in (child.stdin, child.stdout, child.stderr):
-        stream.close()
 
 
 # ---- --json ----

@@ -1,13 +1,10 @@
-"""What people type and what they hear: guesses, options that a board cannot honour, prompts of
-every kind, streams that fail, and what a terminal is shown."""
+"""What people type and what they hear: guesses, options that a board cannot honour, and prompts
+of every kind."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import pty
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,27 +13,26 @@ from typing import Any
 
 import click
 import pytest
+from unit.command import COMMAND
 from unit.image_bytes import WEIGHTS, parts
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError
+from qedge.runtime import ImageError, QedgeError, UsageError, WriteError
 from qedge.runtime.model import Model
-from qedge.toolkit import cli, show
+from qedge.toolkit import cli
 from qedge.toolkit.chat import chat_tokens, prompts
 from qedge.toolkit.cli import guesses
 
 Qedge = Callable[..., "subprocess.CompletedProcess[str]"]
-COMMAND = [sys.executable, "-m", "qedge.toolkit"]
 TURN = "<|im_start|>user\nthe rain<|im_end|>\n<|im_start|>assistant\n"
 
 
 def refused(*words: object) -> str:
     """What a wrong call says, without a process of its own."""
-    with pytest.raises((UsageError, click.ClickException)) as caught:
+    with pytest.raises((QedgeError, click.ClickException)) as caught:
         cli.cli.main([str(word) for word in words], prog_name="qedge", standalone_mode=False)
     if isinstance(caught.value, click.ClickException):
         return caught.value.format_message()
-    return f"UsageError: {caught.value}"
+    return f"{type(caught.value).__name__}: {caught.value}"
 
 
 # ---- verbs ----
@@ -72,6 +68,11 @@ def test_help_cuts_nothing_off_and_lists_every_verb_once(qedge: Qedge) -> None:
         (["x.qimg", "hi"], "qedge run x.qimg"),
         (["--json", "boards"], "qedge boards … --json"),
         (["--threads", "2", "run", "x"], "qedge run … --threads"),
+        (["run", "x", "hi", "--quant", "q4_0"], "qedge build … --quant"),
+        (["run", "x", "hi", "--sed", "1"], "--seed"),
+        (["run", "picoo", "hi"], "did you mean pico?"),
+        (["run", "comander", "hi"], "did you mean commander?"),
+        (["run", "x86-64", "hi"], "machine's profile"),
         (["zzz"], "qedge help"),
         (["--zzz"], "--zzz"),
     ],
@@ -230,6 +231,9 @@ def test_commanders_template_ends_a_command_wherever_it_runs(
     assert raw["text"] not in answers
     board = Board(image)
     assert prompts.text_there(board, command.encode(), **ASKED)[0] == f"{command}\n".encode()
+    with pytest.raises(UsageError, match="takes no system message"):
+        prompts.text_there(board, b"x", **ASKED | {"system": "Be brief."})
+    assert "takes no system" in qedge("run", image, "x", "--system", "Be brief.").stderr
     assert prompts.text_there(board, b"x", **ASKED | {"raw": True}) == (
         b"x",
         {"special": False},
@@ -307,151 +311,6 @@ def test_tokenize_takes_control_tokens_as_text_unless_asked(qedge: Qedge) -> Non
         for more in ((), ("--special",))
     )
     assert special == [0, plain[-1]] and 0 not in plain
-
-
-# ---- streams, signals, the system ----
-
-
-def test_full_standard_error_is_a_write_error_and_hides_no_other(tiny_image: Path) -> None:
-    for words, code in (
-        (["run", str(tiny_image), "hi", "-n", "2"], 8),
-        (["run", "none", "hi"], 6),
-    ):
-        with open("/dev/full", "wb") as full:
-            done = subprocess.run(
-                [*COMMAND, *words], stdout=subprocess.PIPE, stderr=full, check=False
-            )
-        assert done.returncode == code
-        assert bool(done.stdout) == (code == 8)  # the answer is there, whole
-
-
-@pytest.mark.parametrize(
-    "number, name, kind, said",
-    [
-        (errno.ENOMEM, None, BudgetError, "Cannot allocate memory"),
-        (errno.EMFILE, "x", BudgetError, "x: Too many open files"),
-        (errno.ENOSPC, "cache/x", WriteError, "cache/x: No space"),
-        (errno.EROFS, "cache", WriteError, "cache: Read-only"),
-        (errno.EACCES, None, WriteError, "Permission denied"),
-        (errno.ENOENT, "here", ImageError, "here: No such file"),
-        (errno.EPIPE, None, WriteError, "Broken pipe"),
-    ],
-)
-def test_refusal_of_the_system_is_told_as_what_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    name: str | None,
-    kind: type[QedgeError],
-    said: str,
-) -> None:
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise OSError(number, os.strerror(number), name)
-
-    monkeypatch.setattr(cli.cli.commands["boards"], "callback", refuse)
-    with pytest.raises(kind, match=said) as caught:
-        cli.cli.main(["boards"], standalone_mode=False)
-    assert "standard output" not in str(caught.value)
-
-
-def test_hang_up_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys, qedge.toolkit.cli as cli\n"
-        "def wait(*a, **k):\n"
-        "    print('here', flush=True)\n"
-        "    sys.stdin.read()\n"
-        "cli.cli.commands['boards'].callback = wait\n"
-        "sys.argv[1:] = ['boards']\n"
-        "cli.main()\n"
-    )
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code],
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup, too
-            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
-        )
-        assert child.stdout.readline() == b"here\n"
-        child.send_signal(number)
-        _, said = child.communicate(timeout=20)
-        assert child.returncode == 2 and said.strip() == b"interrupted"
-
-
-def test_error_with_json_comes_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["qedge", "boards", "--json"])
-    monkeypatch.setattr(show, "open_streams", lambda: None)
-    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
-    error = {"error": "BudgetError", "message": "too much", "exit_code": 7}
-    for answered, expected in ((None, error), ({"answer": 1}, {"answer": 1})):
-
-        def fail(as_json: bool, first: Any = answered, **_: Any) -> None:
-            cli.common.emit(as_json and first is not None, first or {})
-            raise BudgetError("too much")
-
-        monkeypatch.setattr(cli.cli.commands["boards"], "callback", fail)
-        monkeypatch.setattr(cli.common, "emitted", False)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, said = capsys.readouterr()
-        assert ended.value.code == 7 and json.loads(out) == expected
-        assert said == "BudgetError: too much\n"
-
-
-# ---- what a terminal is shown ----
-
-
-def terminal(*words: str) -> str:
-    """What a verb shows on a terminal."""
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen([*COMMAND, *words], stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    found = b""
-    try:
-        while piece := os.read(ours, 65536):
-            found += piece
-    except OSError:  # the other end was closed
-        pass
-    os.close(ours)
-    child.wait(60)
-    return found.decode()
-
-
-def test_terminal_is_shown_escape_sequences_and_never_obeys_them(
-    tmp_path: Path, qedge: Qedge
-) -> None:
-    from qedge.toolkit.board import load
-    from qedge.toolkit.build import build
-
-    config = TinyConfig(layers=1, dim=32, ffn=32, heads=4, kv_heads=2, context=32)
-    gguf = write_gguf(tmp_path / "x.gguf", config, make_weights(1, config))
-    gguf.write_bytes(gguf.read_bytes().replace(b"tiny", b"\x1b[8m", 1))  # its name: hidden text
-    image = build(gguf, load("x86-64"), tmp_path / "x.qimg", quant="f32").image
-    for shown in (terminal("inspect", str(image)), qedge("inspect", image).stdout):
-        assert "\\x1b[8m" in shown and "\x1b[8m" not in shown
-    told = json.loads(qedge("inspect", image, "--json").stdout)
-    assert told["provenance"]["model"] == "\x1b[8m"
-    shown = terminal("inspect", f"{tmp_path}/\x1b]0;owned\x07\u202e.qimg")
-    assert "\\x1b]0;owned\\x07\\u202e" in shown and "\x1b]0" not in shown
-
-
-def test_generated_text_is_safe_on_a_terminal_and_whole_for_a_program(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = "a\tb\n\x1b[31mé\u202e\x07\r"
-    show.piece(text)
-    assert capsys.readouterr().out == text
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    show.piece(text)
-    assert capsys.readouterr().out == "a\tb\n\\x1b[31mé\\u202e\\x07\\x0d"
-
-
-def test_steps_are_said_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with show.bar(True, lines=True) as tell:
-        for step, done in (("send", 1), ("send", 2), ("verify", 1)):
-            tell(step, done, 2)
-    assert capsys.readouterr().err == "send\nverify\n"
-    with show.bar(True) as tell:
-        assert tell is None
 
 
 # ---- in Python ----

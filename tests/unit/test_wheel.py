@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from unit.wheel_facts import FACTS, MODULE, Fact
 
-from qedge.runtime.errors import NoBoardError
+from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.runtime.model import Model
 from qedge.toolkit import board, wheel
 
@@ -171,10 +171,10 @@ def test_board_without_linux_is_refused() -> None:
 
 def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(wheel.sysconfig, "get_path", lambda _: str(tmp_path))
-    with pytest.raises(NoBoardError, match="python3-dev"):
+    with pytest.raises(UsageError, match="python3-dev"):
         wheel.build_wheel("x86_64")
     monkeypatch.setattr(wheel, "find_spec", lambda _: None)
-    with pytest.raises(NoBoardError, match="pip install ziglang"):
+    with pytest.raises(UsageError, match="pip install ziglang"):
         wheel.build_wheel("x86_64")
 
 

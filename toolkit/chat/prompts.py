@@ -8,6 +8,7 @@ from typing import Any
 from qedge.runtime.errors import ImageError, QedgeError, UsageError
 from qedge.runtime.image import CHAT, EVERY_PROMPT, TEMPLATE
 from qedge.toolkit.chat.facts import read_facts
+from qedge.toolkit.chat.render import render
 from qedge.toolkit.chat.tokens import chat_prompt, chat_tokens
 
 
@@ -45,6 +46,7 @@ def ids_here(
     """
     if not is_turn(model.chat_template, chat, system, raw):
         return list(model.prompt_tokens(text, special=special))
+    _check_system(model.chat_template, text, system)
     return chat_tokens(model, conversation(text, system), special=special)
 
 
@@ -76,10 +78,23 @@ def text_there(
         raise ImageError(
             f"{device.name}: its image has no chat template; run it without --chat"
         )
+    _check_system(template, data, system)
     facts = read_facts(device.section(CHAT))
     made = chat_prompt(template, facts, conversation(data, system), special=special)
     # whoever made the template has decided about BOS; an older image says nothing of it
     return _utf8(made), {"special": True, "bos": facts is None}
+
+
+def _check_system(template: str | None, text: bytes | str, system: str | None) -> None:
+    """UsageError when a system message makes no difference to what a template says."""
+    if not system or template is None or "system" in template:
+        return
+    with_it, without = (render(template, conversation(text, s)).text for s in (system, None))
+    if with_it == without:
+        raise UsageError(
+            "--system: this model's template takes no system message; leave it out, or write "
+            "it into the prompt"
+        )
 
 
 def _utf8(text: str) -> bytes:

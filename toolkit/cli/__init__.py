@@ -72,7 +72,13 @@ class Verbs(click.Group):
 
     def invoke(self, context: click.Context) -> None:
         with _streams():
-            super().invoke(context)
+            try:
+                super().invoke(context)
+            except click.NoSuchOption as error:
+                from qedge.toolkit.cli import guesses
+
+                error.possibilities = guesses.elsewhere(self, context, error)
+                raise
             sys.stdout.flush()
 
     def resolve_command(

@@ -8,13 +8,14 @@ from difflib import get_close_matches
 import click
 
 # The words of other tools, and what they are here.
+_RUN = 'qedge run TARGET "…"'  # an image, a model's file or name, or a board
 HINTS = {
-    "chat": 'qedge run IMAGE "…" --chat (one turn; Model.chat in Python has several)',
-    "ask": 'qedge run IMAGE "…" --chat',
-    "generate": 'qedge run IMAGE "…"',
-    "complete": 'qedge run IMAGE "…"',
-    "prompt": 'qedge run IMAGE "…"',
-    "infer": 'qedge run IMAGE "…"',
+    "chat": f"{_RUN} --chat (one turn; Model.chat in Python has several)",
+    "ask": f"{_RUN} --chat",
+    "generate": _RUN,
+    "complete": _RUN,
+    "prompt": _RUN,
+    "infer": _RUN,
     "serve": "there is no server; qedge.Model is the way from a program",
     "server": "there is no server; qedge.Model is the way from a program",
     "list": "qedge boards (models are files; qedge pull names those that it knows)",
@@ -84,13 +85,27 @@ def misplaced(
     """The message for an option before the verb that no group has, and its look-alikes."""
     verbs = [word for word in words if group.get_command(context, word) is not None]
     verb = verbs[0] if verbs else "VERB"
-    known = {
-        option
-        for name in group.list_commands(context)
-        for parameter in getattr(group.get_command(context, name), "params", ())
-        for option in parameter.opts
-    }
-    if error.option_name in known:
+    if _verbs_with(group, context, error.option_name):
         there = f"qedge {verb} … {error.option_name}"
         return f"{error.option_name} stands behind the verb: {there}", []
     return error.message, list(error.possibilities or [])
+
+
+def elsewhere(
+    group: click.Group, context: click.Context, error: click.NoSuchOption
+) -> list[str]:
+    """What may be meant by an option that a verb does not have: its look-alikes there, or the
+    verbs that have it."""
+    verbs = _verbs_with(group, context, error.option_name)
+    if not verbs:
+        return list(error.possibilities or [])
+    return [f"qedge {verb} … {error.option_name}" for verb in verbs]
+
+
+def _verbs_with(group: click.Group, context: click.Context, option: str) -> list[str]:
+    return [
+        name
+        for name in group.list_commands(context)
+        for parameter in getattr(group.get_command(context, name), "params", ())
+        if option in parameter.opts
+    ]
