@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 
 test: packages $(VENV)/.tested
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The quick gate while working: everything but emulated machines and the real model.
 check: $(VENV)/.tested
