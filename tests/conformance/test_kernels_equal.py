@@ -21,7 +21,7 @@ def the_only(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return line
 
 
-@pytest.mark.parametrize("machine", [NATIVE, THUMB, *ARM64[2:], ARM32[1], *ZIG], ids=str)
+@pytest.mark.parametrize("machine", [NATIVE, THUMB, ARM64[3], ARM32[1], *ZIG], ids=str)
 def test_every_set_equals_portable_on_hard_data(machine: Machine, programs: Programs) -> None:
     found = the_only(programs.run(machine, "kernel_check"))
     usable = machine.kernels or [name for name, ok in kernel_sets() if ok]

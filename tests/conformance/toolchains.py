@@ -42,12 +42,14 @@ SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A compiler and its flags. package: Debian packages that hold it, or "" for pip's."""
+    """A compiler and its flags. package: Debian packages that hold it, or "" for pip's.
+    linker: who links in its place, and has the C library that zig would have to build."""
 
     name: str
     compiler: tuple[str, ...]
     package: str
     flags: tuple[str, ...] = ()
+    linker: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +85,26 @@ TARGETS = {
             "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
             ("-static",),
         ),
-        # Debian's armhf libc is of ARMv7, so this one is musl's, by way of zig.
+        # Debian's armhf libc is of ARMv7, so this one is armel's, with the floats in hardware.
         Target(
             "armv6",
-            (*_ZIG, "-target", "arm-linux-musleabihf", "-mcpu=arm1176jzf_s"),
-            "",
-            ("-static",),
+            ("arm-linux-gnueabi-gcc",),
+            "gcc-arm-linux-gnueabi libc6-dev-armel-cross",
+            ("-static", "-marm", "-march=armv6k", "-mfpu=vfp", "-mfloat-abi=softfp"),
         ),
         # As the wheels are built (toolkit/wheel.py), which is by clang.
-        Target("zig", (*_ZIG, "-mcpu=x86_64"), ""),
-        Target("zig aarch64", (*_ZIG, "-target", "aarch64-linux-musl"), "", ("-static",)),
+        Target("zig", (*_ZIG, "-mcpu=x86_64"), "gcc", linker=("cc",)),
+        Target(
+            "zig aarch64",
+            (*_ZIG, "-target", "aarch64-linux-gnu"),
+            "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+            linker=("aarch64-linux-gnu-gcc", "-static"),
+        ),
         Target(
             "zig armv7",
-            (*_ZIG, "-target", "arm-linux-musleabihf", "-mcpu=cortex_a5", "-DQE_WITH_ARMV7"),
-            "",
-            ("-static",),
+            (*_ZIG, "-target", "arm-linux-gnueabihf", "-mcpu=cortex_a5", "-DQE_WITH_ARMV7"),
+            "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
+            linker=("arm-linux-gnueabihf-gcc", "-static"),
         ),
         # As on a Cortex-M0+ or M3: libgcc's floats, the engine's own square root. (zig's
         # soft-float division does not round correctly; numeric_check shows it.)
@@ -178,8 +185,8 @@ class Programs:
         key = program, target.name
         if key not in self._built:
             if target.package:
-                need(target.compiler[0], target.package)
-            elif importlib.util.find_spec("ziglang") is None:
+                need((target.linker or target.compiler)[0], target.package)
+            if target.compiler[: len(_ZIG)] == _ZIG and not importlib.util.find_spec("ziglang"):
                 missing("ziglang", f"{sys.executable} -m pip install ziglang")
             self._built[key] = self._compile(program, target)
         return self._built[key]
@@ -187,20 +194,18 @@ class Programs:
     def _compile(self, program: str, target: Target) -> Path:
         folder = self._folder / target.name
         objects = folder / "objects"
+        compile = [*target.compiler, *FLAGS, *target.flags, "-c"]
         if not objects.exists():
             objects.mkdir(parents=True)
             code = [*ROOT.glob("runtime/engine/*.c"), *ROOT.glob("runtime/host/*.c")]
-            _call([*target.compiler, *FLAGS, *target.flags, "-c", *sorted(code)], objects)
+            _call([*compile, *sorted(code)], objects)
         output = folder / program
-        sources = [HERE / name for name in SOURCES[program]]
-        command = [
-            *target.compiler,
-            *FLAGS,
-            *target.flags,
-            *sources,
-            *sorted(objects.glob("*.o")),
-        ]
-        _call([*command, "-o", output, *LIBRARIES], folder)
+        own = folder / f"{program}_objects"
+        own.mkdir()
+        _call([*compile, *(HERE / name for name in SOURCES[program])], own)
+        linker = target.linker or (*target.compiler, *target.flags)
+        built = [*sorted(own.glob("*.o")), *sorted(objects.glob("*.o"))]
+        _call([*linker, *built, "-o", output, *LIBRARIES], folder)
         return output
 
     def start(
