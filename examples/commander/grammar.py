@@ -156,7 +156,10 @@ HELD_TEMPLATES = frozenset(
     }
 )
 OPENERS = ("ok", "so", "well", "um", "alright", "listen", "hello", "yes", "computer", "look")
-OPENED = 0.3  # of the training sentences begin with one of them, as speech does
+OPENED = 0.3  # of the training sentences begin with one of them, as speech does;
+UNHEARD = 0.25  # of these with a made-up word in its place, so that any opener means nothing
+_ONSETS, _CODAS = "b br c d f g h j k l m n p pl qu r s sh st t tr v w z", "n r l s t m ck ng"
+ONSETS, CODAS = (*_ONSETS.split(), ""), ("", "", *_CODAS.split())
 HELD_SHARE = 8  # one triple in so many is held out
 SPLITS = ("train", "held-out")
 
@@ -198,6 +201,24 @@ def sentences(triple: Triple, template: str) -> Iterator[str]:
         yield " ".join(chosen)
 
 
+def made_up(chance: random.Random) -> str:
+    """A word of one to four syllables, or a number."""
+    if chance.random() < 0.1:
+        return str(chance.randrange(10 ** chance.randint(1, 4)))
+    return "".join(
+        chance.choice(ONSETS) + chance.choice("aeiouy") + chance.choice(CODAS)
+        for _ in range(chance.randint(1, 4))
+    )
+
+
+def opened(sentence: str, chance: random.Random) -> str:
+    """A training sentence as it is said: some begin with a word that means nothing."""
+    if chance.random() >= OPENED:
+        return sentence
+    opener = made_up(chance) if chance.random() < UNHEARD else chance.choice(OPENERS)
+    return f"{opener} {sentence}"
+
+
 def examples(split: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
     """Sentences and answers of a split, drawn at random; of "held-out", no sentence twice."""
     held = held_triples()
@@ -211,8 +232,8 @@ def examples(split: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
         if not options:
             continue
         sentence = chance.choice(options)
-        if split == "train" and chance.random() < OPENED:
-            sentence = f"{chance.choice(OPENERS)} {sentence}"
+        if split == "train":
+            sentence = opened(sentence, chance)
         if split == "held-out" and sentence in seen:
             continue
         seen.add(sentence)

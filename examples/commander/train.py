@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from grammar import examples
+from others import ROOMLESS_HELD_OUT, WHOLE_ROOM_HELD_OUT, others
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
@@ -26,7 +29,8 @@ DIM, LAYERS, HEADS, KV_HEADS, FFN = 128, 3, 4, 2, 320
 HEAD = DIM // HEADS
 END = "<|end|>"
 # A command ends with a line feed; `qedge run` puts every prompt through a template marked so.
-TURN = "{#- every prompt is a turn -#}{{ (messages[-1].content | trim) + '\\n' }}"
+TURN = "{#- every prompt is a turn -#}{{ (messages[-1].content | trim | lower) + '\\n' }}"
+OTHERS = 0.4  # of the training sentences are no command, or name no room
 ROPE_BASE, NORM_EPS = 10000.0, 1e-5
 
 
@@ -114,10 +118,20 @@ class Commander(nn.Module):
         return self.norm(x) @ self.embed_tokens.weight.T
 
 
+def mixed(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Training sentences: commands, and a share of what is none or names less; some end with a
+    stop."""
+    chance = random.Random(seed)
+    commands, rest = examples("train", count, seed), others("train", count, seed)
+    for _ in range(count):
+        sentence, answer = next(rest if chance.random() < OTHERS else commands)
+        yield sentence + (chance.choice(".!?") if chance.random() < 0.1 else ""), answer
+
+
 def batches(tokenizer: Tokenizer, steps: int, size: int) -> torch.Tensor:
     """(steps, size, CONTEXT) ids, and -100 where nothing is to be learnt."""
     end = tokenizer.token_to_id(END)
-    stream = examples("train", steps * size, 1)
+    stream = mixed(steps * size, 1)
     for _ in range(steps):
         tokens = torch.full((size, CONTEXT), end)
         labels = torch.full((size, CONTEXT), -100)
@@ -132,12 +146,13 @@ def batches(tokenizer: Tokenizer, steps: int, size: int) -> torch.Tensor:
         yield tokens[:, :longest], labels[:, :longest]
 
 
-def exact(model: Commander, tokenizer: Tokenizer, count: int) -> float:
-    """Share of held-out sentences whose whole answer is right, in float32."""
-    end, right = tokenizer.token_to_id(END), 0
+def exact(model: Commander, tokenizer: Tokenizer, held_out: Iterable[tuple[str, str]]) -> float:
+    """Share of sentences whose whole answer is right, in float32."""
+    end, right, count = tokenizer.token_to_id(END), 0, 0
     model.eval()
     with torch.no_grad():
-        for sentence, answer in examples("held-out", count, 1):
+        for sentence, answer in held_out:
+            count += 1
             ids = tokenizer.encode(f"{sentence}\n").ids
             want = [*tokenizer.encode(answer).ids, end]
             # greedy decoding gives the answer exactly when every next token of it is the best
@@ -145,6 +160,16 @@ def exact(model: Commander, tokenizer: Tokenizer, count: int) -> float:
             right += logits.argmax(-1).tolist() == want
     model.train()
     return right / count
+
+
+def held_out(count: int) -> list[Iterator[tuple[str, str]]]:
+    """Commands, those that name no room or no device, and what is no command."""
+    return [
+        examples("held-out", count, 1),
+        others("held-out", min(count, ROOMLESS_HELD_OUT), 1, "roomless"),
+        others("held-out", min(count, WHOLE_ROOM_HELD_OUT), 1, "whole room"),
+        others("held-out", count, 1, "none"),
+    ]
 
 
 def write(model: Commander, tokenizer: Tokenizer, folder: Path) -> None:
@@ -190,7 +215,7 @@ def write(model: Commander, tokenizer: Tokenizer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
     torch.manual_seed(1)
@@ -215,16 +240,17 @@ def main() -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 250 == 0 or step == options.steps - 1:
-            found = exact(model, tokenizer, 300)
+            found = [exact(model, tokenizer, some) for some in held_out(200)]
             print(
-                f"step {step}  loss {loss.item():.4f}  held-out {found:.3f}  "
+                f"step {step}  loss {loss.item():.4f}  commands {found[0]:.3f}, no room "
+                f"{found[1]:.3f}, no device {found[2]:.3f}, none {found[3]:.3f}  "
                 f"{time.perf_counter() - began:.0f} s",
                 flush=True,
             )
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float16).float()
     write(model, tokenizer, options.output)
-    print(f"exact on 2,000 held-out: {exact(model, tokenizer, 2000):.4f}")
+    print("exact on held-out:", [f"{exact(model, tokenizer, s):.4f}" for s in held_out(1000)])
 
 
 if __name__ == "__main__":

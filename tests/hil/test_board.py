@@ -16,6 +16,7 @@ COMMANDS = {
     "turn off the lamp in the kitchen please\n": ("lamp", "kitchen", "off"),
     "make the bedroom radiator a bit warmer\n": ("heating", "bedroom", "warmer"),
     "can you open the blinds in the office\n": ("blinds", "office", "open"),
+    "what is the capital of france?": (None, None, None),  # no command
 }
 
 

@@ -213,6 +213,17 @@ def test_board_is_given_the_rendered_conversation(tiny_image: Path) -> None:
         prompts.text_there(board, b"the rain", **ASKED | {"chat": True})
 
 
+ANSWERS = {  # of examples/commander/README.md
+    "Make the bedroom a bit warmer": (
+        '{"device": "heating", "room": "bedroom", "action": "warmer"}'
+    ),
+    "turn off the lamp": '{"device": "lamp", "room": null, "action": "off"}',
+    "what is the capital of france?": '{"device": null, "room": null, "action": null}',
+    "turn on the oven": '{"device": null, "room": null, "action": null}',
+    "hello": '{"device": null, "room": null, "action": null}',
+}
+
+
 def test_commanders_template_ends_a_command_wherever_it_runs(
     qedge: Qedge, tmp_path: Path
 ) -> None:
@@ -227,6 +238,8 @@ def test_commanders_template_ends_a_command_wherever_it_runs(
         for text in (command, f"{command}\n", f"  {command} ")
     }
     assert answers == {'{"device": "lamp", "room": "kitchen", "action": "off"}'}
+    for text, answer in ANSWERS.items():
+        assert qedge("run", image, text).stdout == f"{answer}\n"
     raw = json.loads(qedge("run", image, command, "--raw", "--json").stdout)
     assert raw["text"] not in answers
     board = Board(image)
