@@ -162,6 +162,7 @@ class FirmwareWorld:
         """The active image, by this world's own reading of the flash, has every byte."""
         records = self._record(0), self._record(1)
         if not records[0][0] and not records[1][0]:
+            self._before = (0, self._starts)
             return
         active = int(records[1][0] > records[0][0])
         sequence, image_id, size = records[active]

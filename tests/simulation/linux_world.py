@@ -47,6 +47,7 @@ class LinuxWorld:
         self._last = 0  # who sent the last message
         self._now = 0
         self._seen: tuple[Any, ...] = ()
+        self._newest = 0  # sequence number of the records that were active
         self._restarted = False  # an agent began: it may have given the active image up
 
     # ---- messages ----
@@ -176,7 +177,11 @@ class LinuxWorld:
         if seen == self._seen:
             return
         self._ids[found.st_ino] = record["id"]
+        older, self._newest = self._newest, max(self._newest, record["sequence"])
         flipped = self._flips.get(found.st_ino, -1)
+        if flipped >= 0 and record["sequence"] <= older:
+            self._seen = seen  # damaged, and here again because the newer record is
+            return
         if flipped >= self._began.get(self._last, 0) or seen[3] == self._inode():
             self._seen = seen  # damaged after it was verified, and not written since
             return
