@@ -60,7 +60,8 @@ def tools(folder: Path, interpreter: str) -> str:
             subprocess.run([at, "--install", "-s", place], check=True)
         else:
             (place / "sh").symlink_to(at)
-    return str(place) if interpreter == "busybox" else f"{place}:{os.environ['PATH']}"
+    system = os.confstr("CS_PATH")  # and not what this machine's user put there
+    return str(place) if interpreter == "busybox" else f"{place}:{system}"
 
 
 @dataclass
