@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 
 from qedge.runtime._engine import EngineError, Image
 from qedge.runtime.arguments import path_name
@@ -77,7 +76,7 @@ def _damage(name: bytes, error: EngineError) -> str:
     if not start.startswith(_MAGIC):
         return "is not an image; give one (.qimg), made by `qedge build`"
     if len(start) == _SIZE_AT + 8:
-        whole = struct.unpack("<Q", start[_SIZE_AT:])[0]
+        whole = int.from_bytes(start[_SIZE_AT:], "little")
         if size < whole < 1 << 48:  # a larger one is damage
             return f"cut short: {size:,} of {whole:,} bytes; copy the image again"
     return f"{error}; build or copy the image again"

@@ -31,6 +31,8 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _obeyed(one: str) -> bool:
+    if " " <= one <= "~":
+        return False
     from unicodedata import category
 
     kind = category(one)

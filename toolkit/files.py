@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -150,6 +148,8 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal. OSError."""
+    import hashlib  # with OpenSSL, which takes milliseconds of every start
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -238,7 +238,7 @@ def _create(final: str, mode: int) -> tuple[BinaryIO, str]:
     begin, end = _parts(final)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        drawn = secrets.token_hex(_DRAWN // 2)
+        drawn = os.urandom(_DRAWN // 2).hex()
         temporary = os.path.join(os.path.dirname(final), f"{begin}{drawn}{end}")
         opener = partial(_open, flags, mode)
         try:

@@ -169,7 +169,7 @@ def test_planted_link_is_never_followed(
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     names = iter(["aaaaaaaa", "bbbbbbbb", "cccccccc"])
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: next(names))
+    monkeypatch.setattr(files.os, "urandom", lambda _: bytes.fromhex(next(names)))
     folder = tmp_path / "open to all"
     folder.mkdir()
     (folder / ".out.aaaaaaaa.part").symlink_to(victim)
