@@ -10,7 +10,6 @@ speaks JSON lines on standard output; see main().
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import os
@@ -99,19 +98,14 @@ def _model(
             target, cache, (lambda done, of: progress("fetch", done, of)) if progress else None
         )
         return locate.locate(found.path)
-    near = _near_names(target)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    from qedge.toolkit import board
+
+    near = pull.near_name(target, (locate.COMMANDER, *board.names()))
+    hint = f" (did you mean {near}?)" if near else ""
     raise ImageError(
         f"{target}: there is no such file{hint}; give {wanted}, or a name that `qedge pull` "
         "knows"
     )
-
-
-def _near_names(target: str) -> list[str]:
-    from qedge.toolkit import board
-
-    known = [*pull.CATALOGUE, locate.COMMANDER, *board.names()]
-    return difflib.get_close_matches(target.lower(), known, 1)
 
 
 def _kept_path(model: Path, cache: Path) -> Path:

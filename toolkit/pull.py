@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -114,9 +114,9 @@ def is_here(name: str, cache: Path | None = None) -> bool:
     return model is not None and (cache_folder(cache) / "models" / model.file_name).is_file()
 
 
-def near_name(name: str) -> str | None:
-    """The name of CATALOGUE that another one is near to."""
-    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)
+def near_name(name: str, more: Iterable[str] = ()) -> str | None:
+    """The name of CATALOGUE, or of more, that another one is near to."""
+    near = difflib.get_close_matches(name.lower(), [*CATALOGUE, *more], n=1)
     return near[0] if near else None
 
 

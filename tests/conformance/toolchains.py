@@ -194,15 +194,15 @@ class Programs:
     def _compile(self, program: str, target: Target) -> Path:
         folder = self._folder / target.name
         objects = folder / "objects"
-        compile = [*target.compiler, *FLAGS, *target.flags, "-c"]
+        build = [*target.compiler, *FLAGS, *target.flags, "-c"]
         if not objects.exists():
             objects.mkdir(parents=True)
             code = [*ROOT.glob("runtime/engine/*.c"), *ROOT.glob("runtime/host/*.c")]
-            _call([*compile, *sorted(code)], objects)
+            _call([*build, *sorted(code)], objects)
         output = folder / program
         own = folder / f"{program}_objects"
         own.mkdir()
-        _call([*compile, *(HERE / name for name in SOURCES[program])], own)
+        _call([*build, *(HERE / name for name in SOURCES[program])], own)
         linker = target.linker or (*target.compiler, *target.flags)
         built = [*sorted(own.glob("*.o")), *sorted(objects.glob("*.o"))]
         _call([*linker, *built, "-o", output, *LIBRARIES], folder)

@@ -180,7 +180,7 @@ class LinuxWorld:
         older, self._newest = self._newest, max(self._newest, record["sequence"])
         flipped = self._flips.get(found.st_ino, -1)
         if flipped >= 0 and record["sequence"] <= older:
-            self._seen = seen  # damaged, and here again because the newer record is
+            self._seen = seen  # damaged, and here again because the newer record is, too
             return
         if flipped >= self._began.get(self._last, 0) or seen[3] == self._inode():
             self._seen = seen  # damaged after it was verified, and not written since

@@ -78,7 +78,8 @@ def long_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def big_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose image takes more than two megabytes."""
+    """A model of more pages than the system reads ahead of the third tensor; its image takes
+    more than two megabytes."""
     config = TinyConfig(layers=2, dim=256, ffn=512, vocab_size=600)
     path = tmp_path_factory.mktemp("big") / "big.gguf"
     return write_gguf(path, config, make_weights(1, config))

@@ -224,6 +224,16 @@ ANSWERS = {  # of examples/commander/README.md
 }
 
 
+def test_a_template_that_takes_no_system_message_is_given_its_own_tokens() -> None:
+    from qedge.toolkit.chat.facts import Conversation
+
+    facts = Conversation({"bos_token": "<s>"}, ("<s>",), False)
+    every = "{{ bos_token + messages[-1].content }}"  # fails without that token
+    with pytest.raises(UsageError, match="takes no system message"):
+        prompts._check_system(every, facts, "hi", "Be brief.")
+    prompts._check_system("{{ bos_token + messages[0].content }}", facts, "hi", "Be brief.")
+
+
 def test_commanders_template_ends_a_command_wherever_it_runs(
     qedge: Qedge, tmp_path: Path
 ) -> None:

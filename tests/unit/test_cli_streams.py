@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.command import COMMAND, VERBS_OF_AN_IMAGE
+from unit.command import COMMAND, VERBS_OF_AN_IMAGE, waiting_build
 from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import BudgetError, ImageError, QedgeError, WriteError
@@ -112,25 +112,7 @@ def test_interrupted_run_ends_at_once_with_exit_code_2(
 def test_interrupted_build_leaves_nothing(
     big_gguf: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """The build waits for us in the middle of its weights: its stand-in for a step says so."""
-    code = (
-        "import sys, qedge.toolkit.build as build, qedge.toolkit.cli as cli\n"
-        "pack, seen = build.pack, []\n"
-        "def wait(*arguments):\n"
-        "    seen.append(1)\n"
-        "    if len(seen) == 3:\n"
-        "        print('writing', flush=True)\n"
-        "        sys.stdin.read()\n"
-        "    return pack(*arguments)\n"
-        "build.pack = wait\n"
-        "cli.main()\n"
-    )
-    words = ["build", str(big_gguf), "-b", "x86-64", "-o", str(tmp_path / "out.qimg")]
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
-    )
-    assert child.stdout.readline() == b"writing\n"
+    child = waiting_build(big_gguf, "-b", "x86-64", "-o", tmp_path / "out.qimg")
     assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
     child.send_signal(number)
     said = child.stderr.read()

@@ -9,30 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from unit.command import COMMAND, waiting_build
 from unit.image_bytes import WEIGHTS, parts
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import ImageError, Model
-from qedge.toolkit.board import load
-from qedge.toolkit.build import build
 
 PROMPT = "the rain in the train"
 TENSORS = 6
-COMMAND = [sys.executable, "-m", "qedge.toolkit"]
 
 
 @pytest.fixture
 def image(tiny_image: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(tiny_image, tmp_path / "own.qimg"))
-
-
-@pytest.fixture(scope="module")
-def long_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that takes its time: it ends only where its context does."""
-    folder = tmp_path_factory.mktemp("long")
-    config = TinyConfig(layers=8, dim=256, ffn=512, context=16384)
-    model = write_gguf(folder / "long.gguf", config, make_weights(1, config))
-    return build(model, load("host"), folder / "long.qimg", quant="q8_0").image
 
 
 def overwrite(path: Path, data: bytes, at: int = 0) -> None:
@@ -49,14 +37,6 @@ def front(path: Path) -> int:
 
 def place(path: Path, section: int) -> int:
     return parts(path.read_bytes()).sections[section][0]
-
-
-@pytest.fixture(scope="module")
-def big_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of more pages than the system reads ahead of the third tensor."""
-    config = TinyConfig(layers=2, dim=256, ffn=512, vocab_size=600)
-    path = tmp_path_factory.mktemp("big") / "big.gguf"
-    return write_gguf(path, config, make_weights(1, config))
 
 
 def whole(model: Model) -> tuple[str, str]:
@@ -207,26 +187,8 @@ def test_image_that_is_written_over_under_a_run_is_exit_code_6(
 def test_model_that_is_cut_under_a_build_ends_it_and_leaves_nothing(
     big_gguf: Path, tmp_path: Path
 ) -> None:
-    """The build waits for us in the middle of its weights: its stand-in for a step says so."""
     model = Path(shutil.copy(big_gguf, tmp_path / "model.gguf"))
-    code = (
-        "import sys, qedge.toolkit.build as build, qedge.toolkit.cli as cli\n"
-        "pack, seen = build.pack, []\n"
-        "def wait(*arguments):\n"
-        "    seen.append(1)\n"
-        "    if len(seen) == 3:\n"
-        "        print('writing', flush=True)\n"
-        "        sys.stdin.readline()\n"
-        "    return pack(*arguments)\n"
-        "build.pack = wait\n"
-        "cli.main()\n"
-    )
-    words = ["build", str(model), "-b", "x86-64", "-o", str(tmp_path / "out.qimg")]
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
-    )
-    assert child.stdout is not None and child.stdout.readline() == b"writing\n"
+    child = waiting_build(model, "-b", "x86-64", "-o", tmp_path / "out.qimg")
     os.truncate(model, 4096)
     said = child.communicate(b"\n", timeout=60)[1].decode()
     assert child.returncode == ImageError.exit_code and "shorter while it was read" in said

@@ -7,9 +7,9 @@ from typing import Any
 
 from qedge.runtime.errors import ImageError, QedgeError, UsageError
 from qedge.runtime.image import CHAT, EVERY_PROMPT, TEMPLATE
-from qedge.toolkit.chat.facts import read_facts
+from qedge.toolkit.chat.facts import Conversation, read_facts
 from qedge.toolkit.chat.render import render
-from qedge.toolkit.chat.tokens import chat_prompt, chat_tokens
+from qedge.toolkit.chat.tokens import chat_prompt, chat_tokens, conversation_of
 
 
 def conversation(text: bytes | str, system: str | None = None) -> list[dict[str, str]]:
@@ -46,7 +46,8 @@ def ids_here(
     """
     if not is_turn(model.chat_template, chat, system, raw):
         return list(model.prompt_tokens(text, special=special))
-    _check_system(model.chat_template, text, system)
+    if system and model.chat_template is not None:
+        _check_system(model.chat_template, conversation_of(model), text, system)
     return chat_tokens(model, conversation(text, system), special=special)
 
 
@@ -78,18 +79,24 @@ def text_there(
         raise ImageError(
             f"{device.name}: its image has no chat template; run it without --chat"
         )
-    _check_system(template, data, system)
     facts = read_facts(device.section(CHAT))
+    if system:
+        _check_system(template, facts, data, system)
     made = chat_prompt(template, facts, conversation(data, system), special=special)
     # whoever made the template has decided about BOS; an older image says nothing of it
     return _utf8(made), {"special": True, "bos": facts is None}
 
 
-def _check_system(template: str | None, text: bytes | str, system: str | None) -> None:
+def _check_system(
+    template: str, facts: Conversation | None, text: bytes | str, system: str
+) -> None:
     """UsageError when a system message makes no difference to what a template says."""
-    if not system or template is None or "system" in template:
+    if "system" in template:  # it knows of them, and rendering takes 0.1 s each time
         return
-    with_it, without = (render(template, conversation(text, s)).text for s in (system, None))
+    named = facts.special_tokens if facts else {}
+    with_it, without = (
+        render(template, conversation(text, said), named).text for said in (system, None)
+    )
     if with_it == without:
         raise UsageError(
             "--system: this model's template takes no system message; leave it out, or write "
