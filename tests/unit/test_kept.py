@@ -9,13 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from unit.command import COMMAND
 
 from qedge.runtime.errors import NoBoardError, WriteError
 from qedge.toolkit import firmware, kept, rootfs, wheel
 from qedge.toolkit.board import load
 from qedge.toolkit.kept import keep, kept_or_made, made_folder, tool_environment
 
-COMMAND = [sys.executable, "-m", "qedge.toolkit"]
 MIB = 1 << 20
 
 
