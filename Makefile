@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-SOURCES := $(wildcard */_*.pyx */_*.pxi toolkit/*.[ch] runtime/engine/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
+SOURCES := $(wildcard runtime/_*.p* toolkit/quant/*.[chp]* runtime/engine/*.[ch] runtime/engine/*/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
 
 .PHONY: demo test check hil-all packages clean
 
@@ -23,7 +23,7 @@ LINUX_BOARDS := virt-a53 virt-a72 virt-a76 raspi3b
 BARE_BOARDS := pico mps2-m3 mps2-m4 mps2-m7 mps3-m55
 hil-all: packages $(VENV)/.tested
 	for board in $(LINUX_BOARDS) $(BARE_BOARDS); do \
-	    $(BIN)/python -m pytest tests/hil --board $$board || exit 1; done
+	    $(BIN)/python -m pytest tests/any_board --board $$board || exit 1; done
 	for board in $(LINUX_BOARDS); do \
 	    $(BIN)/python -m pytest tests/linux --board $$board || exit 1; done
 	$(BIN)/python -m pytest tests/linux/test_power_cut.py -s --all-cuts
@@ -43,4 +43,4 @@ packages:
 	@sh tests/packages.sh
 
 clean:
-	rm -rf $(VENV) build *.egg-info runtime/_engine.c toolkit/_tiles.c */*.so
+	rm -rf $(VENV) build *.egg-info runtime/_engine.c toolkit/quant/_tiles.c */*.so */*/*.so

@@ -25,18 +25,21 @@ setup(
             "qedge.runtime._engine",
             sources=[
                 "runtime/_engine.pyx",
-                *sorted(glob.glob("runtime/engine/*.c")),
+                *sorted(glob.glob("runtime/engine/**/*.c", recursive=True)),
                 *sorted(glob.glob("runtime/host/*.c")),
             ],
             # or edits of these are missed
-            depends=["runtime/_engine.pxi", *sorted(glob.glob("runtime/*/*.h"))],
+            depends=[
+                "runtime/_engine.pxi",
+                *sorted(glob.glob("runtime/**/*.h", recursive=True)),
+            ],
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE + ([] if sys.platform == "darwin" else ["-pthread"]),
         ),
         Extension(
-            "qedge.toolkit._tiles",
-            sources=["toolkit/_tiles.pyx", "toolkit/tiles.c"],
-            depends=["toolkit/tiles.h"],
+            "qedge.toolkit.quant._tiles",
+            sources=["toolkit/quant/_tiles.pyx", "toolkit/quant/tiles.c"],
+            depends=["toolkit/quant/tiles.h"],
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE,
         ),

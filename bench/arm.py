@@ -59,7 +59,7 @@ MACHINES = [
 def build(compiler: tuple[str, ...], target: str) -> Path:
     output = folder() / "arm" / target
     output.parent.mkdir(exist_ok=True)
-    code = [*ROOT.glob("runtime/engine/*.c"), *ROOT.glob("runtime/host/*.c")]
+    code = [*ROOT.glob("runtime/engine/**/*.c"), *ROOT.glob("runtime/host/*.c")]
     sources = [*map(str, sorted(code)), str(HERE / "arm_tokens.c")]
     command = [*compiler, *FLAGS, *sources, "-o", str(output), "-lm", "-pthread"]
     subprocess.run(command, check=True)

@@ -28,13 +28,13 @@ import mcu_runq
 from arm import build_plugin
 from common import stamp, write_csv, write_json
 
-from qedge.toolkit import remote
+from qedge.toolkit.bare.firmware import Firmware
+from qedge.toolkit.bare.firmware import build as build_firmware
 from qedge.toolkit.board import Board, load
-from qedge.toolkit.build import build
 from qedge.toolkit.demo import commander
-from qedge.toolkit.emulator import Emulator, preload
-from qedge.toolkit.firmware import Firmware
-from qedge.toolkit.firmware import build as build_firmware
+from qedge.toolkit.device import remote
+from qedge.toolkit.emulators.bare import Emulator, preload
+from qedge.toolkit.make.build import build
 
 BOARDS = ("pico", "mps2-m3", "mps2-m4", "mps2-m7", "mps3-m55")
 TOKENS = (4, 20)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.pull import cache_folder, pull
+from qedge.toolkit.fetch.pull import cache_folder, pull
+from qedge.toolkit.make.build import build
 
 LLAMA_TYPES = {"q4_0": 2, "q8_0": 7}  # llama_ftype
 CONTEXTS = {"smollm2": 4352, "1b": 1024}

@@ -8,7 +8,7 @@
 
 enum {
     RECORD = 0x54534551,  /* "QEST" */
-    DROPPED = 0x52444551, /* "QEDR": toolkit/uf2.py writes it */
+    DROPPED = 0x52444551, /* "QEDR": toolkit/bare/uf2.py writes it */
     TRIED = 0x52544551,   /* "QETR" */
     REFUSED = 0x46524551, /* "QERF": the error is its sequence */
     FLOOR = 0x4C464551,   /* "QEFL": the floor is its counter */

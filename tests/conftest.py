@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.pull import Pulled, pull
+from qedge.toolkit.fetch.pull import Pulled, pull
+from qedge.toolkit.make.build import build
 
 # A background job of a shell starts with interrupts ignored, and one of nohup's with hang-ups;
 # the processes that the tests interrupt would inherit that.

@@ -11,12 +11,24 @@ from typing import Any
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.runtime.machine import kernel_sets
-from qedge.toolkit.layout import Layout
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a board's kernels want quantized weights to lie: rows interleaved, and columns kept
+    together, in a tile."""
+
+    rows: int
+    group: int
+
+    @property
+    def code(self) -> int:
+        return self.rows | self.group << 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,9 @@ class Device:
     emulator: str
     cpu: list[str]  # compiler flags
     zig_cpu: str
-    wrap: list[str]  # the compiler's float routines that runtime/engine/soft_calls.c replaces
+    wrap: list[
+        str
+    ]  # the compiler's float routines that runtime/engine/kernels/soft_calls.c replaces
     code_at: int
     code_bytes: int
     ram_at: int

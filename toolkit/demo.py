@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qedge.toolkit import flash, remote
 from qedge.toolkit.board import device_of, load
-from qedge.toolkit.build import Built, Progress, build
-from qedge.toolkit.emulator import Emulator
+from qedge.toolkit.device import flash, remote
+from qedge.toolkit.emulators.bare import Emulator
+from qedge.toolkit.fetch.pull import pull
 from qedge.toolkit.files import cache_folder, private_folder
-from qedge.toolkit.locate import commander
-from qedge.toolkit.pull import pull
+from qedge.toolkit.make.build import Built, Progress, build
+from qedge.toolkit.source.locate import commander
 
 MODEL, QUANT, CONTEXT = "smollm2-135m", "q8_0", 2048
 COMMAND = "turn off the lamp in the kitchen please"

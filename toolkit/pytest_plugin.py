@@ -29,7 +29,7 @@ import pytest
 
 if TYPE_CHECKING:  # every pytest of this environment loads this module: it imports little
     from qedge.toolkit.board import Board
-    from qedge.toolkit.flash import Flashed
+    from qedge.toolkit.device.flash import Flashed
     from qedge.toolkit.link import Device, Hello
 
 DEFAULT_BOARD = "sim"
@@ -60,7 +60,7 @@ class BoardUnderTest:
 
     def flash(self, image: Path | str) -> Flashed:
         """Puts an image on the board; nothing is sent when it is active."""
-        from qedge.toolkit import flash
+        from qedge.toolkit.device import flash
 
         self.image = Path(image)
         plan = flash.plan(self.device, self.image, self.board)
@@ -84,8 +84,8 @@ class BoardUnderTest:
         system message, the prompt as it is, and whether control tokens written in it count.
         options: as of `Model.generate`.
         """
-        from qedge.toolkit import remote
         from qedge.toolkit.chat.prompts import text_there
+        from qedge.toolkit.device import remote
 
         text, told = text_there(
             self.device, prompt, chat=chat, system=system, raw=raw, special=special
@@ -97,13 +97,13 @@ class BoardUnderTest:
 
     def test(self) -> str:
         """Runs the golden test; the logits_hash."""
-        from qedge.toolkit import remote
+        from qedge.toolkit.device import remote
 
         return remote.test(self.device)
 
     def bench(self, prompt_tokens: int = 8, decode_tokens: int = 8) -> dict[str, Any]:
         """Rates on silicon; instructions a token on an emulator."""
-        from qedge.toolkit import remote
+        from qedge.toolkit.device import remote
 
         times = remote.bench(
             self.device, prompt_tokens=prompt_tokens, decode_tokens=decode_tokens, depth=0
@@ -250,9 +250,9 @@ def board(
 ) -> Iterator[BoardUnderTest]:
     """The board that was named, or an emulated one; a session long."""
     from qedge.runtime.errors import FetchError, NoBoardError, UsageError
-    from qedge.toolkit import emulated_linux, emulator
     from qedge.toolkit.board import load
-    from qedge.toolkit.reach import reach
+    from qedge.toolkit.device.reach import reach
+    from qedge.toolkit.emulators.choose import emulated, missing
 
     chosen = load(request.config.getoption("--board") or DEFAULT_BOARD)
     identity = request.config.getoption("--identity")
@@ -261,23 +261,17 @@ def board(
             with reach(chosen, port, identity) as found:
                 yield BoardUnderTest(chosen, port, found.device, found.hello)
             return
-    kind: Any = emulated_linux if chosen.linux else emulator
-    if need := kind.missing(chosen):
+    if need := missing(chosen):
         _absent(f"{need}; or give --port", request.config)
     place = tmp_path_factory.mktemp("board") / "flash.bin"
     try:
-        running: Any = (
-            emulated_linux.LinuxEmulator(chosen, place)
-            if chosen.linux
-            else emulator.Emulator(chosen, place)
-        )
+        made = emulated(chosen, place)
     except (NoBoardError, UsageError, FetchError) as error:  # or no compiler, no network
         _absent(_shown(error), request.config)
         raise
-    with _failing(), running:
-        key = str(running.identity) if chosen.linux else None
-        if not chosen.linux:
-            running.hello()
+    with _failing(), made as running:
+        running.facts()
+        key = None if running.identity is None else str(running.identity)
         with reach(chosen, running.port, key) as found:
             yield BoardUnderTest(chosen, running.port, found.device, found.hello)
 
@@ -292,8 +286,8 @@ def qedge_image(
     named = request.config.getoption("--qedge-image")
     if named is not None:
         return Path(named)
-    from qedge.toolkit.build import build
     from qedge.toolkit.demo import commander
+    from qedge.toolkit.make.build import build
 
     output = tmp_path_factory.mktemp("image") / "commander.qimg"
     with _failing():

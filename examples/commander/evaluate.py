@@ -18,8 +18,8 @@ from others import ROOMLESS_HELD_OUT, WHOLE_ROOM_HELD_OUT, others
 
 from qedge.runtime import Model
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
 from qedge.toolkit.demo import commander
+from qedge.toolkit.make.build import build
 
 
 def held_out(count: int) -> dict[str, Iterator[tuple[str, str]]]:

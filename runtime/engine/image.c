@@ -1,6 +1,6 @@
 /* image.c - opens an image in place and proves every bound before anything is used (SPEC 3).
  * The only reader of the format; it never touches a weight. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 enum { HEADER_BYTES = 128, ENTRY_BYTES = 32, TENSOR_BYTES = 40, MAX_SECTIONS = 64 };
 

@@ -32,7 +32,7 @@ enum qe_error {
     QE_ERR_STOPPED = -11  /* the caller's poll asked for it */
 };
 
-#include "vocab.h"
+#include "text/vocab.h"
 
 #define QE_VERSION 1u /* of the image */
 

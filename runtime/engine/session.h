@@ -3,7 +3,7 @@
 #ifndef QE_SESSION_H
 #define QE_SESSION_H
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 enum array {
     AT_X,       /* (batch, dim') f32: the residual stream */

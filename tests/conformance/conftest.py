@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from conformance.toolchains import Programs
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
+from support.toolchains import Programs
 
 from qedge.runtime.model import Model
 from qedge.toolkit import board
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 PROMPT = [
     (7 * i * i + 3 * i + 1) % 300 for i in range(70)

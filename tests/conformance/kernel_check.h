@@ -4,7 +4,7 @@
 #ifndef KERNEL_CHECK_H
 #define KERNEL_CHECK_H
 
-#include "../../runtime/engine/kernels.h"
+#include "../../runtime/engine/kernels/kernels.h"
 
 enum { MOST_SETS = 5, GUARDED = 10 };
 

@@ -7,7 +7,7 @@
  * Prints one line of JSON; the digest covers the same patterns whatever the stride, so that
  * machines can be compared. It also tries + - * / themselves. Exits 1 at the first difference.
  */
-#include "../../runtime/engine/numeric.h"
+#include "../../runtime/engine/kernels/numeric.h"
 #include "../../runtime/engine/qedge.h"
 
 #include <math.h>

@@ -4,7 +4,7 @@
  *   self_check
  *
  * Prints one line of JSON: the sets that passed, and how many wrong ones were noticed. */
-#include "../../runtime/engine/kernels.h"
+#include "../../runtime/engine/kernels/kernels.h"
 #include "../../runtime/host/host.h"
 
 #include <stdio.h>

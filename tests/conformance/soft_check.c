@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../../runtime/engine/soft.h"
+#include "../../runtime/engine/kernels/soft.h"
 
 static uint64_t state = 88172645463325252u;
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from conformance.conftest import SHAPES, Shape
-from conformance.toolchains import EMULATED, NATIVE, Machine, Programs
-from unit.tiny_models import TinyConfig
+from support.tiny_models import TinyConfig
+from support.toolchains import EMULATED, NATIVE, Machine, Programs
 
 from qedge.runtime.image import open_image
 from qedge.runtime.model import Model

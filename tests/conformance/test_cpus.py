@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conformance.toolchains import NATIVE, Programs
+from support.toolchains import NATIVE, Programs
 
 from qedge.runtime.errors import UsageError
 from qedge.runtime.model import Model

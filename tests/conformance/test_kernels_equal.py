@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conformance.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, ZIG, Machine, Programs
+from support.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, ZIG, Machine, Programs
 
 from qedge.runtime.machine import kernel_sets
 

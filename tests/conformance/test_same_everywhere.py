@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conformance.conftest import PROMPT, SHAPES, TOKENS, Shape, Truth
-from conformance.toolchains import ARM64, EMULATED, NATIVE, Machine, Programs
+from support.toolchains import ARM64, EMULATED, NATIVE, Machine, Programs
 
 from qedge.runtime.machine import kernel_sets
 from qedge.runtime.model import Model

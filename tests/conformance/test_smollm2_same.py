@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conformance.toolchains import ARM32, ARM64, NATIVE, Machine, Programs
+from support.toolchains import ARM32, ARM64, NATIVE, Machine, Programs
 
 from qedge.runtime.machine import kernel_sets
 from qedge.runtime.model import Model

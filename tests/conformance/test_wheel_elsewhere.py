@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from conformance.conftest import PROMPT, SHAPES, TOKENS, Shape, Truth
-from conformance.debian import python_root
-from conformance.toolchains import need
-from unit.wheel_facts import (
+from support.debian import python_root
+from support.toolchains import need
+from support.wheel_facts import (
     FACTS,
     MODULE,
     Fact,
     library_for_32_bit_arm_is_of_its_isa_and_passes_floats_in_registers,
 )
 
-from qedge.toolkit.wheel import build_wheel
+from qedge.toolkit.linux.wheel import build_wheel
 
 NEON = ["neon", "portable"]
 PLACES = [

@@ -150,7 +150,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 from qedge.runtime.machine import peak_rss_bytes
 build(Path(sys.argv[1]), load("host"), Path(sys.argv[2]), quant="q4_0", context=512)
 print(peak_rss_bytes())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qedge.toolkit.pull import Pulled
+from qedge.toolkit.fetch.pull import Pulled
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/kernels.h"
+#include "engine/kernels/kernels.h"
 #include "host/host.h"
 
 enum { HEADER = 128, ENTRY = 32, TENSOR = 40, TOKENS = 24, CASE_SECONDS = 20 };

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime import cbor
-from qedge.runtime.agent import (
+from qedge.runtime.agent import cbor
+from qedge.runtime.agent.answers import (
     COPY,
     DIGEST,
     HELLO,
@@ -27,10 +27,10 @@ from qedge.runtime.agent import (
     WRITE,
     Agent,
 )
+from qedge.runtime.agent.slots import Slots
 from qedge.runtime.image import open_image
-from qedge.runtime.slots import Slots
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 ROUNDS = 6000
 _HEAD = struct.Struct(">BBHHBB")

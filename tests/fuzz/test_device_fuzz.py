@@ -12,11 +12,11 @@ from pathlib import Path
 
 import cbor2
 import pytest
-from device.conftest import MakeImage, compile_port, make_image, put, sim  # noqa: F401
+from bare.conftest import MakeImage, compile_port, make_image, put, sim  # noqa: F401
 
-from qedge.runtime.frame import encode
+from qedge.runtime.agent.frame import encode
 from qedge.toolkit.board import Board, device_of
-from qedge.toolkit.emulator import Emulator
+from qedge.toolkit.emulators.bare import Emulator
 
 SECONDS = float(os.environ.get("QEDGE_FUZZ_SECONDS", "10"))
 SANITIZE = "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"

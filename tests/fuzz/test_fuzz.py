@@ -51,10 +51,10 @@ RECIPES = {
 
 
 def make_image(folder: Path, recipe: Recipe) -> Path:
-    from unit.tiny_models import TinyConfig, make_weights, write_gguf
+    from support.tiny_models import TinyConfig, make_weights, write_gguf
 
     from qedge.toolkit.board import load
-    from qedge.toolkit.build import build
+    from qedge.toolkit.make.build import build
 
     shape = {key: getattr(recipe, key) for key in TinyConfig.__slots__ if hasattr(recipe, key)}
     config = TinyConfig(**shape, vocab_size=296, context=32)
@@ -68,7 +68,7 @@ def make_image(folder: Path, recipe: Recipe) -> Path:
 def make_fuzzer(folder: Path) -> Path:
     sources = [
         ROOT / "tests/fuzz/image_fuzz.c",
-        *sorted((ROOT / "runtime/engine").glob("*.c")),
+        *sorted((ROOT / "runtime/engine").rglob("*.c")),
         ROOT / "runtime/host/image_file.c",
         ROOT / "runtime/host/machine.c",
     ]

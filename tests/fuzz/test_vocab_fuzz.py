@@ -22,13 +22,14 @@ SEEDS = (1, 3, 5, 7, 8, 12)
 
 
 def sections(folder: Path) -> list[Path]:
-    from unit.random_tokenizers import make_tokenizer
+    from support.random_tokenizers import make_tokenizer
     from unit.test_tokenizer import bpe_metadata, spm_metadata
     from unit.test_tokenizer_model import train
 
     from qedge.runtime.errors import ImageError
-    from qedge.toolkit.vocabulary import from_gguf, from_hf
-    from qedge.toolkit.vocabulary_table import pack
+    from qedge.toolkit.make.vocabulary_table import pack
+    from qedge.toolkit.source.vocabulary.gguf import from_gguf
+    from qedge.toolkit.source.vocabulary.hf import from_hf
 
     many = bpe_metadata("tekken")
     texts = [b"<" + b"ab"[number % 2 :] * (number % 9) + b"%d" % number for number in range(60)]
@@ -60,7 +61,10 @@ def sections(folder: Path) -> list[Path]:
 
 
 def make_fuzzer(folder: Path) -> Path:
-    sources = [ROOT / "tests/fuzz/vocab_fuzz.c", *sorted((ROOT / "runtime/engine").glob("*.c"))]
+    sources = [
+        ROOT / "tests/fuzz/vocab_fuzz.c",
+        *sorted((ROOT / "runtime/engine").rglob("*.c")),
+    ]
     command = ["gcc", *FLAGS, f"-I{ROOT / 'runtime'}", *map(str, sources)]
     subprocess.run([*command, "-o", str(folder / "vocab_fuzz")], check=True)
     return folder / "vocab_fuzz"

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.toolkit import flash
 from qedge.toolkit.board import Board, load
-from qedge.toolkit.build import build
-from qedge.toolkit.emulated_linux import LinuxEmulator, missing
-from qedge.toolkit.reach import Reached, reach
+from qedge.toolkit.device import flash
+from qedge.toolkit.device.reach import Reached, reach
+from qedge.toolkit.emulators.linux import LinuxEmulator, missing
+from qedge.toolkit.make.build import build
 
 MakeImage = Callable[..., Path]
 

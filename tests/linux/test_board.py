@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 from linux.conftest import MakeImage, put
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.errors import ImageError, WriteError, WrongBoardError
 from qedge.runtime.model import Model
-from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board, load
-from qedge.toolkit.build import build
-from qedge.toolkit.emulated_linux import LinuxEmulator
-from qedge.toolkit.linux import HOME, probe
-from qedge.toolkit.reach import Reached, reach
-from qedge.toolkit.shell import script
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.device import flash, remote
+from qedge.toolkit.device.reach import Reached, reach
+from qedge.toolkit.emulators.linux import LinuxEmulator
+from qedge.toolkit.linux.board import HOME, probe
+from qedge.toolkit.linux.shell import script
+from qedge.toolkit.linux.ssh import Shell
+from qedge.toolkit.make.build import build
 
 OLD = "runtime-000000000000000"
 

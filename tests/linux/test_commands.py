@@ -20,7 +20,7 @@ from linux.conftest import MakeImage, Prepared
 from qedge.runtime.errors import UsageError
 from qedge.runtime.model import Model
 from qedge.toolkit.board import Board
-from qedge.toolkit.emulated_linux import LinuxEmulator
+from qedge.toolkit.emulators.linux import LinuxEmulator
 
 QEDGE = (sys.executable, "-m", "qedge.toolkit")
 
@@ -125,8 +125,8 @@ def test_a_board_from_dry_run_to_rollback(
 def test_a_board_that_has_nothing_yet_is_left_so_by_a_dry_run(
     started: dict[str, Any], linux_board: Board, make_image: MakeImage
 ) -> None:
-    from qedge.toolkit.linux import probe
-    from qedge.toolkit.ssh import Shell
+    from qedge.toolkit.linux.board import probe
+    from qedge.toolkit.linux.ssh import Shell
 
     with Shell(started["port"], started["identity"]) as shell:
         root = probe(shell).root

@@ -13,7 +13,7 @@ from linux.conftest import Prepared
 
 from qedge.runtime.errors import UsageError
 from qedge.toolkit.board import Board
-from qedge.toolkit.emulated_linux import LinuxEmulator
+from qedge.toolkit.emulators.linux import LinuxEmulator
 
 
 def test_second_board_on_a_disk_that_is_written_to_is_refused(
@@ -32,7 +32,7 @@ def test_qemu_ends_with_whoever_started_it(
     code = (
         "import os, sys; from pathlib import Path\n"
         "from qedge.toolkit.board import load\n"
-        "from qedge.toolkit.emulated_linux import LinuxEmulator\n"
+        "from qedge.toolkit.emulators.linux import LinuxEmulator\n"
         "disk, overlay = map(Path, sys.argv[2:])\n"
         "with LinuxEmulator(load(sys.argv[1]), disk, overlay=overlay):\n"
         "    os.kill(os.getpid(), 9)\n"

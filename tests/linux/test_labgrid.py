@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from device.labgrid_bench import running_bench
+from support.labgrid_bench import running_bench
 
 from qedge.toolkit.board import Board
-from qedge.toolkit.emulated_linux import LinuxEmulator
-from qedge.toolkit.reach import reach
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.emulators.linux import LinuxEmulator
 
 
 def test_a_board_with_linux_is_reached_by_its_place(

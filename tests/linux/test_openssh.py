@@ -15,13 +15,14 @@ from linux.conftest import MakeImage, Prepared, put
 
 from qedge.runtime.errors import NoBoardError, WrongBoardError
 from qedge.runtime.model import Model
-from qedge.toolkit import remote, ssh_connect
 from qedge.toolkit.board import Board
-from qedge.toolkit.emulated_linux import LinuxEmulator
-from qedge.toolkit.pull import cache_folder
-from qedge.toolkit.reach import reach
-from qedge.toolkit.rootfs import Apt
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.device import remote
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.emulators.linux import LinuxEmulator
+from qedge.toolkit.emulators.rootfs import Apt
+from qedge.toolkit.fetch.pull import cache_folder
+from qedge.toolkit.linux import ssh_connect
+from qedge.toolkit.linux.ssh import Shell
 
 BEHIND = 2200  # a port of the board that only the board itself reaches
 _SET_UP = f"""set -e

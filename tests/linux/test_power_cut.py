@@ -13,12 +13,12 @@ from linux.conftest import MakeImage, Prepared, put
 
 from qedge.runtime.errors import QedgeError
 from qedge.runtime.model import Model
-from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board
-from qedge.toolkit.emulated_linux import LinuxEmulator
+from qedge.toolkit.device import flash, remote
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.emulators.linux import LinuxEmulator
 from qedge.toolkit.link import Link
-from qedge.toolkit.reach import reach
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.linux.ssh import Shell
 
 SAMPLED = 6  # cuts; --all-cuts takes every one
 

@@ -1,4 +1,4 @@
-"""The runtime's own tests (tests/runtime), here and inside an emulated board."""
+"""The runtime's own tests (on_device.py), here and inside an emulated board."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from linux.conftest import MakeImage
 
 from qedge.runtime.model import Model
 from qedge.toolkit.board import Board
-from qedge.toolkit.emulated_linux import LinuxEmulator
-from qedge.toolkit.reach import reach
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.emulators.linux import LinuxEmulator
 
-TESTS = Path(__file__).resolve().parents[1] / "runtime" / "on_device.py"
+TESTS = Path(__file__).with_name("on_device.py")
 
 
 @pytest.fixture(scope="module")

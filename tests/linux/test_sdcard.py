@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from linux.conftest import MakeImage
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
+from qedge.runtime.agent.slots import NAMES, Slots
 from qedge.runtime.errors import (
     BoardTestError,
     BudgetError,
@@ -25,13 +26,14 @@ from qedge.runtime.errors import (
     WrongBoardError,
 )
 from qedge.runtime.model import Model
-from qedge.runtime.slots import NAMES, Slots
-from qedge.toolkit import card, remote, sdcard
 from qedge.toolkit.board import Board, linux_of, load
-from qedge.toolkit.build import build
-from qedge.toolkit.emulated_linux import LinuxEmulator, make_disk
-from qedge.toolkit.reach import reach
-from qedge.toolkit.rootfs import system
+from qedge.toolkit.card import ext4 as card
+from qedge.toolkit.card import put as sdcard
+from qedge.toolkit.device import remote
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.emulators.linux import LinuxEmulator, make_disk
+from qedge.toolkit.emulators.rootfs import system
+from qedge.toolkit.make.build import build
 
 PATH = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 MIB, AT = 1 << 20, 1 << 20  # the partition's place

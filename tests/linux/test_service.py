@@ -12,12 +12,13 @@ from linux.conftest import MakeImage, Prepared
 
 from qedge.runtime.errors import NoBoardError
 from qedge.runtime.image import open_image
-from qedge.toolkit import remote, service
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.cli import cli
-from qedge.toolkit.emulated_linux import LinuxEmulator
-from qedge.toolkit.reach import reach
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.device import remote
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.emulators.linux import LinuxEmulator
+from qedge.toolkit.linux import service
+from qedge.toolkit.linux.ssh import Shell
 
 RUNTIME = "runtime-0123456789abcdef"
 STAND_INS = r"""

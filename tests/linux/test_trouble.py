@@ -13,12 +13,13 @@ from linux.test_power_cut import Cut
 
 from qedge.runtime.errors import BudgetError, NoBoardError, WriteError, WrongBoardError
 from qedge.runtime.model import Model
-from qedge.toolkit import remote, ssh_connect
 from qedge.toolkit.board import Board
-from qedge.toolkit.emulated_linux import LinuxEmulator
-from qedge.toolkit.linux import probe
-from qedge.toolkit.reach import reach
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.device import remote
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.emulators.linux import LinuxEmulator
+from qedge.toolkit.linux import ssh_connect
+from qedge.toolkit.linux.board import probe
+from qedge.toolkit.linux.ssh import Shell
 
 
 def another_key() -> Ed25519PrivateKey:

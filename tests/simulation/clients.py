@@ -14,10 +14,10 @@ from typing import Any
 import cbor2
 from simulation.stage import Client, Stage, World, attempt
 
+from qedge.runtime.agent.frame import encode
 from qedge.runtime.errors import QedgeError, WriteError
-from qedge.runtime.frame import encode
 from qedge.runtime.model import Model
-from qedge.toolkit import flash, remote
+from qedge.toolkit.device import flash, remote
 from qedge.toolkit.link import Device
 
 PROMPT, TOKENS = b"hello", 3

@@ -14,9 +14,9 @@ from pathlib import Path
 from simulation.stage import Rates, named_id
 
 from qedge.runtime._engine import EngineError, Image
-from qedge.runtime.frame import Decoder
+from qedge.runtime.agent.frame import Decoder
+from qedge.toolkit.bare.firmware import build
 from qedge.toolkit.board import Board, device_of, load
-from qedge.toolkit.firmware import build
 
 RECORD, RECORD_BYTES, PAGE, PACKET_BYTES = 0x54534551, 52, 256, 1280
 

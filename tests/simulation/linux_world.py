@@ -14,8 +14,8 @@ from unittest import mock
 from simulation.stage import Rates, named_id
 
 from qedge.runtime._engine import EngineError, Image
-from qedge.runtime.agent import Agent
-from qedge.runtime.frame import StreamDecoder
+from qedge.runtime.agent.answers import Agent
+from qedge.runtime.agent.frame import StreamDecoder
 from qedge.toolkit.board import Board, load
 
 CHANGES = ("replace", "unlink", "pwrite", "fsync", "open", "truncate", "rename", "link")
@@ -164,7 +164,7 @@ class LinuxWorld:
 
     def check(self) -> None:
         """The active image, by this world's own reading of the records, has every byte."""
-        from qedge.runtime.slots import Slots
+        from qedge.runtime.agent.slots import Slots
 
         slots = Slots(str(self._root))
         active = slots.active()

@@ -22,10 +22,10 @@ from simulation.clients import Actor, Sample, finish
 from simulation.firmware_world import FirmwareWorld
 from simulation.linux_world import LinuxWorld
 from simulation.stage import Stage
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 WORLDS = {"linux": (LinuxWorld, "arm64"), "firmware": (FirmwareWorld, "sim")}
 SEEDS = 150  # of each board

@@ -31,5 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("SSH_AUTH_SOCK", "XDG_DATA_HOME", "XDG_CACHE_HOME", "QEDGE_IDENTITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QEDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("qedge.toolkit.ssh_config.SYSTEM_FILE", tmp_path / "etc" / "ssh_config")
+    monkeypatch.setattr(
+        "qedge.toolkit.linux.ssh_config.SYSTEM_FILE", tmp_path / "etc" / "ssh_config"
+    )
     return place

@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncssh
 from ssh.server import Server
 
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.linux.ssh import Shell
 
 
 def configure(home: Path, server: Server, more: str = "", key: Path | None = None) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from qedge.toolkit.shell import call
-from qedge.toolkit.ssh import Ended
+from qedge.toolkit.linux.shell import call
+from qedge.toolkit.linux.ssh import Ended
 
 # The interpreters that boards have for sh, and what people have as login shells.
 INTERPRETERS = ("dash", "bash", "busybox", "ksh", "mksh", "zsh")

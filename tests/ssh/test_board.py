@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from ssh.server import Server
 from ssh.shells import NAMES
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.errors import UsageError, WriteError
 from qedge.runtime.model import Model
-from qedge.toolkit import flash, linux, remote
 from qedge.toolkit.board import Board, Linux, load
-from qedge.toolkit.build import build
-from qedge.toolkit.connected import look
-from qedge.toolkit.reach import reach
+from qedge.toolkit.device import flash, remote
+from qedge.toolkit.device.connected import look
+from qedge.toolkit.device.reach import reach
+from qedge.toolkit.linux import board as linux
+from qedge.toolkit.make.build import build
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from qedge.runtime.errors import UsageError
-from qedge.toolkit import ssh_config
-from qedge.toolkit.ssh_config import read
-from qedge.toolkit.ssh_connect import Address
+from qedge.toolkit.linux import ssh_config
+from qedge.toolkit.linux.ssh_config import read
+from qedge.toolkit.linux.ssh_connect import Address
 
 
 def write(home: Path, text: str | bytes, name: str = "config") -> Path:

@@ -14,7 +14,7 @@ from ssh.logins import another, configure, logs_in
 from ssh.server import Server, start, stop
 
 from qedge.runtime.errors import WrongBoardError
-from qedge.toolkit import known_hosts, ssh_connect
+from qedge.toolkit.linux import known_hosts, ssh_connect
 
 
 def test_a_host_that_is_met_is_remembered_apart_from_the_cache(
@@ -180,7 +180,8 @@ def test_a_revoked_key_is_refused_whatever_the_configuration_says(
 def test_two_that_remember_hosts_at_once_lose_none(tmp_path: Path) -> None:
     path = tmp_path / "a folder" / "known_hosts"
     code = (
-        "import sys; from pathlib import Path; from qedge.toolkit.known_hosts import add\n"
+        "import sys; from pathlib import Path\n"
+        "from qedge.toolkit.linux.known_hosts import add\n"
         "for n in range(50): add(Path(sys.argv[1]), [f'{sys.argv[2]}-{n} key', 'same key'])"
     )
     command = [sys.executable, "-c", code, str(path)]

@@ -10,8 +10,8 @@ from ssh.server import Server
 from ssh.shells import LOGINS, there
 
 from qedge.runtime.errors import NoBoardError, WriteError
-from qedge.toolkit import ssh
-from qedge.toolkit.ssh import NotStarted, Shell
+from qedge.toolkit.linux import ssh
+from qedge.toolkit.linux.ssh import NotStarted, Shell
 
 
 @pytest.mark.parametrize("login", LOGINS)

@@ -18,9 +18,9 @@ import pytest
 from ssh.shells import INTERPRETERS, LOGINS, NAMES, LocalShell, everything, tools
 
 from qedge.runtime.errors import WriteError
-from qedge.toolkit.linux import KEPT, check, install, probe, runtime_folder
-from qedge.toolkit.shell import call, script
-from qedge.toolkit.wheel import Built
+from qedge.toolkit.linux.board import KEPT, check, install, probe, runtime_folder
+from qedge.toolkit.linux.shell import call, script
+from qedge.toolkit.linux.wheel import Built
 
 AGENT = b"import sys\nprint(ascii(sys.argv[1:]), ascii(sys.path[0]), flush=True)\n"
 AGENT += b"sys.stdout.buffer.write(sys.stdin.buffer.read())\n"
@@ -31,7 +31,7 @@ def wheel(tmp_path: Path) -> Built:
     """A runtime whose agent prints its arguments, and then its input."""
     found = io.BytesIO()
     with zipfile.ZipFile(found, "w") as packed:
-        packed.writestr("qedge/runtime/agent.py", AGENT)
+        packed.writestr("qedge/runtime/agent/__main__.py", AGENT)
         packed.writestr("qedge_runtime.dist-info/METADATA", "x" * 3000)
     path = tmp_path / "qedge_runtime.whl"
     path.write_bytes(found.getvalue())

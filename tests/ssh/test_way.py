@@ -14,8 +14,8 @@ from ssh.logins import another, configure, logs_in
 from ssh.server import Server, start, stop
 
 from qedge.runtime.errors import NoBoardError, QedgeError, UsageError, WrongBoardError
-from qedge.toolkit import ssh_connect
-from qedge.toolkit.ssh import Shell
+from qedge.toolkit.linux import ssh_connect
+from qedge.toolkit.linux.ssh import Shell
 
 
 @pytest.fixture(scope="session")
@@ -238,7 +238,7 @@ def test_a_proxy_command_is_a_shell_s_and_leaves_nothing_behind(
     configure(home, server, f"ProxyCommand {command}")
     code = (
         "import sys\n"
-        "from qedge.toolkit.ssh import Shell\n"
+        "from qedge.toolkit.linux.ssh import Shell\n"
         "with Shell('pi') as shell: print(shell.run('echo there').output)\n"
         "import gc; gc.collect()\n"
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf, write_hf
+from support.tiny_models import TinyConfig, make_weights, write_gguf, write_hf
 
 from qedge.runtime.errors import ImageError
 from qedge.runtime.model import Model
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
 from qedge.toolkit.chat import Rendered, renderer, tokens
+from qedge.toolkit.make.build import build
 
 MORE_TOKENS = {
     "pad_token": "<|endoftext|>",

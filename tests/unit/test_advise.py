@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import BudgetError, UsageError
 from qedge.toolkit import board
-from qedge.toolkit import build as building
-from qedge.toolkit.advise import ORDER, advise
+from qedge.toolkit.make import build as building
+from qedge.toolkit.make.advise import ORDER, advise
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 LITTLE = TinyConfig(dim=128, ffn=256, context=4096)

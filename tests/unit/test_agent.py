@@ -16,17 +16,18 @@ from pathlib import Path
 
 import cbor2
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime import agent, cbor
-from qedge.runtime.agent import Agent
+from qedge.runtime.agent import answers, cbor
+from qedge.runtime.agent.__main__ import serve
+from qedge.runtime.agent.answers import Agent
+from qedge.runtime.agent.slots import SlotError, Slots
 from qedge.runtime.errors import QedgeError, VerifyError, WriteError
 from qedge.runtime.model import Model
-from qedge.runtime.slots import SlotError, Slots
-from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board, load
-from qedge.toolkit.build import build
+from qedge.toolkit.device import flash, remote
 from qedge.toolkit.link import Device, Link, open_line
+from qedge.toolkit.make.build import build
 
 
 class Pipes:
@@ -92,7 +93,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
 
 
 def test_version_is_the_package_s() -> None:
-    assert version("qedge") == agent.VERSION
+    assert version("qedge") == answers.VERSION
 
 
 VALUES = (
@@ -194,13 +195,11 @@ def test_a_lock_is_held_by_one_and_lost_with_its_process(
 def test_whoever_is_silent_with_the_lock_loses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("qedge.runtime.agent.__main__.LOCK_SECONDS", 0.05)
     one = Agent(str(tmp_path), "arm64")
     one._slots.lock()
     read, write = os.pipe()
-    served = threading.Thread(
-        target=agent.serve, args=(one, read, write), kwargs={"noisy": False}
-    )
+    served = threading.Thread(target=serve, args=(one, read, write), kwargs={"noisy": False})
     served.start()
     served.join(10)
     assert not served.is_alive()

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 from unit.test_slots import Local
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime.agent import Agent
+from qedge.runtime.agent.answers import Agent
+from qedge.runtime.agent.keys import NotTrusted, trusted_key
 from qedge.runtime.errors import ImageError, QedgeError
 from qedge.runtime.image import open_image
-from qedge.runtime.trust import NotTrusted, trusted_key
-from qedge.toolkit import flash, remote, signature
 from qedge.toolkit.board import Board, load
-from qedge.toolkit.build import build
+from qedge.toolkit.device import flash, remote
 from qedge.toolkit.link import Device, Link
+from qedge.toolkit.make import signature
+from qedge.toolkit.make.build import build
 
 
 @pytest.fixture(scope="module")

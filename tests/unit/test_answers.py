@@ -13,7 +13,7 @@ import cbor2
 import pytest
 
 from qedge.runtime.errors import NoBoardError, QedgeError
-from qedge.toolkit import remote
+from qedge.toolkit.device import remote
 from qedge.toolkit.link import Device, Link, device
 from qedge.toolkit.link.client import _HEAD
 

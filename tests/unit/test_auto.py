@@ -11,11 +11,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, write_llama2c
+from support.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, write_llama2c
 
 from qedge.runtime import ImageError, Model, UsageError, WriteError
-from qedge.toolkit import auto
-from qedge.toolkit.auto import image_for
+from qedge.toolkit.make import auto
+from qedge.toolkit.make.auto import image_for
 
 CONFIG = TinyConfig(layers=1)
 
@@ -104,7 +104,7 @@ def test_a_damaged_image_in_the_cache_is_built_again(
 
 
 def test_two_at_once_build_once(gguf: Path, cache: Path) -> None:
-    code = "import sys; from qedge.toolkit.auto import image_for; "
+    code = "import sys; from qedge.toolkit.make.auto import image_for; "
     code += "print(image_for(sys.argv[1], lambda text: print(text, file=sys.stderr)))"
     running = [
         subprocess.Popen(
@@ -215,7 +215,7 @@ def test_a_run_by_a_name_needs_no_numpy_so_it_stays_within_its_plan(
 
 def test_finding_a_kept_image_needs_no_numpy(gguf: Path, cache: Path) -> None:
     image = image_for(str(gguf), print)
-    code = "import sys; from qedge.toolkit.auto import image_for; "
+    code = "import sys; from qedge.toolkit.make.auto import image_for; "
     code += "print(image_for(sys.argv[1], print)); "
     code += "sys.exit('numpy' in sys.modules)"
     ended = subprocess.run(
@@ -248,7 +248,7 @@ def test_an_interrupted_build_leaves_nothing(cache: Path, tmp_path: Path) -> Non
     model = write_gguf(tmp_path / "m.gguf", config, make_weights(1, config))
     code = (
         "import os, signal, sys\n"
-        "from qedge.toolkit.auto import image_for\n"
+        "from qedge.toolkit.make.auto import image_for\n"
         "def say(text):\n"
         "    if 'building' in text:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"

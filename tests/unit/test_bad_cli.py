@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from unit.command import COMMAND, VERBS_OF_AN_IMAGE
-from unit.image_bytes import GOLDEN, WEIGHTS, parts, with_section
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.command import COMMAND, VERBS_OF_AN_IMAGE
+from support.image_bytes import GOLDEN, WEIGHTS, parts, with_section
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 CLASSES = {

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.image_bytes import (
+from support.image_bytes import (
     GOLDEN,
     PLAN,
     PROVENANCE,
@@ -21,13 +21,13 @@ from unit.image_bytes import (
     renew_hashes,
     with_section,
 )
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import BoardTestError, ImageError, Model
 from qedge.runtime.image import open_image, verify_image
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.describe import describe
+from qedge.toolkit.make.build import build
+from qedge.toolkit.make.describe import describe
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from qedge.toolkit.linux import Facts
-from qedge.toolkit.shell import call, script
+from qedge.toolkit.linux.board import Facts
+from qedge.toolkit.linux.shell import call, script
 
 
 def scripts() -> Iterator[str]:
-    for file in resources.files("qedge.toolkit.shell").iterdir():
+    for file in resources.files("qedge.toolkit.linux.shell").iterdir():
         if file.name.endswith(".sh") and file.name != "place.sh":
             yield file.name.removesuffix(".sh")
 

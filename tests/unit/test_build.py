@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, write_llama2c
+from support.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, write_llama2c
 
 from qedge.runtime import BudgetError, Model, NoBoardError, UsageError
 from qedge.toolkit import board
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 CONFIG = TinyConfig(ffn=172)
 

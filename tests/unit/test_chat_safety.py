@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.errors import ImageError, UsageError
 from qedge.runtime.model import Model
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
 from qedge.toolkit.chat import Conversation, chat_prompt, chat_tokens, render, tokens
+from qedge.toolkit.make.build import build
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ASK = "<|im_start|>assistant\n"

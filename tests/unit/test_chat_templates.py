@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.chat_cases import CONVERSATIONS, TEMPLATES
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.chat_cases import CONVERSATIONS, TEMPLATES
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.errors import ImageError
 from qedge.runtime.image import CHAT
 from qedge.runtime.model import Model
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
 from qedge.toolkit.chat import chat_tokens, read_facts, tokens
+from qedge.toolkit.make.build import build
 from qedge.toolkit.source import special_tokens
 
 

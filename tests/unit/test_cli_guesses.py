@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 import pytest
-from unit.command import COMMAND
-from unit.image_bytes import WEIGHTS, parts
+from support.command import COMMAND
+from support.image_bytes import WEIGHTS, parts
 
 from qedge.runtime import ImageError, QedgeError, UsageError, WriteError
 from qedge.runtime.model import Model
@@ -238,9 +238,9 @@ def test_commanders_template_ends_a_command_wherever_it_runs(
     qedge: Qedge, tmp_path: Path
 ) -> None:
     from qedge.toolkit.board import load
-    from qedge.toolkit.build import build
     from qedge.toolkit.demo import COMMAND as command
     from qedge.toolkit.demo import commander
+    from qedge.toolkit.make.build import build
 
     image = build(commander(), load("host"), tmp_path / "commander.qimg").image
     answers = {
@@ -287,9 +287,9 @@ def test_name_or_model_becomes_an_image(
             "    say('built once')\n"
             f"    return {str(tiny_image)!r}\n"
             "auto.image_for = image_for\n"
-            "sys.modules['qedge.toolkit.auto'] = auto\n"
-            "import qedge.toolkit\n"
-            "qedge.toolkit.auto = auto\n"
+            "sys.modules['qedge.toolkit.make.auto'] = auto\n"
+            "import qedge.toolkit.make\n"
+            "qedge.toolkit.make.auto = auto\n"
             "from qedge.toolkit.cli import main\n"
             "main()\n"
         )

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf, write_hf
+from support.tiny_models import TinyConfig, make_weights, write_gguf, write_hf
 
 from qedge.runtime import BudgetError, ImageError, Model
 from qedge.runtime.image import open_image
 from qedge.toolkit.board import host_name, load
-from qedge.toolkit.build import build
-from qedge.toolkit.pull import CATALOGUE
+from qedge.toolkit.fetch.pull import CATALOGUE
+from qedge.toolkit.make.build import build
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 CONFIG = TinyConfig(layers=1)
@@ -269,7 +269,7 @@ def test_a_file_that_cannot_be_appended_to_is_said_before_the_rounds(
 def test_figures_are_said_before_an_append_that_fails(tiny_image: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from qedge.toolkit import record\n"
+        "from qedge.toolkit.results import record\n"
         "from qedge.runtime import WriteError\n"
         "from qedge.toolkit.cli import main\n"
         "def full(path, fields): raise WriteError(f'{path}: no space')\n"

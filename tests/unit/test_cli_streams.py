@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.command import COMMAND, VERBS_OF_AN_IMAGE, waiting_build
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.command import COMMAND, VERBS_OF_AN_IMAGE, waiting_build
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import BudgetError, ImageError, QedgeError, WriteError
-from qedge.toolkit import cli, show
+from qedge.toolkit import cli
+from qedge.toolkit.cli import show
 
 Qedge = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -233,7 +234,7 @@ def test_terminal_is_shown_escape_sequences_and_never_obeys_them(
     tmp_path: Path, qedge: Qedge
 ) -> None:
     from qedge.toolkit.board import load
-    from qedge.toolkit.build import build
+    from qedge.toolkit.make.build import build
 
     config = TinyConfig(layers=1, dim=32, ffn=32, heads=4, kv_heads=2, context=32)
     gguf = write_gguf(tmp_path / "x.gguf", config, make_weights(1, config))

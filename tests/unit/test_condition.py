@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.fake_machine import PMIC_WATTS, FakeMachine
+from support.fake_machine import PMIC_WATTS, FakeMachine
 
-from qedge.runtime import Model, condition, page_cache
-from qedge.runtime.condition import sample
-from qedge.runtime.measure import measure
-from qedge.toolkit.trust import judge
+from qedge.runtime import Model
+from qedge.runtime.measure import condition, page_cache
+from qedge.runtime.measure.condition import sample
+from qedge.runtime.measure.rounds import measure
+from qedge.toolkit.results.trust import judge
 
 Judged = Callable[..., list[str]]
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.command import COMMAND, waiting_build
-from unit.image_bytes import WEIGHTS, parts
+from support.command import COMMAND, waiting_build
+from support.image_bytes import WEIGHTS, parts
 
 from qedge.runtime import ImageError, Model
 

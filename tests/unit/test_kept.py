@@ -9,12 +9,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from unit.command import COMMAND
+from support.command import COMMAND
 
 from qedge.runtime.errors import NoBoardError, WriteError
-from qedge.toolkit import firmware, kept, rootfs, wheel
+from qedge.toolkit import kept
+from qedge.toolkit.bare import firmware
 from qedge.toolkit.board import load
+from qedge.toolkit.emulators import rootfs
 from qedge.toolkit.kept import keep, kept_or_made, made_folder, tool_environment
+from qedge.toolkit.linux import wheel
 
 MIB = 1 << 20
 

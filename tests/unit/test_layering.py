@@ -6,68 +6,32 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "runtime" / "engine"
-WALK = [
-    "files",
-    "kept",
-    "locate",
-    "vocabulary",
-    "vocabulary_table",
-    "chat",
-    "source",
-    "layout",
-    "quantize",
-    "recipe",
-    "rope",
-    "board",
-    "budget",
-    "image",
-    "predict",
-    "build",
-    "advise",
-    "encode",
-    "evaluate",
-    "describe",
-    "hub",
-    "pull",
-    "auto",
-    "elf",
-    "firmware",
-    "wheel",
-    "link",
-    "emulator",
-    "rootfs",
-    "emulated_linux",
-    "signature",
-    "flash",
-    "card",
-    "sdcard",
-    "uf2",
-    "ssh_config",
-    "known_hosts",
-    "ssh_keys",
-    "ssh_connect",
-    "shell",
-    "ssh",
-    "service",
-    "linux",
-    "lab",
-    "reach",
-    "connected",
-    "remote",
-    "trust",
-    "record",
-    "plot",
-    "report",
-    "demo",
-    "pytest_plugin",
-    "show",
-    "cli",
+# A room imports only rooms that stand before it.
+TOOLKIT = [
+    *("files", "kept", "board"),  # the ground floor
+    *("source", "fetch", "chat", "quant", "make", "quality"),  # to an image
+    *(
+        "link",
+        "lab",
+        "linux",
+        "device",
+        "bare",
+        "card",
+        "emulators",
+    ),  # to a board
+    *("results", "demo", "pytest_plugin", "cli"),
+]
+RUNTIME = [
+    *("errors", "sizes", "arguments", "text", "machine", "image", "session", "chat"),
+    *("generation", "model", "measure", "agent"),
 ]
 ROOMS = ("runtime", "toolkit", "firmware")
 STANDARD = {"stddef.h", "stdint.h", "string.h"}
@@ -83,9 +47,18 @@ LIBRARY_CALLS = {
 }
 
 
+def runs(node: ast.AST) -> Iterator[ast.AST]:
+    """What is run of a module: all but what only type checkers see."""
+    for child in ast.iter_child_nodes(node):
+        test = child.test if isinstance(child, ast.If) else None
+        if not (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"):
+            yield child
+            yield from runs(child)
+
+
 def imports(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in runs(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -96,29 +69,56 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def room(module: str) -> str | None:
-    match = re.match(r"qedge\.toolkit\.(\w+)", module)
-    name = match[1] if match else None
-    parts = ("forms", "hf", "named", "rules", "shape", "spm", "value")
-    return "vocabulary" if name in [f"vocabulary_{part}" for part in parts] else name
-
-
-def test_toolkit_modules_import_only_what_stands_to_their_left() -> None:
-    for path in sorted((ROOT / "toolkit").rglob("*.py")):
-        parts = path.relative_to(ROOT / "toolkit").with_suffix("").parts
-        here = room(f"qedge.toolkit.{parts[0]}")
-        if here in ("__init__", "__main__", "unicode_table"):
+def steps_back(package: str, walk: list[str]) -> Iterator[str]:
+    """Imports from a room to one that does not stand before it, and files without a room."""
+    root = ROOT / package
+    for path in sorted(root.rglob("*.py")):
+        here = path.relative_to(root).with_suffix("").parts[0]
+        if here in ("__init__", "__main__", "engine"):  # engine/: a tool of its own
             continue
-        assert here in WALK, f"{path.name}: name its place in the walk"
+        if here not in walk:
+            yield f"{path.relative_to(ROOT)}: name its room's place in the walk"
+            continue
         for module in imports(path):
-            there = room(module)
-            if there in WALK and there != here:
-                assert WALK.index(there) < WALK.index(here), f"{path.name} imports {module}"
+            match = re.match(rf"qedge\.{package}\.(\w+)", module)
+            there = match[1] if match else None
+            if there in walk and walk.index(there) > walk.index(here):
+                yield f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("package", "walk"),
+    [("toolkit", TOOLKIT), ("runtime", RUNTIME)],
+    ids=["toolkit", "runtime"],
+)
+def test_a_room_imports_only_rooms_that_stand_before_it(package: str, walk: list[str]) -> None:
+    assert not list(steps_back(package, walk))
+
+
+def test_no_file_imports_itself_by_way_of_another() -> None:
+    """No circle of files, within a room or between rooms; imports in functions count."""
+    files = {}
+    for package in ("toolkit", "runtime"):
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(("qedge", *path.relative_to(ROOT).with_suffix("").parts))
+            files[name] = path  # that a file loads its room's __init__ first is no circle
+    needs = {name: (imports(path) & set(files)) - {name} for name, path in files.items()}
+    while free := {name for name, need in needs.items() if not need}:
+        needs = {name: need - free for name, need in needs.items() if name not in free}
+    while free := set(needs) - {one for need in needs.values() for one in need}:
+        needs = {name: need for name, need in needs.items() if name not in free}
+    assert not needs
 
 
 def test_runtime_imports_no_toolkit() -> None:
-    for path in (ROOT / "runtime").glob("*.py"):
-        assert not [m for m in imports(path) if m.startswith(("qedge.toolkit", "qedge.boards"))]
+    for path in (ROOT / "runtime").rglob("*.py"):
+        found = {m for m in imports(path) if m.startswith(("qedge.toolkit", "qedge.boards"))}
+        assert not found, path
+
+
+def test_board_facts_need_no_numpy() -> None:
+    code = "import sys, qedge.toolkit.board; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 
 
 def test_click_appears_in_the_command_line_only() -> None:
@@ -134,21 +134,28 @@ def test_runtime_needs_only_the_standard_library() -> None:
         "'platformdirs'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    import sys
-
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 
 
+def includes(path: Path) -> set[str]:
+    return set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text("utf-8")))
+
+
 def test_engine_includes_three_headers_and_its_own() -> None:
-    own = {path.name for path in ENGINE.glob("*.h")}
-    for path in ENGINE.glob("*.[ch]"):
-        found = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text("utf-8")))
-        assert found <= own | STANDARD | INTRINSICS, f"{path.name}: {found - own - STANDARD}"
+    """By a path from the file itself, so that the folder can be copied and needs no flag."""
+    for path in ENGINE.rglob("*.[ch]"):
+        found = {name for name in includes(path) if not (path.parent / name).is_file()}
+        assert found <= STANDARD | INTRINSICS, f"{path.name}: {found - STANDARD}"
         if found & INTRINSICS:
-            assert path.stem in (
-                *("amx", "avx2", "avx512", "armv7", "mve"),
-                *("neon", "neon_base", "neon_dot", "dotprod", "i8mm"),
-            )
+            assert path.parent.name == "kernels"
+
+
+def test_kernels_and_text_are_rooms_of_the_engine() -> None:
+    """The core calls both; they see of it the public header, and nothing of each other."""
+    for room in ("kernels", "text"):
+        for path in (ENGINE / room).glob("*.[ch]"):
+            outside = {name for name in includes(path) if "/" in name}
+            assert outside <= {"../qedge.h"}, f"{path.name}: {outside}"
 
 
 def test_binding_and_host_see_the_public_header_only() -> None:
@@ -163,7 +170,7 @@ def test_firmware_sees_the_public_header_and_no_library() -> None:
     firmware = ROOT / "firmware"
     own = {path.name for path in firmware.glob("*.h")} | {"engine/qedge.h"}
     for path in [*firmware.glob("*.[ch]"), *(firmware / "cortex").glob("*.c")]:
-        found = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text("utf-8")))
+        found = includes(path)
         assert found <= own | STANDARD, f"{path.name}: {found - own - STANDARD}"
 
 
@@ -173,7 +180,7 @@ def test_only_slots_write_to_flash() -> None:
         assert bool(calls) == (path.name == "slots.c"), path.name
 
 
-FREESTANDING = [*sorted(ENGINE.glob("*.c")), ROOT / "toolkit" / "tiles.c"]
+FREESTANDING = [*sorted(ENGINE.rglob("*.c")), ROOT / "toolkit" / "quant" / "tiles.c"]
 
 
 @pytest.mark.parametrize("source", FREESTANDING, ids=lambda path: path.stem)

@@ -16,9 +16,9 @@ from qedge.runtime.errors import (
     WrongBoardError,
 )
 from qedge.toolkit.board import load
-from qedge.toolkit.linux import Facts, check
-from qedge.toolkit.reach import is_address
-from qedge.toolkit.ssh_connect import Address
+from qedge.toolkit.device.reach import is_address
+from qedge.toolkit.linux.board import Facts, check
+from qedge.toolkit.linux.ssh_connect import Address
 
 PI5 = """\
 model=Raspberry Pi 5 Model B Rev 1.0

@@ -10,7 +10,7 @@ import pytest
 from qedge.runtime import BudgetError, ImageError, Model, UsageError
 from qedge.runtime.text import StopText
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 PROMPT = "the rain in the train"
 

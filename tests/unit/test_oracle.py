@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import Model
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 CASES = {
     "grouped heads": TinyConfig(),

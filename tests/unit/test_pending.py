@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime import cbor
-from qedge.runtime.agent import TRIES, Agent
+from qedge.runtime.agent import cbor
+from qedge.runtime.agent.answers import TRIES, Agent
+from qedge.runtime.agent.jobs import TEST, Jobs
+from qedge.runtime.agent.slots import SlotError, Slots
 from qedge.runtime.image import open_image
-from qedge.runtime.jobs import TEST, Jobs
-from qedge.runtime.slots import SlotError, Slots
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from statistics import median
 from typing import Any
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import Model
 from qedge.runtime._engine import session_size
 from qedge.runtime.image import KV_TYPES
 from qedge.toolkit import board
-from qedge.toolkit.budget import Room, engine_config, measure
-from qedge.toolkit.build import build, tensor_table
-from qedge.toolkit.predict import (
+from qedge.toolkit.make.budget import Room, engine_config, measure
+from qedge.toolkit.make.build import build, tensor_table
+from qedge.toolkit.make.predict import (
     Weights,
     kv_bytes,
     load_seconds,
@@ -28,8 +28,8 @@ from qedge.toolkit.predict import (
     read_bytes_per_token,
     tokens_per_second,
 )
-from qedge.toolkit.recipe import Recipe
-from qedge.toolkit.source import open_source
+from qedge.toolkit.quant.recipe import Recipe
+from qedge.toolkit.source.opening import open_source
 
 if sys.version_info >= (3, 11):
     import tomllib

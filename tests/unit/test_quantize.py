@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from qedge.runtime.errors import ImageError, UsageError
-from qedge.toolkit import _tiles
-from qedge.toolkit.layout import Layout
-from qedge.toolkit.quantize import BLOCK, pack, packed_bytes
+from qedge.toolkit.board import Layout
+from qedge.toolkit.quant import _tiles
+from qedge.toolkit.quant.quantize import BLOCK, pack, packed_bytes
 from qedge.toolkit.source.model import SourceTensor
 
 RNG = np.random.default_rng(5)

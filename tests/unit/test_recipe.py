@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qedge.runtime import UsageError
-from qedge.toolkit.recipe import Recipe
+from qedge.toolkit.quant.recipe import Recipe
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from unit.fake_machine import FakeMachine
+from support.fake_machine import FakeMachine
 
 from qedge.runtime import ImageError, UsageError, WriteError
-from qedge.toolkit.record import Records, append, read, record
-from qedge.toolkit.report import render, write_report
-from qedge.toolkit.trust import judge
+from qedge.toolkit.results.record import Records, append, read, record
+from qedge.toolkit.results.report import render, write_report
+from qedge.toolkit.results.trust import judge
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("--prompt-tokens", 8, "--decode-tokens", 2, "--repeat", 1)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qedge.toolkit import rope
+from qedge.toolkit.make import rope
 from qedge.toolkit.source.model import ModelConfig, RopeScaling
 
 CONFIG = ModelConfig(

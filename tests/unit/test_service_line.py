@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from qedge.toolkit import service
 from qedge.toolkit.board import load
+from qedge.toolkit.linux import service
 
 IMAGE: Any = SimpleNamespace(bytes=1 << 20, plan={"arena_bytes": 1 << 20})
 RUNTIME = "runtime-0123456789abcdef"

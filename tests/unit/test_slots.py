@@ -13,18 +13,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf
+from support.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.runtime import cbor
-from qedge.runtime.agent import Agent
+from qedge.runtime.agent import cbor
+from qedge.runtime.agent.answers import Agent
+from qedge.runtime.agent.slots import SlotError, Slots
 from qedge.runtime.errors import ImageError, QedgeError, VerifyError, WrongBoardError
 from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
-from qedge.runtime.slots import SlotError, Slots
-from qedge.toolkit import flash, remote
 from qedge.toolkit.board import Board, load
-from qedge.toolkit.build import build
+from qedge.toolkit.device import flash, remote
 from qedge.toolkit.link import Device, Link
+from qedge.toolkit.make.build import build
 
 ID = "ab" * 32
 

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, write_llama2c
+from support.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, write_llama2c
 
 from qedge.runtime import ImageError
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.source import gguf_header, open_source
+from qedge.toolkit.make.build import build
+from qedge.toolkit.source import gguf_header
+from qedge.toolkit.source.opening import open_source
 
 CONFIG = TinyConfig(layers=2, context=32)
 WEIGHTS = make_weights(1, CONFIG)
@@ -26,7 +27,7 @@ import os, sys
 from pathlib import Path
 from qedge.runtime.errors import QedgeError
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
+from qedge.toolkit.make.build import build
 
 done = False
 def tell(step, at, of):

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.source_damage import (
+from support.source_damage import (
     TINY,
     WEIGHTS,
     open_and_read_everything,
     refused,
     survives_mutations,
 )
-from unit.tiny_models import write_hf, write_llama2c
+from support.tiny_models import write_hf, write_llama2c
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source import open_source
+from qedge.toolkit.source.opening import open_source
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from unit.source_damage import (
+from support.source_damage import (
     TINY,
     WEIGHTS,
     open_and_read_everything,
     refused,
     survives_mutations,
 )
-from unit.tiny_models import TinyConfig, write_gguf
+from support.tiny_models import TinyConfig, write_gguf
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.source import open_source
 from qedge.toolkit.source.gguf_file import read_metadata
+from qedge.toolkit.source.opening import open_source
 
 MUTATIONS = 2500
 

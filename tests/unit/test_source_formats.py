@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from unit.tiny_models import (
+from support.tiny_models import (
     CHATML,
     TinyConfig,
     hf_tensors,
@@ -21,9 +21,9 @@ from unit.tiny_models import (
 )
 
 from qedge.runtime.errors import ImageError, UsageError
-from qedge.toolkit.source import RopeScaling, SourceModel, open_source
 from qedge.toolkit.source.gguf_file import read_metadata
-from qedge.toolkit.source.model import expected_shapes
+from qedge.toolkit.source.model import RopeScaling, SourceModel, expected_shapes
+from qedge.toolkit.source.opening import open_source
 
 CONFIG = TinyConfig()
 UNTIED = TinyConfig(tied=False, kv_heads=8)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from unit.source_damage import TINY, WEIGHTS, open_and_read_everything, refused, same_weights
-from unit.tiny_models import TinyConfig, hf_tensors, make_weights, write_gguf, write_hf
+from support.source_damage import TINY, WEIGHTS, open_and_read_everything, refused, same_weights
+from support.tiny_models import TinyConfig, hf_tensors, make_weights, write_gguf, write_hf
 
 from qedge.runtime import Model
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.locate import locate
-from qedge.toolkit.source import open_source
+from qedge.toolkit.make.build import build
+from qedge.toolkit.source.locate import locate
+from qedge.toolkit.source.opening import open_source
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 9\n"

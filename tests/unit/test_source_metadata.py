@@ -11,14 +11,15 @@ from typing import Any
 
 import gguf
 import pytest
-from unit.source_damage import TINY, WEIGHTS, open_and_read_everything
-from unit.tiny_models import bpe_vocabulary, spm_vocabulary, write_hf
+from support.source_damage import TINY, WEIGHTS, open_and_read_everything
+from support.tiny_models import bpe_vocabulary, spm_vocabulary, write_hf
 
 from qedge.runtime.errors import BudgetError, ImageError, UsageError
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.describe import describe
-from qedge.toolkit.source import gguf_config, open_source
+from qedge.toolkit.make.build import build
+from qedge.toolkit.make.describe import describe
+from qedge.toolkit.source import gguf_config
+from qedge.toolkit.source.opening import open_source
 
 Type = gguf.GGUFValueType
 VALUES: dict[str, tuple[Type, Any]] = {

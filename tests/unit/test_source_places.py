@@ -12,14 +12,14 @@ from pathlib import Path
 
 import gguf
 import pytest
-from unit.source_damage import TINY, WEIGHTS, open_and_read_everything, refused, same_weights
-from unit.tiny_models import make_weights, write_gguf, write_hf
+from support.source_damage import TINY, WEIGHTS, open_and_read_everything, refused, same_weights
+from support.tiny_models import make_weights, write_gguf, write_hf
 
 from qedge.runtime import BudgetError, ImageError, Model, UsageError
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.encode import open_vocabulary
-from qedge.toolkit.source import open_source
+from qedge.toolkit.make.build import build
+from qedge.toolkit.make.encode import open_vocabulary
+from qedge.toolkit.source.opening import open_source
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 9\n"

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from unit.source_damage import TINY, WEIGHTS, refused
-from unit.tiny_models import TinyConfig, hf_tensors, make_weights, write_gguf, write_hf
+from support.source_damage import TINY, WEIGHTS, refused
+from support.tiny_models import TinyConfig, hf_tensors, make_weights, write_gguf, write_hf
 
 from qedge.runtime import ImageError, Model, UsageError
-from qedge.toolkit.advise import advise
 from qedge.toolkit.board import load
-from qedge.toolkit.build import build
-from qedge.toolkit.source import RopeScaling, open_source
+from qedge.toolkit.make.advise import advise
+from qedge.toolkit.make.build import build
+from qedge.toolkit.source.model import RopeScaling
+from qedge.toolkit.source.opening import open_source
 
 HALF = TINY.head // 2
 YARN = {"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 8}
@@ -251,7 +252,7 @@ def test_biases_of_zeros_add_nothing_and_others_are_named(tmp_path: Path) -> Non
     zeros["blk.0.attn_q.bias"][3] = 1e-30
     refused(write_gguf(path, TINY, WEIGHTS | zeros), "blk.0.attn_q.bias is no part")
     hf = write_hf(tmp_path / "hf", TINY, WEIGHTS, settings={"attention_bias": True})
-    from unit.tiny_models import write_safetensors
+    from support.tiny_models import write_safetensors
 
     tensors = hf_tensors(TINY, WEIGHTS)
     tensors["model.layers.0.self_attn.q_proj.bias"] = np.zeros(TINY.dim, np.float32)

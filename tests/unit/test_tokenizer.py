@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qedge.runtime._engine import EngineError, Vocab
-from qedge.toolkit.vocabulary import from_gguf
-from qedge.toolkit.vocabulary_table import pack
-from qedge.toolkit.vocabulary_value import BYTE_OF_LETTER
+from qedge.toolkit.make.vocabulary_table import pack
+from qedge.toolkit.source.vocabulary.gguf import from_gguf
+from qedge.toolkit.source.vocabulary.value import BYTE_OF_LETTER
 
 ERR_TEXT, ERR_USAGE = -6, -9
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

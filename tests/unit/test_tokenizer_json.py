@@ -8,8 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
-from unit.random_tokenizers import (
+from support.random_tokenizers import (
     BYTES,
     LETTERS,
     MARKS,
@@ -20,11 +19,12 @@ from unit.random_tokenizers import (
     of_bytes,
     text_for,
 )
+from tokenizers import Tokenizer
 
 from qedge.runtime._engine import Vocab
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.vocabulary import from_hf
-from qedge.toolkit.vocabulary_table import pack
+from qedge.toolkit.make.vocabulary_table import pack
+from qedge.toolkit.source.vocabulary.hf import from_hf
 
 TOKENIZERS, TEXTS = 90, 130  # more than 10,000 texts
 

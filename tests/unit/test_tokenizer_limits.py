@@ -14,8 +14,8 @@ from unit.test_tokenizer import bpe_metadata, spm_metadata
 
 from qedge.runtime._engine import Vocab
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.vocabulary import from_gguf
-from qedge.toolkit.vocabulary_table import FEW_SPECIALS, pack
+from qedge.toolkit.make.vocabulary_table import FEW_SPECIALS, pack
+from qedge.toolkit.source.vocabulary.gguf import from_gguf
 
 CONTROL, USER_DEFINED = 3, 4
 

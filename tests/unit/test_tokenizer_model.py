@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from unit.random_tokenizers import make_text
+from support.random_tokenizers import make_text
 
 from qedge.runtime._engine import EngineError, Vocab
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.vocabulary import from_hf
-from qedge.toolkit.vocabulary_table import pack
+from qedge.toolkit.make.vocabulary_table import pack
+from qedge.toolkit.source.vocabulary.hf import from_hf
 
 HOUSE = " the river of the small house"
 

@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from qedge.runtime._engine import EngineError, Vocab
-from qedge.toolkit.vocabulary_table import pack
-from qedge.toolkit.vocabulary_value import (
+from qedge.toolkit.make.vocabulary_table import pack
+from qedge.toolkit.source.vocabulary.value import (
     BYTE,
     BYTE_NAMES,
     CONTROL,

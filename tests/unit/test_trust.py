@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from qedge.runtime import BudgetError, ImageError, Model, UsageError
-from qedge.runtime.measure import FIELDS, closed, interval, measure, median, summary
-from qedge.toolkit.trust import judge
+from qedge.runtime.measure.rounds import FIELDS, closed, interval, measure, median, summary
+from qedge.toolkit.results.trust import judge
 
 
 def measured(image: Path, **options: Any) -> dict[str, Any]:

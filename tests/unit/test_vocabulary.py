@@ -9,9 +9,10 @@ import pytest
 
 from qedge.runtime._engine import Vocab
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.vocabulary import from_gguf, from_llama2c
-from qedge.toolkit.vocabulary_table import pack
-from qedge.toolkit.vocabulary_value import BYTE, BYTE_NAMES, CONTROL, USER_DEFINED
+from qedge.toolkit.make.vocabulary_table import pack
+from qedge.toolkit.source.vocabulary.gguf import from_gguf
+from qedge.toolkit.source.vocabulary.llama2c import from_llama2c
+from qedge.toolkit.source.vocabulary.value import BYTE, BYTE_NAMES, CONTROL, USER_DEFINED
 
 KEY = "tokenizer.ggml."
 

@@ -9,9 +9,9 @@ import pytest
 
 from qedge.runtime._engine import Vocab
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.vocabulary import from_hf
-from qedge.toolkit.vocabulary_table import pack
-from qedge.toolkit.vocabulary_value import BYTE, CONTROL, UNUSED, USER_DEFINED
+from qedge.toolkit.make.vocabulary_table import pack
+from qedge.toolkit.source.vocabulary.hf import from_hf
+from qedge.toolkit.source.vocabulary.value import BYTE, CONTROL, UNUSED, USER_DEFINED
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 WORDS = BYTES | {"use_regex": True}

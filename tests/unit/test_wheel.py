@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.wheel_facts import FACTS, MODULE, Fact
+from support.wheel_facts import FACTS, MODULE, Fact
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.runtime.model import Model
-from qedge.toolkit import board, wheel
+from qedge.toolkit import board
+from qedge.toolkit.linux import wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "hello there"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qedge.toolkit.vocabulary_value import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+from qedge.toolkit.source.vocabulary.value import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def _no_more_processes(error: Exception) -> bool:
 def _streams() -> Iterator[None]:
     """What the system refuses, told as what it is, and by the right exit code: click would make
     a bug of a broken pipe."""
-    from qedge.toolkit import show
+    from qedge.toolkit.cli import show
 
     try:
         yield
@@ -148,7 +148,7 @@ def end_when_cut() -> None:
 
 def main() -> None:
     """Entry point: every failure to its exit code; a traceback means a bug."""
-    from qedge.toolkit import show
+    from qedge.toolkit.cli import show
 
     show.open_streams()
     # Nothing here multiplies by BLAS. Its threads would cost their stacks, and where none is to

@@ -39,10 +39,10 @@ def advise(
     as_json: bool,
 ) -> None:
     """Say which types of MODEL fit a board, how fast they should be, and which to take."""
-    from qedge.toolkit import show
-    from qedge.toolkit.advise import Choice
-    from qedge.toolkit.advise import advise as find
-    from qedge.toolkit.auto import model_for
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.make.advise import Choice
+    from qedge.toolkit.make.advise import advise as find
+    from qedge.toolkit.make.auto import model_for
 
     def fields(choice: Choice) -> dict[str, Any]:
         return {

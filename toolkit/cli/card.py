@@ -24,7 +24,8 @@ def flash_card(
     as_json: bool,
 ) -> None:
     """Puts an image on a card, after showing what that overwrites and asking."""
-    from qedge.toolkit import sdcard, show
+    from qedge.toolkit.card import put as sdcard
+    from qedge.toolkit.cli import show
 
     if not (dry_run or yes or sys.stdin.isatty()):
         raise UsageError(f"{path}: there is no terminal to ask at; give --yes or --dry-run")

@@ -69,7 +69,7 @@ def refuse(names: Iterable[str], why: str) -> None:
 
 
 def open_model(target: str, options: dict[str, Any]) -> Any:
-    """The model at TARGET: an image, or what one can be made of (toolkit/auto.py)."""
+    """The model at TARGET: an image, or what one can be made of (toolkit/make/auto.py)."""
     from qedge.runtime.model import Model
 
     path = image_at(target)
@@ -96,8 +96,8 @@ def image_at(target: str) -> str:
     if _may_be_image(target):
         return target
     refuse_board(target)
-    from qedge.toolkit import show
-    from qedge.toolkit.auto import image_for
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.make.auto import image_for
 
     with show.bar(True) as tell:
         return os.fspath(image_for(target, show.say, tell))
@@ -232,8 +232,8 @@ def connected(
     board: Any, port: str | None, identity: str | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """A link to the board that was named, and what it says; WrongBoardError for another."""
-    from qedge.toolkit import show
-    from qedge.toolkit.reach import reach
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.device.reach import reach
 
     check_identity(board)
     with reach(board, port, identity, show.say) as found:

@@ -7,13 +7,12 @@ import tempfile
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from qedge.runtime import NoBoardError
 from qedge.runtime.text import printable
-from qedge.toolkit.cli.common import connected, emit, json_option, port_option
+from qedge.toolkit.cli.common import check_identity, connected, emit, json_option, port_option
 
 key_option = click.option(
     "--key",
@@ -26,7 +25,7 @@ def trusted(key: Path | None) -> bytes | None:
     """The key's bytes, when one was given."""
     if key is None:
         return None
-    from qedge.toolkit.signature import public_key
+    from qedge.toolkit.make.signature import public_key
 
     return public_key(key)
 
@@ -53,7 +52,7 @@ def reset(name: str, port: str | None, identity: str | None, as_json: bool) -> N
 def rollback(name: str, port: str | None, identity: str | None, as_json: bool) -> None:
     """Go back to the image that was active before, verified and tested again."""
     from qedge.toolkit.board import load
-    from qedge.toolkit.remote import rollback as go_back
+    from qedge.toolkit.device.remote import rollback as go_back
 
     with connected(load(name), port, identity) as (device, before):
         after = go_back(device)
@@ -87,64 +86,32 @@ def emulate(
     name: str, flash_file: Path | None, identity: Path | None, key: Path | None, as_json: bool
 ) -> None:
     """Start an emulated board and stay until interrupted; prints its port."""
-    from qedge.toolkit import show
     from qedge.toolkit.board import load
-    from qedge.toolkit.emulator import Emulator, missing
-    from qedge.toolkit.firmware import build
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.emulators.choose import emulated, missing
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     board = load(name)
-    if board.linux is not None:
-        _emulate_linux(board, flash_file, identity, stop, as_json)
-        return
+    check_identity(board)
     if need := missing(board):
         raise NoBoardError(need)
-    show.say(f"{name}: building the firmware, unless it is there")
-    if board.device is not None and board.device.emulator == "rp2040js":
-        show.say(f"{name}: fetching rp2040js through npm, unless it is there")
-    firmware = build(board, key=trusted(key))
+    show.say(f"{name}: making what it runs, unless it is there")
     with tempfile.TemporaryDirectory() as folder:
+        place = flash_file or Path(folder) / "flash"
+        made = emulated(
+            board, place, identity=identity if board.linux else None, key=trusted(key)
+        )
         if flash_file is None:
             show.say("no --flash-file: what is flashed is gone when this ends")
-        place = flash_file or Path(folder) / "flash.bin"
-        with Emulator(board, place, firmware=firmware) as emulator:
-            hello = emulator.hello()
-            if as_json:
-                fields = {"port": emulator.port, "board": name, "board_id": hello.board_id}
-                emit(as_json, fields)
-            else:
-                print(emulator.port, flush=True)
-                show.say(f"try: qedge flash IMAGE -b {name} -p {emulator.port}")
-            while not stop.wait(0.2):
-                if emulator.ended is not None:
-                    raise NoBoardError(emulator.end_text())
-
-
-def _emulate_linux(
-    board: Any, disk: Path | None, key: Path | None, stop: threading.Event, as_json: bool
-) -> None:
-    from qedge.toolkit import show
-    from qedge.toolkit.emulated_linux import LinuxEmulator
-
-    with tempfile.TemporaryDirectory() as folder:
-        place = disk or Path(folder) / "disk.ext4"
-        made = LinuxEmulator(board, place, identity=key)
-        if disk is None:
-            show.say("no --flash-file: what is flashed is gone when this ends")
-        show.say(f"{board.name}: making its Debian, unless it is there")
         with made as emulator:
-            identity = str(emulator.identity)
-            if as_json:
-                fields = {"port": emulator.port, "identity": identity, "board": board.name}
-                emit(as_json, fields)
-            else:
-                print(f"{emulator.port} --identity {identity}", flush=True)
-                show.say(
-                    f"try: qedge flash IMAGE -b {board.name} -p {emulator.port} "
-                    f"--identity {identity}"
-                )
+            fields = {"port": emulator.port, "board": name, **emulator.facts()}
+            way = f" --identity {emulator.identity}" if emulator.identity else ""
+            emit(as_json, fields)
+            if not as_json:
+                print(f"{emulator.port}{way}", flush=True)
+                show.say(f"try: qedge flash IMAGE -b {name} -p {emulator.port}{way}")
             while not stop.wait(0.2):
                 if emulator.ended is not None:
                     raise NoBoardError(emulator.end_text())
@@ -152,8 +119,8 @@ def _emulate_linux(
 
 def list_connected(ports: tuple[str, ...], identity: str | None, as_json: bool) -> None:
     """`qedge boards --connected`: a line each, also where nothing answers."""
-    from qedge.toolkit import show
-    from qedge.toolkit.connected import look
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.device.connected import look
 
     found = look(ports, identity, show.say)
     emit(as_json, {"connected": [asdict(one) for one in found]})
@@ -185,10 +152,10 @@ def firmware_build(
     name: str, compiler: str | None, output: Path | None, key: Path | None, as_json: bool
 ) -> None:
     """Compile the firmware for a board."""
-    from qedge.toolkit import show
+    from qedge.toolkit.bare.firmware import build
     from qedge.toolkit.board import load
+    from qedge.toolkit.cli import show
     from qedge.toolkit.files import new_file
-    from qedge.toolkit.firmware import build
 
     found = build(load(name), compiler=compiler, key=trusted(key))
     path = output or Path(f"{name}-firmware.elf")
@@ -214,8 +181,8 @@ def firmware_build(
 @json_option
 def wheel(name: str, output: Path, as_json: bool) -> None:
     """Build the runtime's wheel for a board, which then needs no compiler."""
-    from qedge.toolkit import show
-    from qedge.toolkit.wheel import build_wheel
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.linux.wheel import build_wheel
 
     fields = asdict(build_wheel(name, output))
     emit(as_json, fields)
@@ -233,7 +200,7 @@ def keys() -> None:
 @json_option
 def keys_new(path: Path, as_json: bool) -> None:
     """Make a key: FILE for whoever signs, FILE.pub for the firmware."""
-    from qedge.toolkit.signature import new_key
+    from qedge.toolkit.make.signature import new_key
 
     public = new_key(path)
     emit(as_json, {"private": path, "public": public})
@@ -253,8 +220,8 @@ def keys_new(path: Path, as_json: bool) -> None:
 @json_option
 def sign(image: Path, key: Path, counter: int, as_json: bool) -> None:
     """Sign IMAGE, in place of a signature that it has."""
-    from qedge.toolkit.signature import private_key
-    from qedge.toolkit.signature import sign as sign_image
+    from qedge.toolkit.make.signature import private_key
+    from qedge.toolkit.make.signature import sign as sign_image
 
     sign_image(image, private_key(key), counter)
     emit(as_json, {"image": image, "counter": counter})

@@ -60,10 +60,10 @@ def flash(
 ) -> None:
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
     from qedge.runtime.image import open_image
-    from qedge.toolkit import flash as flashing
-    from qedge.toolkit import show
     from qedge.toolkit.board import load
-    from qedge.toolkit.reach import reach
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.device import flash as flashing
+    from qedge.toolkit.device.reach import reach
 
     board = load(name)
     fields: dict[str, Any]
@@ -75,7 +75,7 @@ def flash(
     if partition is not None or user is not None or yes:
         raise UsageError("--partition, --user and --yes go with --sdcard")
     if uf2 is not None:
-        from qedge.toolkit.uf2 import write
+        from qedge.toolkit.bare.uf2 import write
 
         firmware_file, model_file = write(board, image, uf2, trusted(key))
         fields = {"firmware": firmware_file, "model": model_file}
@@ -91,7 +91,7 @@ def flash(
         raise UsageError("--service writes to the board, --dry-run does not: leave one out")
     check_identity(board)
     if service:
-        from qedge.toolkit.service import check_line
+        from qedge.toolkit.linux.service import check_line
 
         check_line(service)
     open_image(image)  # what is wrong with it is said before a board is looked for
@@ -109,7 +109,7 @@ def flash(
         plan = flashing.plan(there.device, image, board)
         done = flashing.apply(there.device, plan, tell)
         if service and there.linux is not None:
-            from qedge.toolkit.service import enable, unit
+            from qedge.toolkit.linux.service import enable, unit
 
             found = there.linux
             text = unit(board, found.python, found.runtime, open_image(image), service)
@@ -129,7 +129,7 @@ def flash(
 @contextmanager
 def _stopped() -> Iterator[None]:
     """Says what an interrupted flash leaves behind."""
-    from qedge.toolkit import show
+    from qedge.toolkit.cli import show
 
     try:
         yield
@@ -143,17 +143,17 @@ def _would_flash(
 ) -> dict[str, Any]:
     """What --dry-run says."""
     from qedge.runtime.image import open_image
-    from qedge.toolkit import flash as flashing
-    from qedge.toolkit import show
     from qedge.toolkit.board import device_of
-    from qedge.toolkit.reach import reach
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.device import flash as flashing
+    from qedge.toolkit.device.reach import reach
 
     if board.linux is None:
         with reach(board, port, identity, show.say) as there:
             plan = flashing.plan(there.device, image, board)
         speed = {"seconds": plan.seconds(device_of(board).baud)}
         return {**_planned(plan), **speed, "board_arena_bytes": plan.hello.arena}
-    from qedge.toolkit.linux import NotInstalled
+    from qedge.toolkit.linux.board import NotInstalled
 
     try:
         with reach(board, port, identity, show.say, dry=True) as there:

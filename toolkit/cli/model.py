@@ -30,8 +30,8 @@ from qedge.toolkit.cli.common import (
 @json_option
 def pull(name: str, as_json: bool) -> None:
     """Fetch a model: smollm2-135m, or hf:ORG/REPO/FILE."""
-    from qedge.toolkit import show
-    from qedge.toolkit.pull import pull as fetch
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.fetch.pull import pull as fetch
 
     with show.bar(True) as tell:
         found = fetch(
@@ -81,10 +81,10 @@ def build(
 ) -> None:
     """Quantize MODEL, a file, a folder or a name that `pull` knows, and pack it into one image
     for a board, or for this machine."""
-    from qedge.toolkit import show
-    from qedge.toolkit.auto import model_for
-    from qedge.toolkit.build import build as build_image
-    from qedge.toolkit.build import output_path, replaced
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.make.auto import model_for
+    from qedge.toolkit.make.build import build as build_image
+    from qedge.toolkit.make.build import output_path, replaced
 
     chosen = board_with_ram(board or "host", ram)
     if not os.path.lexists(model):
@@ -94,7 +94,7 @@ def build(
     other = replaced(output, chosen)
     key = None
     if sign is not None:
-        from qedge.toolkit import signature
+        from qedge.toolkit.make import signature
 
         key = signature.private_key(sign)
     with show.bar(True) as tell:
@@ -150,8 +150,8 @@ def build(
 def inspect(image: Path, verify: bool, as_json: bool) -> None:
     """Show what is in IMAGE: sections, plan and provenance; of a model's file or folder, what
     an image of it would be made from."""
-    from qedge.toolkit import show
-    from qedge.toolkit.describe import describe
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.make.describe import describe
 
     refuse_board(os.fspath(image))
     found = describe(image, verify)
@@ -185,7 +185,7 @@ def tokenize(
     source: Path, texts: tuple[str, ...], files: tuple[Path, ...], special: bool, as_json: bool
 ) -> None:
     """Token ids of texts and files, with the vocabulary of an image or GGUF."""
-    from qedge.toolkit.encode import encode
+    from qedge.toolkit.make.encode import encode
 
     inputs = [os.fsencode(text) for text in texts]
     inputs += [_text_of(file) for file in files]
@@ -211,10 +211,11 @@ def evaluate(
     """Perplexity of TEXTFILE (lower is better), by llama.cpp's rule; - reads standard input.
     --context is the chunk: 512, or what the image has if that is less."""
     from qedge.runtime.image import open_image
-    from qedge.toolkit import board, show
-    from qedge.toolkit.auto import image_for
-    from qedge.toolkit.evaluate import CHUNK
-    from qedge.toolkit.evaluate import evaluate as score
+    from qedge.toolkit import board
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.make.auto import image_for
+    from qedge.toolkit.quality.evaluate import CHUNK
+    from qedge.toolkit.quality.evaluate import evaluate as score
 
     if chunks is not None and chunks < 1:
         raise UsageError(f"--chunks {chunks}: it must be at least 1")
@@ -268,7 +269,8 @@ def boards(
     connected: bool, ports: tuple[str, ...], identity: str | None, as_json: bool
 ) -> None:
     """List the boards that images can be built for, or those that answer now."""
-    from qedge.toolkit import board, show
+    from qedge.toolkit import board
+    from qedge.toolkit.cli import show
 
     if ports and not connected:
         raise UsageError("--port goes with --connected")
@@ -293,7 +295,7 @@ def boards(
 def demo(prompt: str | None, name: str | None, as_json: bool) -> None:
     """Fetch SmolLM2-135M, build it for this machine, and let it answer; or, with --board, put
     commander on an emulated board and command it."""
-    from qedge.toolkit import show
+    from qedge.toolkit.cli import show
     from qedge.toolkit.demo import COMMAND, on_board, prepare
 
     if name is not None:

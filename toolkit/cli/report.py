@@ -22,8 +22,8 @@ from qedge.toolkit.cli.common import emit, json_option
 @json_option
 def report(files: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Make a page, with a table and plots, of FILES that `qedge bench --append` wrote."""
-    from qedge.toolkit import show
-    from qedge.toolkit.report import write_report
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.results.report import write_report
 
     found = write_report(files, output)
     for one in found.skipped:

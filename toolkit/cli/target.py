@@ -59,7 +59,7 @@ def run(
         _run_there(board, port, identity, text, as_json, with_hash, options, asked)
         return
     from qedge.runtime.machine import peak_rss_bytes
-    from qedge.toolkit import show
+    from qedge.toolkit.cli import show
 
     with open_model(target, options) as model:
         if verify:
@@ -140,9 +140,9 @@ def _run_there(
     options: Any,
     asked: Any,
 ) -> None:
-    from qedge.toolkit import show
     from qedge.toolkit.chat.prompts import text_there
-    from qedge.toolkit.remote import Run
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.device.remote import Run
 
     with connected(board, port, identity) as (device, hello):
         sampling = {name: options[name] for name in SAMPLING}
@@ -216,7 +216,7 @@ def bench(
     """Measure prefill and decode of the model at TARGET, an image or a board; medians, and what
     they are worth."""
     if options["append"] is not None:
-        from qedge.toolkit.record import check_appendable
+        from qedge.toolkit.results.record import check_appendable
 
         check_appendable(options["append"])
     if (board := board_of(target, port)) is not None:
@@ -240,9 +240,9 @@ def bench(
                     options,
                 )
         return
-    from qedge.runtime.measure import measure
-    from qedge.toolkit import show
+    from qedge.runtime.measure.rounds import measure
     from qedge.toolkit.board import host_name
+    from qedge.toolkit.cli import show
 
     least, most = _rounds(options["rounds"])
     image = image_at(target)  # building it is not part of what is measured
@@ -266,7 +266,7 @@ def bench(
 
 def _rounds(text: str | None) -> tuple[int, int]:
     """`6-30`, or one number for both."""
-    from qedge.runtime.measure import LEAST_ROUNDS, MOST_ROUNDS
+    from qedge.runtime.measure.rounds import LEAST_ROUNDS, MOST_ROUNDS
 
     if text is None:
         return LEAST_ROUNDS, MOST_ROUNDS
@@ -285,8 +285,9 @@ def benched(
 ) -> None:
     """What becomes of every measurement, wherever it was made: a verdict, a line for --json and
     --append, a table by tell, the reasons when it is invalid. BoardTestError when --strict."""
-    from qedge.toolkit import record, show
-    from qedge.toolkit.trust import judge
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.results import record
+    from qedge.toolkit.results.trust import judge
 
     verdict = judge(results)
     fields = record.record(results, verdict, board=board, target=target)
@@ -311,9 +312,9 @@ def _measure_there(
     options: dict[str, Any],
 ) -> None:
     """On a board with Linux, where the same rounds are made as here."""
-    from qedge.toolkit import show
-    from qedge.toolkit.predict import predict_measured
-    from qedge.toolkit.remote import measure as measure_there
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.device.remote import measure as measure_there
+    from qedge.toolkit.make.predict import predict_measured
 
     least, most = _rounds(options["rounds"])
     with show.bar(True) as tell:
@@ -349,9 +350,9 @@ def _bench_there(
     depths: tuple[int, ...],
     options: dict[str, Any],
 ) -> None:
-    from qedge.runtime.measure import FIELDS
-    from qedge.toolkit import show
-    from qedge.toolkit.remote import bench as bench_there
+    from qedge.runtime.measure.rounds import FIELDS
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.device.remote import bench as bench_there
 
     depths, repeat = depths or (0,), options["repeat"]
     repeat = (1 if hello.emulated else 3) if repeat is None else repeat
@@ -396,7 +397,7 @@ def test(
 ) -> None:
     """Run the golden test of the image at TARGET, a file or what is active on a board."""
     if (board := board_of(target, port)) is not None:
-        from qedge.toolkit.remote import test as test_there
+        from qedge.toolkit.device.remote import test as test_there
 
         refuse(MODEL_OPTIONS, _BY_THE_PLAN)
         with connected(board, port, identity) as (device, hello):

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import cbor2
 import serial
 
+from qedge.runtime.agent.frame import Decoder, StreamDecoder, encode
 from qedge.runtime.errors import NoBoardError, WriteError
-from qedge.runtime.frame import Decoder, StreamDecoder, encode
 from qedge.runtime.text import printable
 from qedge.toolkit.link.answers import error
 from qedge.toolkit.link.port import open_port

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.locate import model_name
+from qedge.toolkit.source.locate import model_name
 from qedge.toolkit.source.model import Bound, ModelConfig, RopeScaling, SourceTensor
 
 ARCHITECTURE = "llama"

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.locate import split_parts
 from qedge.toolkit.source import blocks, special_tokens
 from qedge.toolkit.source.gguf_config import ARCHITECTURE, ROPE_FACTORS, Keys
 from qedge.toolkit.source.gguf_header import Header, TensorEntry, read_header, read_metadata
+from qedge.toolkit.source.locate import split_parts
 from qedge.toolkit.source.model import SourceModel, SourceTensor, check_config, check_tensors
 from qedge.toolkit.source.opened import Stretch
 
@@ -34,7 +34,7 @@ def open_gguf(path: Path) -> SourceModel:
     """A GGUF of the `llama` architecture; ImageError when it is another or does not add up.
 
     path  the file; of a split one any part, when all parts lie in its folder"""
-    from qedge.toolkit import vocabulary
+    from qedge.toolkit.source.vocabulary.gguf import from_gguf
 
     headers = _headers(path)
     metadata = headers[0].metadata
@@ -58,7 +58,7 @@ def open_gguf(path: Path) -> SourceModel:
     if template is not None and not (isinstance(template, str) and _is_utf8(template)):
         raise ImageError(f"{path}: tokenizer.chat_template is not text in UTF-8")
     try:
-        words = vocabulary.from_gguf(metadata)
+        words = from_gguf(metadata)
         named = special_tokens.of_gguf(metadata)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error

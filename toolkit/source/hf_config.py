@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.locate import model_name
 from qedge.toolkit.source.hf_rope import read_rope
+from qedge.toolkit.source.locate import model_name
 from qedge.toolkit.source.model import Bound, ModelConfig, shortest
 from qedge.toolkit.source.opened import read_json
 from qedge.toolkit.source.settings import Settings

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.locate import names_in
 from qedge.toolkit.source import special_tokens
 from qedge.toolkit.source.hf_config import read_config
 from qedge.toolkit.source.hf_names import IGNORED, canonical, plain_names
+from qedge.toolkit.source.locate import names_in
 from qedge.toolkit.source.model import (
     ModelConfig,
     SourceModel,
@@ -40,7 +40,7 @@ SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.safetensors", re.ASCII | re.
 
 def open_hf_folder(folder: Path) -> SourceModel:
     """The model of a folder; ImageError names the file and the fact that does not fit."""
-    from qedge.toolkit import vocabulary
+    from qedge.toolkit.source.vocabulary.hf import from_hf
 
     config = read_config(folder)
     check_config(config, folder / "config.json")
@@ -61,7 +61,7 @@ def open_hf_folder(folder: Path) -> SourceModel:
     if config.tied:
         tensors.pop("output.weight", None)  # transformers ties it whatever the file says
     ordered = check_tensors(config, tensors, folder)
-    words = vocabulary.from_hf(folder)
+    words = from_hf(folder)
     if len(words.tokens) > config.vocab_size:
         raise ImageError(
             f"{folder}: the tokenizer has {len(words.tokens)} tokens, "

@@ -41,12 +41,12 @@ PARTS = (
 
 def open_llama2c(path: Path, tokenizer: Path) -> SourceModel:
     """A version 0 checkpoint with its tokenizer.bin; ImageError unless the size is exact."""
-    from qedge.toolkit import vocabulary
+    from qedge.toolkit.source.vocabulary.llama2c import from_llama2c
 
     file, words_file = SourceFile(path), SourceFile(tokenizer)
     config = _config(file)
     tensors = _tensors(config, file)
-    words = vocabulary.from_llama2c(tokenizer, config.vocab_size)
+    words = from_llama2c(tokenizer, config.vocab_size)
     return SourceModel(path, config, words, None, tensors, (file, words_file))
 
 

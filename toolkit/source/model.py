@@ -21,7 +21,7 @@ from qedge.toolkit.source import blocks
 from qedge.toolkit.source.opened import SourceFile, Stretch
 
 if TYPE_CHECKING:
-    from qedge.toolkit.vocabulary import Vocabulary
+    from qedge.toolkit.source.vocabulary.value import Vocabulary
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

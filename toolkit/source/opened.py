@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qedge.runtime.errors import ImageError
-from qedge.toolkit.locate import FIRST_BYTES, refuse_placeholder, unreadable
+from qedge.toolkit.source.locate import FIRST_BYTES, refuse_placeholder, unreadable
 
 Bytes = npt.NDArray[np.uint8]
 

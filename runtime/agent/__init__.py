@@ -1,0 +1,1 @@
+"""The agent of a board with Linux, which speaks what the firmware speaks (docs/link.md)."""

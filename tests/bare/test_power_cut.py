@@ -1,0 +1,110 @@
+"""Power may fail at any moment of an update: the board comes back with the old or the new
+image."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from bare.conftest import MakeImage, compile_port, put
+
+from qedge.runtime.errors import QedgeError
+from qedge.runtime.image import open_image
+from qedge.toolkit.board import Board, device_of, load
+from qedge.toolkit.device import flash
+from qedge.toolkit.emulators.bare import Emulator, preload
+
+
+@pytest.fixture(scope="module")
+def power_cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = Path(__file__).with_name("power_cut.c")
+    return compile_port(source, tmp_path_factory.mktemp("cut") / "power_cut")
+
+
+@pytest.mark.parametrize("before", [1, 2], ids=["into an empty slot", "over an older image"])
+def test_every_operation_of_an_update_may_be_the_last(
+    before: int,
+    power_cut: Path,
+    make_image: MakeImage,
+    sim: Board,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flash_file = tmp_path / "flash.bin"
+    with Emulator(sim, flash_file) as emulator:
+        device = emulator.connect()
+        for seed in range(before):
+            put(device, make_image("sim", seed=seed + 1), sim)
+        device.close()
+    image = make_image("sim", seed=9)
+    done = subprocess.run(
+        [power_cut, flash_file, image, "7"], capture_output=True, text=True, check=False
+    )
+    found = json.loads(done.stdout)
+    with capsys.disabled():
+        print(f"\n  power cut {found}")
+    assert done.returncode == 0, found
+    assert found["cuts"] == 5 * found["operations"] > 500
+    assert found["neither"] == found["unfinished"] == 0
+    assert found["old"] > 0 and found["new"] > 0 and found["finished"] > 50
+
+
+def flash_operations(emulator_flash: Path, image: Path, board: Board) -> int:
+    """How many erases and programs an update takes: blocks and pages that are not blank, and
+    the record's."""
+    device = device_of(board)
+    data = image.read_bytes()
+    data += b"\xff" * (-len(data) % device.erase_bytes)
+    flash_bytes = emulator_flash.read_bytes()
+    slot = device.slot_at + device.slot_bytes + device.erase_bytes  # the second one
+    operations = 1
+    for at in range(0, len(data), device.erase_bytes):
+        there = flash_bytes[slot + at : slot + at + device.erase_bytes]
+        if there == data[at : at + device.erase_bytes]:
+            continue
+        operations += there != b"\xff" * device.erase_bytes
+        pages = [data[p : p + 256] for p in range(at, at + device.erase_bytes, 256)]
+        operations += sum(page != b"\xff" * 256 for page in pages)
+    return operations
+
+
+def test_the_emulated_pico_comes_back_after_power_cuts(
+    make_image: MakeImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = load("pico")
+    old, new = make_image("pico", layers=1), make_image("pico", layers=1, seed=2)
+    ids = {open_image(image).id.hex(): name for image, name in ((old, "old"), (new, "new"))}
+    first = tmp_path / "first.bin"
+    preload(first, board, old)
+    with Emulator(board, first) as emulator:
+        assert emulator.hello().active == 0
+    count = flash_operations(first, new, board)
+    found = {"old": 0, "new": 0, "neither": 0}
+    points = [1, 2, count // 3, count - 1, count]
+    for point in points:
+        place = tmp_path / f"cut-{point}.bin"
+        place.write_bytes(first.read_bytes())
+        with Emulator(board, place, cut=point) as emulator:
+            device = emulator.connect()
+            with pytest.raises(QedgeError):
+                plan = flash.plan(device, new, board)
+                monkey = pytest.MonkeyPatch()
+                monkey.setattr("qedge.toolkit.link.device.WRITE_PATIENCE", 3.0)
+                monkey.setattr("qedge.toolkit.link.device.STEP_PATIENCE", 30.0)
+                try:
+                    flash.apply(device, plan)
+                finally:
+                    monkey.undo()
+            device.close()
+            assert emulator.wait_until_ended(10) == 75, "the power did not fail"
+        with Emulator(board, place) as emulator:
+            hello = emulator.hello()
+            found[ids.get(hello.image_id or "", "neither")] += 1
+            device = emulator.connect()
+            assert flash.apply(device, flash.plan(device, new, board)).verified
+            device.close()
+    with capsys.disabled():
+        print(f"\n  power cut on the emulated Pico, at operations {points} of {count}: {found}")
+    assert found["neither"] == 0 and found["old"] + found["new"] == len(points)

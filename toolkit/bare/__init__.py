@@ -1,0 +1,1 @@
+"""Boards that run qedge's own firmware: compiling it, its files, emulators."""

@@ -1,0 +1,201 @@
+"""Compiles the firmware for a board, with the system's compiler or with ziglang from PyPI.
+
+The sources are package data, so it works from an installed package.  What was built is kept in
+the cache under a name made of everything that went into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from qedge.runtime.errors import UsageError, WriteError
+from qedge.toolkit.bare.elf import fill_boot_crc, segments
+from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit.files import cache_folder
+from qedge.toolkit.kept import kept_or_made, zig_environment
+
+FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
+BARE = ["-ffunction-sections", "-fdata-sections"]
+GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
+LINK = ["-Wl,--gc-sections"]
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """What was built. Sizes are bytes; of a process they are 0."""
+
+    board: str
+    path: Path  # an ELF file
+    compiler: str
+    code_bytes: int
+    ram_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """How a compiler is called."""
+
+    name: str
+    command: tuple[str, ...]
+    bare: tuple[str, ...]
+
+
+def folders() -> tuple[Path, Path]:
+    """Where the firmware's and the engine's sources lie."""
+    return (
+        Path(str(resources.files("qedge.firmware"))),
+        Path(str(resources.files("qedge.runtime"))),
+    )
+
+
+def compilers(device: Device) -> list[Compiler]:
+    """Those of this machine that can build for a device, the best first."""
+    found = []
+    if device.port == "host":
+        for name in ("cc", "gcc", "clang"):
+            if path := shutil.which(name):
+                found.append(Compiler(name, (path,), ()))
+    elif path := shutil.which("arm-none-eabi-gcc"):
+        flags = (*GCC_BARE, *device.cpu, *BARE)
+        found.append(Compiler("arm-none-eabi-gcc", (path,), flags))
+    if find_spec("ziglang"):
+        command = (sys.executable, "-m", "ziglang", "cc")
+        bare: tuple[str, ...] = ()
+        if device.port != "host":
+            hard = "hf" if "-mfloat-abi=hard" in device.cpu else ""
+            target = ["-target", f"thumb-freestanding-eabi{hard}", f"-mcpu={device.zig_cpu}"]
+            bare = (*target, *BARE)
+        found.append(Compiler("zig", command, bare))
+    return found
+
+
+def _choose(board: Board, device: Device, wanted: str | None) -> Compiler:
+    known = compilers(device)
+    for compiler in known:
+        if wanted in (None, compiler.name):
+            return compiler
+    have = ", ".join(c.name for c in known) or "none"
+    raise UsageError(
+        f"no compiler for {board.name}{f' called {wanted}' if wanted else ''} (here: {have}); "
+        "install gcc-arm-none-eabi, or `pip install ziglang`"
+    )
+
+
+def defines(board: Board, device: Device) -> list[str]:
+    """The board file's facts as the firmware's macros (firmware/port.h)."""
+    values: dict[str, object] = {
+        "BOARD": f'"{board.name}"',
+        "VERSION": f'"{version("qedge")}"',
+        "FLOOR_AT": f"{device.floor_at}u",
+        "SLOT_AT": f"{device.slot_at}u",
+        "SLOT_BYTES": f"{device.slot_bytes}u",
+        "ERASE_BYTES": f"{device.erase_bytes}u",
+        "FLASH_AT": f"{device.flash_at}u",
+        "FLASH_BYTES": f"{device.flash_bytes}u",
+        "ARENA_BYTES": f"{device.arena_bytes}u",
+        "TICK_HZ": f"{device.tick_hz}u",
+        **{name: f"{address}u" for name, address in device.registers.items()},
+    }
+    return [f"-DQF_{name}={value}" for name, value in values.items()]
+
+
+def _sources(firmware: Path, engine: Path, device: Device) -> list[Path]:
+    found = sorted(firmware.glob("*.c")) + sorted((engine / "engine").rglob("*.c"))
+    if device.port != "host":
+        found += sorted((firmware / "cortex").glob("*.c"))
+    return found + sorted((firmware / "ports" / device.port).glob("*.[cS]"))
+
+
+def _script(firmware: Path, device: Device) -> str:
+    """The linker script with the board's memory in it."""
+    text = (firmware / "cortex" / "link.ld").read_text("utf-8")
+    for name in ("code_at", "code_bytes", "ram_at", "ram_bytes", "stack_bytes"):
+        text = text.replace(f"DEFINED_{name.upper()}", str(getattr(device, name)))
+    return text
+
+
+def _key(command: list[str], firmware: Path, engine: Path) -> str:
+    """Of everything that goes into a build."""
+    digest = hashlib.sha256("\0".join(command).encode())
+    for folder in (firmware, engine / "engine"):
+        for path in sorted(folder.rglob("*.[chSl]*")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sizes(path: Path, device: Device) -> tuple[int, int]:
+    """Bytes of flash and of RAM."""
+    found = segments(path)
+    end = device.ram_at + device.ram_bytes
+    return (
+        sum(len(segment.data) for segment in found),
+        sum(s.memory for s in found if device.ram_at <= s.runs_at < end),
+    )
+
+
+def build(
+    board: Board,
+    *,
+    compiler: str | None = None,
+    folder: Path | None = None,
+    flags: Sequence[str] = (),
+    key: bytes | None = None,
+) -> Firmware:
+    """The board's firmware; built unless the same was built before. UsageError without a
+    compiler, WriteError when it fails.
+
+    compiler: arm-none-eabi-gcc, zig, cc …; default: the first there is. folder: for the result;
+    default: the cache. flags: more for the compiler. key: the
+    public key whose signatures the board will want (32 bytes, Ed25519)."""
+    device = device_of(board)
+    chosen = _choose(board, device, compiler)
+    firmware, engine = folders()
+    sources = _sources(firmware, engine, device)
+    includes = [f"-I{firmware}", f"-I{engine}"]
+    if device.port != "host":
+        includes.append(f"-isystem{firmware / 'cortex' / 'include'}")
+    command = [*chosen.command, *chosen.bare, *FLAGS, *defines(board, device), *includes]
+    command += flags
+    if key is not None:
+        command.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
+    place = folder or cache_folder() / "firmware"
+    script = _script(firmware, device)
+    key_of = _key([*command, script, version("qedge")], firmware, engine)
+    output = place / f"{board.name}-{key_of}.elf"
+
+    def compiled() -> bytes:
+        with tempfile.TemporaryDirectory() as work:
+            made = Path(work) / output.name
+            link = list(LINK)
+            link += [f"-Wl,--wrap={name}" for name in device.wrap]
+            if device.port != "host":
+                (Path(work) / "board.ld").write_text(script, "utf-8")
+                link.append(f"-Wl,-T,{Path(work) / 'board.ld'}")
+                link += ["-lgcc"] if chosen.name != "zig" else []
+            line = [*command, *map(str, sources), *link, "-o", str(made)]
+            done = subprocess.run(
+                line, capture_output=True, text=True, check=False, env=zig_environment()
+            )
+            if done.returncode:
+                raise WriteError(
+                    f"{board.name}: {chosen.name} could not build the firmware:\n{done.stderr}"
+                )
+            if device.port == "rp2040":
+                fill_boot_crc(made, device.flash_at)
+            return made.read_bytes()
+
+    kept_or_made(output, compiled, runs=device.port == "host")
+    code = ram = 0
+    if device.port != "host":
+        code, ram = _sizes(output, device)
+    return Firmware(board.name, output, chosen.name, code, ram)

@@ -1,0 +1,1 @@
+"""An image onto the memory card of a board, offline."""

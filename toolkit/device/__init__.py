@@ -1,0 +1,1 @@
+"""What is done with any board that answers the link."""

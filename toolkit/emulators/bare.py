@@ -1,0 +1,283 @@
+"""Emulated boards: real firmware on QEMU, on rp2040js or as a process, behind a pseudo terminal
+that pyserial opens as it does a real port.
+
+Every emulator is a process whose standard streams are the serial line; its flash is a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+
+from qedge.runtime.errors import FetchError, NoBoardError, UsageError
+from qedge.toolkit import files
+from qedge.toolkit.bare.elf import flat
+from qedge.toolkit.bare.firmware import Firmware, build
+from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator
+from qedge.toolkit.files import cache_folder, new_file
+from qedge.toolkit.kept import made_folder, tool_environment
+from qedge.toolkit.link import Device as LinkedDevice
+from qedge.toolkit.link import Hello, Link, open_line
+
+RP2040JS = "rp2040js@1.4.1"
+ID_BYTES = 8
+_CHUNK_BYTES = 65536
+_MACHINE_RAM = {"mps3-an547": 2 << 30}  # QEMU insists on the machine's own size
+
+
+def _flash_size(device: Device) -> int:
+    if device.emulator == "qemu":
+        return _MACHINE_RAM.get(device.machine, 16 << 20)
+    return device.flash_bytes + ID_BYTES
+
+
+def preload(path: Path, board: Board, image: Path) -> None:
+    """Puts an image's bytes into the first slot of a new flash file, without a record: as it
+    starts, the board verifies and tests it, and takes it up. No slow line is waited for."""
+    device = device_of(board)
+    make_flash(path, device)
+    with path.open("r+b") as file:
+        file.seek(device.slot_at + device.erase_bytes)
+        file.write(image.read_bytes())
+
+
+def make_flash(path: Path, device: Device) -> None:
+    """A flash file as it comes from the factory: erased, with an id behind its end. One that is
+    there stays as it is; UsageError when it is not of this board."""
+    size = _flash_size(device)
+    if path.exists():
+        if not path.is_file() or path.stat().st_size != size:
+            raise UsageError(f"{path}: not a flash file of this board ({size:,} bytes)")
+        return
+    with new_file(path) as file:
+        file.write(b"\xff" * device.flash_bytes)
+        file.write(secrets.token_bytes(ID_BYTES))
+        file.truncate(size)
+
+
+def _rp2040js() -> Path:
+    """The folder with rp2040js in it, fetched through npm the first time."""
+    return made_folder(cache_folder() / RP2040JS.replace("@", "-"), _fetch_rp2040js)
+
+
+def _fetch_rp2040js(folder: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise UsageError("rp2040js needs node and npm; install them (Debian: nodejs npm)")
+    command = [npm, "install", "--prefix", str(folder), "--no-save", "--ignore-scripts"]
+    done = subprocess.run(
+        [*command, "--no-audit", "--no-fund", RP2040JS],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=tool_environment("npm_config_cache", ("HOME", ".npm")),
+    )
+    if done.returncode:
+        raise FetchError(f"{RP2040JS} could not be fetched through npm:\n{done.stderr}")
+
+
+def missing(board: Board) -> str | None:
+    """Why this board cannot be emulated here, and what to do; None: it can."""
+    device = device_of(board)
+    if not device.emulator:
+        return no_emulator(board)
+    if device.emulator == "qemu" and shutil.which("qemu-system-arm") is None:
+        return f"to emulate a {board.name}, install qemu-system-arm (Debian: qemu-system-arm)"
+    if device.emulator == "rp2040js" and (
+        shutil.which("node") is None or shutil.which("npm") is None
+    ):
+        return f"to emulate a {board.name}, install node and npm (Debian: nodejs npm)"
+    return None
+
+
+def _command(
+    device: Device, firmware: Firmware, flash: Path, cut: int, work: Path
+) -> list[str]:
+    """work: a folder for what only this emulator reads."""
+    if device.emulator == "process":
+        return [str(firmware.path)]
+    if device.emulator == "qemu":
+        backend = f"memory-backend-file,id=nor,size={_flash_size(device)},mem-path={flash}"
+        return [
+            *ends_with_us(),
+            "qemu-system-arm",
+            *("-M", f"{device.machine},memory-backend=nor"),
+            *("-object", f"{backend},share=on"),
+            *("-icount", "shift=5"),
+            *("-display", "none", "-monitor", "none", "-serial", "stdio"),
+            *("-kernel", str(firmware.path)),
+        ]
+    script = Path(str(resources.files("qedge.firmware"))) / "emulator" / "rp2040.mjs"
+    binary = work / "firmware.bin"
+    binary.write_bytes(flat(firmware.path, device.flash_at))
+    found = ["node", str(script), str(_rp2040js()), str(flash), str(binary)]
+    return found + ([str(cut)] if cut else [])
+
+
+class Emulator:
+    """A board that runs from `with` to its end. `port` is what pyserial opens."""
+
+    identity: Path | None = None
+
+    def __init__(
+        self,
+        board: Board,
+        flash: Path,
+        *,
+        firmware: Firmware | None = None,
+        cut: int = 0,
+        options: Sequence[str] = (),
+    ) -> None:
+        """flash: the file that keeps the board's flash. cut: the power fails in that flash
+        operation (the first is 1), which stays half done; 0: never. Only rp2040js can.
+        options: more of QEMU's own."""
+        self.board = board
+        self._device = device_of(board)
+        if need := missing(board):
+            raise NoBoardError(need)
+        self._flash = flash
+        self._firmware = firmware or build(board)
+        self._cut = cut
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pump: threading.Thread | None = None
+        self.ended: int | None = None  # the emulator's exit code, when it ended by itself
+
+    def __enter__(self) -> Emulator:
+        if os.name != "posix":
+            raise NoBoardError("boards are emulated on POSIX systems only")
+        import tty
+
+        with contextlib.ExitStack() as held:
+            make_flash(self._flash, self._device)
+            held.enter_context(files.held(self._flash, "another emulated board runs on it"))
+            self._work = held.enter_context(tempfile.TemporaryDirectory())
+            self._held = held.pop_all()
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        self.port = os.ttyname(self._slave)
+        self._wake, self._waker = os.pipe()
+        self._complaints = tempfile.TemporaryFile()
+        try:
+            self._start()
+        except OSError as error:
+            self._close()
+            raise NoBoardError(f"{self.board.name}: {error}") from error
+        except BaseException:
+            self._close()
+            raise
+        self._pump = threading.Thread(target=self._run, daemon=True)
+        self._pump.start()
+        return self
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [
+                *_command(
+                    self._device, self._firmware, self._flash, self._cut, Path(self._work)
+                ),
+                *self._options,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            bufsize=0,
+            env={**os.environ, "QEDGE_FLASH_FILE": str(self._flash)},
+            start_new_session=True,  # a terminal's Ctrl-C is ours to handle
+        )
+
+    def _run(self) -> None:
+        """Carries bytes between the terminal and the process until stopped."""
+        while True:
+            process = self._process
+            assert process is not None and process.stdin and process.stdout
+            ready, _, _ = select.select([self._master, process.stdout, self._wake], [], [])
+            if self._wake in ready:
+                return
+            if process.stdout in ready:
+                data = os.read(process.stdout.fileno(), _CHUNK_BYTES)
+                if data:
+                    os.write(self._master, data)
+                elif not self._again():
+                    return
+            if self._master in ready:
+                with contextlib.suppress(OSError):  # it may just have ended
+                    process.stdin.write(os.read(self._master, _CHUNK_BYTES))
+
+    def _again(self) -> bool:
+        """The process has ended: a reset starts it anew."""
+        assert self._process is not None
+        code = self._process.wait()
+        if self._device.emulator == "process" and code == 0:
+            self._start()
+            return True
+        self.ended = code
+        return False
+
+    def wait_until_ended(self, seconds: float) -> int | None:
+        """The exit code of an emulator that ends by itself, or None when it has not."""
+        if self._pump is not None:
+            self._pump.join(seconds)
+        return self.ended
+
+    def end_text(self) -> str:
+        """How an emulator ended, and what it said."""
+        self._complaints.seek(0)
+        said = self._complaints.read().decode("utf-8", "replace").strip()
+        return f"{self.board.name}: the emulator ended with code {self.ended}: {said}"
+
+    def connect(self) -> LinkedDevice:
+        """A link to it."""
+        return LinkedDevice(Link(open_line(self.port, self._device.baud), self.port), self.port)
+
+    def facts(self) -> dict[str, str]:
+        """Waits until it answers: its board_id."""
+        return {"board_id": self.hello().board_id}
+
+    def hello(self, seconds: float = 120.0) -> Hello:
+        """Waits until it answers."""
+        device = self.connect()
+        try:
+            return device.hello(patience=seconds)
+        except NoBoardError:
+            if self.ended is not None:
+                raise NoBoardError(self.end_text()) from None
+            raise
+        finally:
+            device.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.write(self._waker, b"x")
+        if self._pump is not None:
+            self._pump.join()
+        process = self._process
+        if process is not None:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._complaints.close()
+        for number in (self._master, self._slave, self._wake, self._waker):
+            os.close(number)
+        self._held.close()

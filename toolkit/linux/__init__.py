@@ -1,0 +1,1 @@
+"""Boards with Linux: reached by ssh, and what is put there."""

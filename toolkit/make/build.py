@@ -1,0 +1,275 @@
+"""Model file to image, in one call: the walk's steps put one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from qedge.runtime.errors import ImageError, NoBoardError, QedgeError, UsageError, WriteError
+from qedge.runtime.image import open_image
+from qedge.runtime.model import Model
+from qedge.toolkit.board import Board, host_name
+from qedge.toolkit.chat.facts import facts_of
+from qedge.toolkit.files import new_file
+from qedge.toolkit.make import rope
+from qedge.toolkit.make.budget import Plan, plan
+from qedge.toolkit.make.image import (
+    KINDS,
+    Golden,
+    ImageWriter,
+    TensorEntry,
+    frame_bytes,
+)
+from qedge.toolkit.make.predict import of_entries, predict
+from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
+from qedge.toolkit.quant.quantize import TYPES, layout_for, pack, packed_bytes
+from qedge.toolkit.quant.recipe import Recipe, type_named
+from qedge.toolkit.source.locate import model_name
+from qedge.toolkit.source.model import SourceModel, SourceTensor
+from qedge.toolkit.source.opening import open_source
+
+GOLDEN_PROMPT = "Once upon a time"
+GOLDEN_TOKENS = 16
+Progress = Callable[[str, int, int], None]  # step, done, of
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build gives. Sizes are bytes."""
+
+    image: Path
+    image_id: str
+    bytes: int
+    board: str
+    quant: str
+    embedding: str
+    plan: Plan
+    seconds: float
+    tokens_per_second: float | None = None  # predicted, decode at depth 0; None: not known
+    load_seconds: float | None = None  # predicted, from storage; None: not known
+    notes: tuple[str, ...] = ()  # what whoever builds should know
+
+
+def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEntry]:
+    """The tensor table, in the one order that the engine takes (SPEC 3.5)."""
+    names = ["token_embd.weight", "output_norm.weight"]
+    if not source.config.tied:
+        names.append("output.weight")
+    order = list(KINDS)[3:]
+    names += [f"blk.{n}.{part}.weight" for n in range(source.config.layers) for part in order]
+    entries = []
+    for name in names:
+        tensor, kind = source.tensors[name], recipe.type_of(name)
+        parts = name.split(".")
+        layer, role = (int(parts[1]), parts[2]) if parts[0] == "blk" else (0, parts[0])
+        layout = layout_for(kind, board.layout)
+        size = packed_bytes(kind, layout, tensor.rows, tensor.columns)
+        entries.append(
+            TensorEntry(
+                name, KINDS[role], layer, kind, layout, tensor.rows, tensor.columns, size
+            )
+        )
+    return entries
+
+
+def sized(
+    source: SourceModel, entries: list[TensorEntry], vocabulary: bytes, board: Board
+) -> int:
+    """At most the image's bytes without its rope table."""
+    weight_bytes = sum(entry.bytes for entry in entries)
+    texts = len(vocabulary) + len((source.chat_template or "").encode())
+    texts += len(conversation(source) or b"")
+    return weight_bytes + frame_bytes(board, weight_bytes, len(entries), texts)
+
+
+def conversation(source: SourceModel) -> bytes | None:
+    """The chat section; None without a template."""
+    if source.chat_template is None:
+        return None
+    named, folder = source.special_tokens or {}, source.path.is_dir()
+    return facts_of(source.vocabulary, named, source.chat_template, folder=folder).pack()
+
+
+def _provenance(
+    source: SourceModel, recipe: Recipe, board: Board, context: int, sha256: str
+) -> bytes:
+    found = {
+        "tool": f"qedge {version('qedge')}",
+        # of a file's name, whose bytes need not be text
+        "model": source.config.name.encode("utf-8", "surrogateescape").decode(
+            "utf-8", "replace"
+        ),
+        "architecture": source.config.architecture,
+        "source_sha256": sha256,
+        "recipe": {
+            "quant": recipe.quant,
+            "embedding": recipe.embedding,
+            "kv": recipe.kv,
+            "context": context,
+            "board": board.name,
+        },
+    }
+    return json.dumps(found, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _golden(path: Path, name: Path, config_context: int) -> Golden:
+    """Runs the image that was just written of the model `name`; records what it says."""
+    with Model.open(path, allow_paging=True) as model:
+        prompt = model.prompt_tokens(GOLDEN_PROMPT)[: max(1, config_context - 1)] or [0]
+        count = min(GOLDEN_TOKENS, config_context - len(prompt) + 1)
+        try:
+            tokens, digest = model.greedy(prompt, count)
+        except ImageError:
+            raise ImageError(
+                f"{name}: its numbers run over, a logit is not finite; take another --quant "
+                "or another model"
+            ) from None
+    return Golden(tuple(prompt), tuple(tokens), bytes.fromhex(digest))
+
+
+def check_output(output: Path) -> None:
+    """WriteError when a file cannot be made there, before anything is computed for it."""
+    folder = output.parent
+    if output.is_dir():
+        raise WriteError(f"{output}: is a folder; name a file in it")
+    if not os.path.lexists(folder):
+        raise WriteError(f"{output}: there is no folder {folder}; make it first")
+    if not folder.is_dir():
+        raise WriteError(f"{output}: {folder} is not a folder; name another output")
+
+
+def output_path(model: Path, board: Board, quant: str, given: Path | None) -> Path:
+    """Where an image goes: the file that was given, or one in the working folder.
+
+    The name then is MODEL-QUANT.qimg, with the board's name when that is not this machine, so
+    that images for two boards do not take each other's place."""
+    if given is not None:
+        return given
+    kind = type_named("--quant", quant, TYPES)
+    there = "" if board.name == _here() else f"-{board.name}"
+    return Path(f"{model_name(model)}-{kind}{there}.qimg")
+
+
+def _here() -> str | None:
+    try:
+        return host_name()
+    except NoBoardError:  # a machine that only builds for others
+        return None
+
+
+def replaced(output: Path, board: Board) -> str | None:
+    """What an output that is there already is, when it is no image for this board."""
+    if not output.is_file():
+        return None
+    try:
+        found = open_image(output).plan["board"]
+    except QedgeError:
+        return "no image that can be opened"
+    return None if found == board.name else f"an image for {found}"
+
+
+def _notes(
+    source: SourceModel, recipe: Recipe, planned: Plan, context: int | str
+) -> Iterable[str]:
+    stored = source.stored_type()
+    bits = re.match(r"(?:[IT]?Q|MXFP|NVFP)([1-7])", stored)
+    if bits is not None and stored.lower() != recipe.quant:
+        yield (
+            f"most of its weights are {stored} already, {bits[1]} bits each: no image of this "
+            "file is more exact than that; an unquantized or Q8_0 file gives a better one"
+        )
+    bound = source.config.bound
+    if context == "auto" and bound is not None and planned.context == bound.positions:
+        yield f"the context is {planned.context:,} tokens: {bound.why} that many"
+
+
+def build(
+    model: Path,
+    board: Board,
+    output: Path,
+    *,
+    quant: str = "q8_0",
+    context: int | str = "auto",
+    kv: str | None = None,
+    embedding: str | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Builds the image of a model for a board.
+
+    model    see source.open_source; quant, kv, embedding: see Recipe.of
+
+    ImageError for a bad model or one that changes meanwhile, BudgetError when it does not fit,
+    WriteError when it cannot be written; the output is whole or untouched.
+    """
+    began = time.perf_counter()
+    tell = progress or (lambda step, done, of: None)
+    recipe = Recipe.of(quant, kv, embedding)
+    for given in filter(None, (model, tokenizer)):
+        if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
+            raise UsageError(f"{output}: is the model itself; name another output")
+    check_output(output)
+    source = open_source(model, tokenizer)
+    for file in source.files:  # one of a folder's, or another part
+        if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
+            raise UsageError(f"{output}: is a file of the model; name another output")
+    entries = tensor_table(source, recipe, board)
+    weight_bytes = sum(entry.bytes for entry in entries)
+    vocabulary = pack_vocabulary(source.vocabulary)
+    size = sized(source, entries, vocabulary, board)
+    planned = plan(source.config, board, context, recipe.kv, size)
+    provenance = partial(_provenance, source, recipe, board, planned.context)
+    done = 0
+
+    def packed(entry: TensorEntry) -> Iterable[bytes]:
+        nonlocal done
+        tensor: SourceTensor = source.tensors[entry.name]
+        for piece in pack(tensor, entry.type, entry.layout):
+            yield piece.data
+            done += piece.nbytes
+            tell("quantize", done, weight_bytes)
+
+    table = (piece.data for piece in rope.tables(source.config, planned.context))
+    with new_file(output) as file, ThreadPoolExecutor(1) as background:
+        digest = background.submit(source.sha256)  # reads all of it, while it is quantized
+        writer = ImageWriter(file, board)
+        writer.write(
+            source.config,
+            planned,
+            entries,
+            vocabulary,
+            source.chat_template,
+            provenance("0" * 64),
+            table,
+            packed,
+            conversation(source),
+        )
+        writer.set_provenance(provenance(digest.result()))
+        source.check_unchanged()
+        tell("prove", 0, 1)
+        writer.set_golden(_golden(Path(file.name), model, planned.context))
+    with Model.open(output, allow_paging=True) as proved:
+        proved.test()
+        tell("prove", 1, 1)
+        expected = predict(board, of_entries(entries), proved.image.bytes)
+        return Built(
+            image=output,
+            image_id=proved.image_id,
+            bytes=proved.image.bytes,
+            board=board.name,
+            quant=recipe.quant,
+            embedding=recipe.embedding,
+            plan=planned,
+            seconds=time.perf_counter() - began,
+            tokens_per_second=expected.tokens_per_second,
+            load_seconds=expected.load_seconds,
+            notes=tuple(_notes(source, recipe, planned, context)),
+        )
