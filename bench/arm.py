@@ -60,7 +60,7 @@ def build(compiler: tuple[str, ...], target: str) -> Path:
     output = folder() / "arm" / target
     output.parent.mkdir(exist_ok=True)
     code = [*ROOT.glob("runtime/engine/**/*.c"), *ROOT.glob("runtime/host/*.c")]
-    sources = [*map(str, sorted(code)), str(HERE / "arm_tokens.c")]
+    sources = [*map(str, sorted(code)), str(HERE / "native" / "arm_tokens.c")]
     command = [*compiler, *FLAGS, *sources, "-o", str(output), "-lm", "-pthread"]
     subprocess.run(command, check=True)
     return output
@@ -69,7 +69,7 @@ def build(compiler: tuple[str, ...], target: str) -> Path:
 def build_plugin() -> Path:
     output = folder() / "arm" / "arm_count.so"
     output.parent.mkdir(exist_ok=True)
-    source = HERE / "arm_count.c"
+    source = HERE / "native" / "arm_count.c"
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", source, "-o", output], check=True)
     return output
 

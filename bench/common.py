@@ -22,9 +22,9 @@ from models import Pair
 
 HERE = Path(__file__).parent
 PEERS = {
-    "qedge": "peer_qedge.py",
-    "llama.cpp": "peer_llama.py",
-    "xllamacpp": "peer_xllamacpp.py",
+    "qedge": "peers/run_qedge.py",
+    "llama.cpp": "peers/run_llama.py",
+    "xllamacpp": "peers/run_xllamacpp.py",
 }
 QUIET, WAIT_SECONDS = 0.08, 300
 

@@ -3,7 +3,7 @@
  *
  *   arm_tokens IMAGE KERNELS|- PROMPT DECODE */
 #define _GNU_SOURCE
-#include "../runtime/host/host.h"
+#include "../../runtime/host/host.h"
 
 #include <stdio.h>
 #include <stdlib.h>

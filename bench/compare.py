@@ -1,6 +1,6 @@
 """qedge beside llama.cpp: one command, alternating rounds, medians and ratios.
 
-    python bench/peers.py [--rounds 5] [--models smollm2,1b] [--json FILE] [--csv FILE]
+    python bench/compare.py [--rounds 5] [--models smollm2,1b] [--json FILE] [--csv FILE]
                           [--plot FILE]
 
 Each engine runs in a process of its own and reports its own evaluation timings; the
@@ -45,7 +45,7 @@ Round = dict[int, dict[str, Any]]  # by threads: read_gb_s, dot_gmac_s, engines'
 
 def roofline(threads: int) -> dict[str, float]:
     program = folder() / "roofline"
-    source = HERE / "roofline.c"
+    source = HERE / "native" / "roofline.c"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         subprocess.run(["gcc", "-O2", "-pthread", source, "-o", program], check=True)
     return child([program, threads])

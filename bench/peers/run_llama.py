@@ -8,7 +8,7 @@ import sys
 import time
 
 import llama_cpp as ll
-from peer_memory import memory
+from memory import memory
 
 
 class Engine:

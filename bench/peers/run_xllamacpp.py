@@ -9,7 +9,7 @@ import sys
 import time
 
 import xllamacpp
-from peer_memory import memory
+from memory import memory
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 
-from peer_memory import memory
+from memory import memory
 
 from qedge.runtime import BudgetError, Model
 
