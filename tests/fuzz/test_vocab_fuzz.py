@@ -84,6 +84,13 @@ def test_no_mutation_of_a_tokenizer_breaks_the_engine(tmp_path: Path) -> None:
         assert found["opened"] > CASES / 4 and found["encoded"] > CASES / 4, section.name
 
 
+def test_what_broke_it_once_does_not_again(tmp_path: Path) -> None:
+    """A special token that the text claims and no list finds was put out as an id."""
+    fuzzer = make_fuzzer(tmp_path)
+    (many,) = [section for section in sections(tmp_path) if section.name == "many"]
+    assert run(fuzzer, many, 8208642234, 1)["opened"] == 1
+
+
 def main(count: int) -> None:
     import tempfile
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
+PROGRAMS = ROOT / "tests" / "conformance"
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno")
 LIBRARIES = ("-lm", "-pthread")
 SOURCES = {
@@ -202,7 +202,7 @@ class Programs:
         output = folder / program
         own = folder / f"{program}_objects"
         own.mkdir()
-        _call([*build, *(HERE / name for name in SOURCES[program])], own)
+        _call([*build, *(PROGRAMS / name for name in SOURCES[program])], own)
         linker = target.linker or (*target.compiler, *target.flags)
         built = [*sorted(own.glob("*.o")), *sorted(objects.glob("*.o"))]
         _call([*linker, *built, "-o", output, *LIBRARIES], folder)

@@ -137,9 +137,9 @@ def test_import_refuses_kernels_that_compute_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = wheel._sources()
-    right = sources["engine/check.c"]
-    sources["engine/check.c"] = right.replace(b"sizeof a->out[0]) == 0", b"1) != 0")
-    assert sources["engine/check.c"] != right
+    right = sources["engine/kernels/check.c"]
+    sources["engine/kernels/check.c"] = right.replace(b"sizeof a->out[0]) == 0", b"1) != 0")
+    assert sources["engine/kernels/check.c"] != right
     monkeypatch.setenv("QEDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(wheel, "_sources", lambda: sources)
     zipfile.ZipFile(wheel.build_wheel("x86_64").path).extractall(tmp_path)

@@ -287,7 +287,7 @@ int32_t qe_vocab_encode_polled(const qe_vocab *vocab, const uint8_t *text, size_
     }
     qe_work work = {poll, 0};
     qe_merging merging = {.vocab = vocab, .work = &work};
-    qe_id_sink sink = {ids, 0, max_ids};
+    qe_id_sink sink = {ids, 0, max_ids, vocab->token_count};
     int error = QE_OK;
     if ((flags & QE_ENCODE_BOS) && qe_vocab_adds_bos(vocab) && vocab->bos != QE_VOCAB_NONE) {
         error = qe_sink_put(&sink, vocab->bos);

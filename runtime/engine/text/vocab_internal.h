@@ -114,10 +114,11 @@ typedef struct qe_merging {
     qe_work *work;
 } qe_merging;
 
-/* Where encoded ids go. */
+/* Where encoded ids go: tokens, and nothing else, whatever a damaged section says. */
 typedef struct qe_id_sink {
     uint32_t *ids;
     size_t count, max;
+    uint32_t token_count;
 } qe_id_sink;
 
 /* Cuts a text into the words of the vocabulary's pre-tokenizer. */
@@ -163,6 +164,9 @@ static inline uint32_t qe_vocab_load(const uint8_t *array, size_t index)
 
 static inline int qe_sink_put(qe_id_sink *sink, uint32_t id)
 {
+    if (id >= sink->token_count) {
+        return QE_ERR_IMAGE;
+    }
     if (sink->count >= sink->max) {
         return QE_ERR_SPACE;
     }
