@@ -99,6 +99,32 @@ int cbor_find(const uint8_t *map, size_t bytes, const char *key, cbor_item *item
     return 0;
 }
 
+int cbor_is_map(const uint8_t *map, size_t bytes)
+{
+    const uint8_t *at = map;
+    cbor_item whole;
+    return take(&at, map + bytes, &whole) && whole.type == CBOR_MAP && at == map + bytes;
+}
+
+int cbor_get_uint(const uint8_t *map, size_t bytes, const char *key, uint32_t low,
+                  uint32_t high, uint32_t *value)
+{
+    cbor_item item;
+    if (!cbor_find(map, bytes, key, &item))
+        return 1;
+    *value = item.value;
+    return item.type == CBOR_UINT && item.value >= low && item.value <= high;
+}
+
+int cbor_get_bool(const uint8_t *map, size_t bytes, const char *key, int *value)
+{
+    cbor_item item;
+    if (!cbor_find(map, bytes, key, &item))
+        return 1;
+    *value = item.value == 21;
+    return item.type == CBOR_SIMPLE && (item.value == 20 || item.value == 21);
+}
+
 int cbor_next(cbor_item *array, cbor_item *element)
 {
     if (!array->value || array->data >= array->end || *array->data == BREAK)

@@ -22,12 +22,23 @@ typedef struct {
  * length count as broken. */
 int cbor_find(const uint8_t *map, size_t bytes, const char *key, cbor_item *item);
 
+/* Whether these bytes are one map, whole, and nothing behind it. */
+int cbor_is_map(const uint8_t *map, size_t bytes);
+
 /* The next element of an array; 0 after the last. */
 int cbor_next(cbor_item *array, cbor_item *element);
 
-/* The integer, boolean or byte string of a key, or `otherwise` (a default) where it is absent
- * or of another type. */
+/* The integer or boolean of a key. Where it is absent, *value stays what it was; 0 when it is of
+ * another type or out of its range. */
+int cbor_get_uint(const uint8_t *map, size_t bytes, const char *key, uint32_t low,
+                  uint32_t high, uint32_t *value);
+int cbor_get_bool(const uint8_t *map, size_t bytes, const char *key, int *value);
+
+/* The same, for messages of others that are read as they come: `otherwise` where it is absent,
+ * of another type or, but for booleans, no integer. */
 uint32_t cbor_uint(const uint8_t *map, size_t bytes, const char *key, uint32_t otherwise);
+
+/* The bytes of a byte string or a text; NULL where there is none. */
 const uint8_t *cbor_bytes(const uint8_t *map, size_t bytes, const char *key, uint32_t *count);
 
 typedef struct {

@@ -16,8 +16,11 @@
 #define QF_VERSION "0"
 #endif
 
-enum { HEAD_BYTES = 8, OP_READ = 0, OP_WRITE = 2, DIGEST_BYTES = 8, DIGESTS_AT_ONCE = 64,
-       SECTION_BYTES = 1024 };
+enum { HEAD_BYTES = 8, OP_READ = 0, OP_WRITE = 2, SECTION_BYTES = 1024 };
+
+_Static_assert((int)LINK_RANGE == (int)SLOT_RANGE && (int)LINK_ACTIVE_SLOT == (int)SLOT_ACTIVE &&
+                   (int)LINK_FLASH == (int)SLOT_FLASH,
+               "a slot's errors go over the link as they are");
 
 typedef struct {
     uint32_t op, version, group, command;
@@ -88,14 +91,19 @@ static int hello(cbor_writer *w)
 static int digest(const message *m, cbor_writer *w)
 {
     static uint8_t digests[DIGESTS_AT_ONCE * DIGEST_BYTES];
-    const uint32_t slot = cbor_uint(m->map, m->bytes, "slot", SLOT_COUNT),
-                   first = cbor_uint(m->map, m->bytes, "first", 0),
-                   count = cbor_uint(m->map, m->bytes, "count", 0),
-                   blocks = slot_capacity() / QF_ERASE_BYTES;
-    if (slot >= SLOT_COUNT || first > blocks || count > blocks - first ||
-        count > DIGESTS_AT_ONCE)
+    const uint32_t blocks = slot_capacity() / QF_ERASE_BYTES;
+    uint32_t slot = SLOT_COUNT, first = UINT32_MAX, count = 0;
+    int part = 0; /* what is sent to a slot lies in it */
+    if (!cbor_get_uint(m->map, m->bytes, "slot", 0, SLOT_COUNT - 1, &slot) ||
+        slot >= SLOT_COUNT)
         return LINK_RANGE;
-    for (uint32_t i = 0; i < count; i++) {
+    if (!cbor_get_bool(m->map, m->bytes, "part", &part) ||
+        !cbor_get_uint(m->map, m->bytes, "count", 1, DIGESTS_AT_ONCE, &count) || !count ||
+        !cbor_get_uint(m->map, m->bytes, "first", 0, UINT32_MAX - 1, &first) ||
+        first == UINT32_MAX)
+        return LINK_MESSAGE;
+    memset(digests, 0, sizeof digests);
+    for (uint32_t i = 0; i < count && first < blocks && i < blocks - first; i++) {
         uint8_t whole[32];
         qe_sha256 hash;
         qe_sha256_init(&hash);
@@ -118,46 +126,67 @@ static int is_for_us(const message *m)
     return named && count == sizeof id && memcmp(named, id, sizeof id) == 0;
 }
 
+/* A slot, and a place in it; LINK_RANGE for what is none. */
+static int place(const message *m, const char *slot_key, const char *offset_key, uint32_t step,
+                 int *slot, uint32_t *offset)
+{
+    uint32_t number = SLOT_COUNT;
+    *offset = UINT32_MAX;
+    if (!cbor_get_uint(m->map, m->bytes, slot_key, 0, SLOT_COUNT - 1, &number) ||
+        number >= SLOT_COUNT ||
+        !cbor_get_uint(m->map, m->bytes, offset_key, 0, slot_capacity(), offset) ||
+        *offset % step)
+        return LINK_RANGE;
+    *slot = (int)number;
+    return LINK_OK;
+}
+
 static int write_bytes(const message *m)
 {
-    uint32_t count = 0;
+    uint32_t count = 0, offset;
+    int slot;
     if (!is_for_us(m))
         return LINK_OTHER_BOARD;
     const uint8_t *data = cbor_bytes(m->map, m->bytes, "data", &count);
     if (!data)
         return LINK_MESSAGE;
+    const int error = place(m, "slot", "offset", QF_PAGE_BYTES, &slot, &offset);
+    if (error)
+        return error;
     job_cancel();
-    return (int)slot_write((int)cbor_uint(m->map, m->bytes, "slot", SLOT_COUNT),
-                           cbor_uint(m->map, m->bytes, "offset", UINT32_MAX), data, count);
+    return (int)slot_write(slot, offset, data, count);
 }
 
 static int copy_block(const message *m)
 {
     static uint8_t block[QF_ERASE_BYTES]; /* flash cannot be read while it is written */
-    const uint32_t from = cbor_uint(m->map, m->bytes, "from", SLOT_COUNT),
-                   source = cbor_uint(m->map, m->bytes, "source", UINT32_MAX),
-                   offset = cbor_uint(m->map, m->bytes, "offset", UINT32_MAX);
-    if (from >= SLOT_COUNT || source % QF_ERASE_BYTES || offset % QF_ERASE_BYTES ||
-        source > slot_capacity() - QF_ERASE_BYTES)
-        return LINK_RANGE;
+    uint32_t source, offset;
+    int from, slot;
     if (!is_for_us(m))
         return LINK_OTHER_BOARD;
+    int error = place(m, "slot", "offset", QF_ERASE_BYTES, &slot, &offset);
+    if (!error)
+        error = place(m, "from", "source", QF_ERASE_BYTES, &from, &source);
+    if (!error && source > slot_capacity() - QF_ERASE_BYTES)
+        error = LINK_RANGE;
+    if (error)
+        return error;
     job_cancel();
-    memcpy(block, slot_image((int)from) + source, sizeof block);
-    return (int)slot_write((int)cbor_uint(m->map, m->bytes, "slot", SLOT_COUNT), offset, block,
-                           sizeof block);
+    memcpy(block, slot_image(from) + source, sizeof block);
+    return (int)slot_write(slot, offset, block, sizeof block);
 }
 
 /* A piece of a section of the active image, of those that are verified as it is opened. */
 static int section(const message *m, cbor_writer *w)
 {
     static uint8_t piece[SECTION_BYTES];
-    const uint32_t kind = cbor_uint(m->map, m->bytes, "kind", 0),
-                   offset = cbor_uint(m->map, m->bytes, "offset", 0);
+    uint32_t kind = 0, offset = 0;
     const int active = slot_active();
     qe_image image;
     uint64_t bytes;
-    if (!kind || kind == QE_SECTION_ROPE || kind == QE_SECTION_WEIGHTS)
+    if (!cbor_get_uint(m->map, m->bytes, "kind", 1, UINT32_MAX, &kind) || !kind ||
+        !cbor_get_uint(m->map, m->bytes, "offset", 0, UINT32_MAX, &offset) ||
+        kind == QE_SECTION_ROPE || kind == QE_SECTION_WEIGHTS)
         return LINK_MESSAGE;
     if (active == SLOT_NONE)
         return LINK_NO_IMAGE;
@@ -186,7 +215,7 @@ static int qedge(const message *m, cbor_writer *w)
     case QEDGE_STEP: return job_step(m->map, m->bytes, w);
     case QEDGE_SECTION: return section(m, w);
     }
-    return LINK_MESSAGE;
+    return LINK_UNKNOWN;
 }
 
 /* ---- SMP's own groups ---- */
@@ -254,8 +283,8 @@ static void answer(const uint8_t *packet, uint32_t bytes)
     cbor_writer w = {.at = body, .end = answer_packet + sizeof answer_packet - 64};
     cbor_put_map(&w);
     int error = SMP_UNSUPPORTED;
-    if (m.op != OP_READ && m.op != OP_WRITE)
-        error = SMP_INVALID;
+    if ((m.op != OP_READ && m.op != OP_WRITE) || !cbor_is_map(m.map, m.bytes))
+        error = m.group == GROUP_QEDGE ? LINK_MESSAGE : SMP_INVALID;
     else if (m.group == GROUP_OS)
         error = os(&m, &w);
     else if (m.group == GROUP_IMAGE)

@@ -10,6 +10,7 @@
 #include "link.h"
 #include "model.h"
 #include "port.h"
+#include "sampling.h"
 #include "signature.h"
 #include "tokens.h"
 
@@ -44,13 +45,6 @@ static int link_error_of(int error)
     return error < 0 ? LINK_ENGINE - error : error;
 }
 
-static float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 static void begin_tokens(uint32_t prompt, uint32_t limit, int hashing)
 {
     job.phase = PREFILL;
@@ -75,7 +69,7 @@ static int begin_golden(void)
         return link_error_of(error);
     if (!model_golden(&job.golden))
         return LINK_TEST;
-    job.tokens.sampler = (qe_sampler){.top_p = 1.0f, .repeat_penalty = 1.0f};
+    job.tokens.sampler = sampling_greedy;
     begin_tokens(job.golden.prompt_count, job.golden.expected_count, 1);
     return LINK_OK;
 }
@@ -106,7 +100,10 @@ static int golden_done(void)
 
 static int begin_leaves(void)
 {
+    static const uint8_t erased[8] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
     qe_image image;
+    if (memcmp(slot_image(job.slot), erased, sizeof erased) == 0)
+        return LINK_NO_IMAGE;
     const int error = model_peek(job.slot, &image);
     if (error)
         return link_error_of(error);
@@ -164,28 +161,19 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
     int error = open_active();
     if (error)
         return error;
-    uint32_t length = 0;
+    uint32_t length = 0, limit = 256;
+    int bos = 1, special = 0, hashing = 0;
     const uint8_t *text = cbor_bytes(map, bytes, "prompt", &length);
-    if (!text)
+    if (!text || !cbor_get_uint(map, bytes, "max", 1, UINT32_MAX, &limit) ||
+        !cbor_get_bool(map, bytes, "bos", &bos) ||
+        !cbor_get_bool(map, bytes, "special", &special) ||
+        !cbor_get_bool(map, bytes, "hash", &hashing) ||
+        !sampling_read(map, bytes, &job.tokens.sampler))
         return LINK_MESSAGE;
-    uint32_t seed_bytes = 0;
-    const uint8_t *seed = cbor_bytes(map, bytes, "seed", &seed_bytes);
-    const float one = 1.0f;
-    uint32_t one_bits;
-    memcpy(&one_bits, &one, sizeof one_bits);
-    job.tokens.sampler = (qe_sampler){
-        .temperature = float_of(cbor_uint(map, bytes, "temperature", 0)),
-        .top_k = cbor_uint(map, bytes, "top_k", 0),
-        .top_p = float_of(cbor_uint(map, bytes, "top_p", one_bits)),
-        .min_p = float_of(cbor_uint(map, bytes, "min_p", 0)),
-        .repeat_penalty = float_of(cbor_uint(map, bytes, "repeat_penalty", one_bits)),
-    };
-    if (seed && seed_bytes == 8)
-        memcpy(&job.tokens.sampler.random, seed, 8);
     uint64_t room;
     uint8_t *scratch = qe_session_scratch(&model.session, &room);
-    const uint32_t flags = (cbor_uint(map, bytes, "bos", 1) ? QE_ENCODE_BOS : 0) |
-                           (cbor_uint(map, bytes, "special", 0) ? QE_ENCODE_SPECIAL : 0);
+    const uint32_t flags =
+        (bos ? QE_ENCODE_BOS : 0) | (special ? QE_ENCODE_SPECIAL : 0);
     const int32_t count =
         qe_vocab_encode(&model.image.vocab, text, length, flags,
                         qe_session_tokens(&model.session), model.session.options.context,
@@ -195,8 +183,7 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
     if (!count)
         return LINK_MESSAGE;
     job.text_at = 0;
-    begin_tokens((uint32_t)count, cbor_uint(map, bytes, "max", 256),
-                 cbor_uint(map, bytes, "hash", 0) != 0);
+    begin_tokens((uint32_t)count, limit, hashing);
     return LINK_OK;
 }
 
@@ -246,12 +233,14 @@ static int begin_bench(const uint8_t *map, uint32_t bytes)
     const uint32_t context = model.session.options.context;
     if (error)
         return error;
-    const uint32_t prompt = cbor_uint(map, bytes, "prompt", 16);
-    job.depth = cbor_uint(map, bytes, "depth", 1);
-    const uint32_t limit = cbor_uint(map, bytes, "decode", 16);
-    if (!prompt || !job.depth || !limit || prompt > context || job.depth > context ||
-        limit > context - job.depth)
+    uint32_t prompt = 16, limit = 16;
+    job.depth = 1;
+    if (!cbor_get_uint(map, bytes, "prompt", 1, context, &prompt) ||
+        !cbor_get_uint(map, bytes, "depth", 1, context, &job.depth) ||
+        !cbor_get_uint(map, bytes, "decode", 1, context - job.depth, &limit) ||
+        prompt > context || limit > context - job.depth)
         return LINK_MESSAGE;
+    job.tokens.sampler = sampling_greedy;
     begin_tokens(prompt, limit, 0);
     return LINK_OK;
 }
@@ -266,9 +255,12 @@ static int bench_step(int *ended)
         uint32_t *tokens = qe_session_tokens(s) - s->position;
         for (uint32_t i = t->at; i < t->prompt && i < t->at + s->options.batch; i++)
             tokens[i] = tokens_spread(1, i);
-        const int error = prefill_step(tokens);
-        if (job.phase == DECODE)
+        int error = prefill_step(tokens);
+        if (!error && job.phase == DECODE) { /* a first token is drawn, and forgotten */
+            error = link_error_of(tokens_draw(t));
+            t->drawn = 0;
             qe_session_rewind(s, 0);
+        }
         return error;
     }
     const int behind = s->position < job.depth;
@@ -309,13 +301,18 @@ int job_begin(const uint8_t *map, uint32_t bytes)
         if (strlen(kinds[i].name) == length && memcmp(name, kinds[i].name, length) == 0)
             wanted = kinds[i].kind;
     job.kind = NOTHING;
-    int error = LINK_MESSAGE;
+    int error = LINK_UNKNOWN;
+    job.ticket = 0;
+    if (!cbor_get_uint(map, bytes, "ticket", 0, UINT32_MAX, &job.ticket))
+        return LINK_MESSAGE;
     if (wanted == VERIFY || wanted == ACTIVATE) {
-        const uint32_t slot = cbor_uint(map, bytes, "slot", SLOT_COUNT);
+        uint32_t slot = SLOT_COUNT;
+        cbor_item item;
         const uint8_t *id = cbor_bytes(map, bytes, "id", &length);
-        if (slot >= SLOT_COUNT)
+        if (!cbor_get_uint(map, bytes, "slot", 0, SLOT_COUNT - 1, &slot) || slot >= SLOT_COUNT)
             return LINK_RANGE;
-        if ((id && length != sizeof job.wanted) || (!id && wanted == ACTIVATE))
+        if (id ? length != sizeof job.wanted
+               : wanted == ACTIVATE || cbor_find(map, bytes, "id", &item))
             return LINK_MESSAGE; /* which image is meant must be said */
         if (id)
             memcpy(job.wanted, id, sizeof job.wanted);
@@ -337,7 +334,6 @@ int job_begin(const uint8_t *map, uint32_t bytes)
     }
     if (!error)
         job.kind = wanted;
-    job.ticket = cbor_uint(map, bytes, "ticket", 0);
     return error;
 }
 
@@ -369,7 +365,10 @@ static int advance(cbor_writer *answer, int *ended)
 int job_step(const uint8_t *map, uint32_t bytes, cbor_writer *answer)
 {
     int ended = 0;
-    if (job.kind == NOTHING || cbor_uint(map, bytes, "ticket", 0) != job.ticket)
+    uint32_t ticket = 0;
+    if (!cbor_get_uint(map, bytes, "ticket", 0, UINT32_MAX, &ticket))
+        return LINK_MESSAGE;
+    if (job.kind == NOTHING || ticket != job.ticket)
         return LINK_NO_JOB;
     const int error = advance(answer, &ended);
     if (error) {

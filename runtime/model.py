@@ -11,13 +11,8 @@ from qedge.runtime._engine import EngineError, Image, Session
 from qedge.runtime.chat import chat
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, UsageError
 from qedge.runtime.generation import Clock, Generation, Stats, pieces
-from qedge.runtime.image import (
-    KV_NAMES,
-    check_untouched,
-    golden_of,
-    open_image,
-    provenance_of,
-)
+from qedge.runtime.image import KV_NAMES, check_untouched, golden_of, open_image, provenance_of
+from qedge.runtime.sampling import GREEDY, MOST_TOKENS, Sampling
 from qedge.runtime.session import RESIDENT_BYTES, open_session
 from qedge.runtime.text import engine_failure, text_failure
 
@@ -369,18 +364,19 @@ class Model:
         A session does one thing at a time. Whatever it is asked next (generate, reset,
         evaluate, close) ends a generation that is not at its end, whose next piece is a
         UsageError, and waits for a step of it that runs in another thread: a batch of the
-        prompt, or a token.
-        So with asyncio a step may be `await asyncio.to_thread(next, pieces, None)`, and be
-        cancelled; where a batch takes long, generate and close belong into a thread too.
+        prompt, or a token. So with asyncio a step may be `await asyncio.to_thread(next,
+        pieces, None)`, and be cancelled; where a batch takes long, generate and close too.
         """
         stops = arguments.stops(stop)
-        max_tokens = arguments.whole("max_tokens", max_tokens, 1, 1 << 62)
-        top_k = arguments.whole("top_k", top_k, 0, 1 << 31)
-        seed = arguments.whole("seed", seed, 0, (1 << 64) - 1)
-        temperature = arguments.number("temperature", temperature, 0.0, 1e6)
-        top_p = arguments.number("top_p", top_p, 0.0, 1.0)
-        min_p = arguments.number("min_p", min_p, 0.0, 1.0)
-        repeat_penalty = arguments.number("repeat_penalty", repeat_penalty, 1e-6, 1e6)
+        max_tokens = arguments.whole("max_tokens", max_tokens, 1, MOST_TOKENS)
+        sampling = Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+        )
         mark = object()
         self._end_generation()
         with self._turn:
@@ -397,7 +393,7 @@ class Model:
                 self.engine.rewind(0)
             elif self.tokens and self.engine.position:  # the last was drawn, never evaluated
                 ids = [self.tokens[-1], *ids]
-            self.engine.set_sampler(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+            self.engine.set_sampler(*sampling.values)
             self.engine.hash_reset()
             self.finish_reason, self.tokens, self.clock = None, [], Clock()
             self._mark = mark
@@ -407,8 +403,7 @@ class Model:
             return found
 
     def golden(self) -> tuple[list[int], list[int], str] | None:
-        """The image's own proof: prompt, expected tokens, logits_hash; None when it has
-        none."""
+        """The image's own proof: prompt, expected tokens, logits_hash; None: it has none."""
         return golden_of(self._image)
 
     def test(self) -> str:
@@ -432,7 +427,7 @@ class Model:
         engine = self.engine
         self.reset()
         engine.hash_reset()
-        engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+        engine.set_sampler(*GREEDY.values)
         self.evaluate(prompt)
         tokens: list[int] = []
         try:

@@ -9,6 +9,7 @@ import time
 from memory import memory
 
 from qedge.runtime import BudgetError, Model
+from qedge.runtime.sampling import GREEDY, Sampling
 
 
 def open_model(path: str, threads: int, context: int | None) -> tuple[Model, bool]:
@@ -29,7 +30,7 @@ def main() -> None:
         engine = model.engine
         if asked.get("first"):
             model.evaluate(tokens[:32])
-            engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+            engine.set_sampler(*GREEDY.values)
             engine.sample()
             print(json.dumps({"first_at": time.clock_gettime(time.CLOCK_MONOTONIC)}))
             return
@@ -50,11 +51,18 @@ def main() -> None:
         found.update(memory())
         if asked.get("sampling"):
             for name, chain in {
-                "greedy": (0.0, 0, 1.0, 0.0, 1.0),
-                "top-p": (0.8, 0, 0.95, 0.0, 1.0),
-                "chain": (0.8, 40, 0.95, 0.05, 1.1),
+                "greedy": Sampling(seed=1),
+                "top-p": Sampling(seed=1, temperature=0.8, top_p=0.95),
+                "chain": Sampling(
+                    seed=1,
+                    temperature=0.8,
+                    top_k=40,
+                    top_p=0.95,
+                    min_p=0.05,
+                    repeat_penalty=1.1,
+                ),
             }.items():
-                engine.set_sampler(*chain, 1)
+                engine.set_sampler(*chain.values)
                 began = time.perf_counter()
                 for _ in range(100):
                     engine.sample()

@@ -11,23 +11,47 @@ import struct
 import sys
 
 from qedge.runtime._engine import EngineError
-from qedge.runtime.agent import cbor
-from qedge.runtime.agent.jobs import ENGINE, TEST, TICK_HZ, UNSIGNED, WRONG_BOARD, Jobs
+from qedge.runtime.agent import cbor, fields
+from qedge.runtime.agent.jobs import TICK_HZ, Jobs
 from qedge.runtime.agent.keys import KEY_PATH
-from qedge.runtime.agent.slots import (
-    LOCKED,
-    MESSAGE,
-    NO_IMAGE,
-    OLDER,
-    RANGE,
-    SlotError,
-    Slots,
+from qedge.runtime.agent.numbers import (
+    DIGEST_BYTES,
+    DIGESTS_AT_ONCE,
+    GROUP_OS,
+    GROUP_QEDGE,
+    LINK_DISK,
+    LINK_DISK_FULL,
+    LINK_ENGINE,
+    LINK_LOCKED,
+    LINK_MESSAGE,
+    LINK_NO_IMAGE,
+    LINK_OLDER,
+    LINK_OTHER_BOARD,
+    LINK_RANGE,
+    LINK_TEST,
+    LINK_UNKNOWN,
+    LINK_UNSIGNED,
+    LINK_WRONG_BOARD,
+    OS_ECHO,
+    OS_PARAMETERS,
+    OS_RESET,
+    QEDGE_COPY,
+    QEDGE_DIGEST,
+    QEDGE_HELLO,
+    QEDGE_JOB,
+    QEDGE_SECTION,
+    QEDGE_STEP,
+    QEDGE_WRITE,
+    SMP_INVALID,
+    SMP_UNSUPPORTED,
 )
+from qedge.runtime.agent.slots import SlotError, Slots
 from qedge.runtime.errors import BudgetError, QedgeError
 from qedge.runtime.machine import cpus, peak_rss_bytes, total_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 VERSION = "0.1.0"  # of the package: a test holds them equal
@@ -35,22 +59,18 @@ BLOCK_BYTES = 65536
 PACKET_BYTES = 40960  # a message at most, so that half a block fits
 PAGE_BYTES = 4096
 TRIES = 3  # of an image that ends the agent, or the board, while it is tested
-OS, QEDGE = 0, 64
-OS_ECHO, OS_RESET = 0, 5
-HELLO, DIGEST, WRITE, COPY, JOB, STEP, SECTION = range(7)
 SECTION_BYTES = 16384
+READ, WRITE = 0, 2  # SMP's operations
 _BULK = (5, 7)  # sections that are not verified as an image is opened: rope, weights
-OTHER_BOARD, NO_SPACE, CANNOT_WRITE = 11, 13, 14
-_SMP_UNSUPPORTED, _SMP_INVALID = 8, 3
 _HEAD = struct.Struct(">BBHHBB")
 _REASONS = {
-    NO_IMAGE: "there is no such image in its slot",
-    WRONG_BOARD: "it was built for another board",
-    TEST: "its golden test gave other tokens or logits",
-    UNSIGNED: "it has no signature by the key that this board trusts",
-    OLDER: "its security counter is below one that was accepted",
-    ENGINE + 1: "it is damaged",
-    ENGINE + 3: "a hash does not match",
+    LINK_NO_IMAGE: "there is no such image in its slot",
+    LINK_WRONG_BOARD: "it was built for another board",
+    LINK_TEST: "its golden test gave other tokens or logits",
+    LINK_UNSIGNED: "it has no signature by the key that this board trusts",
+    LINK_OLDER: "its security counter is below one that was accepted",
+    LINK_ENGINE + 1: "it is damaged",
+    LINK_ENGINE + 3: "a hash does not match",
 }
 
 
@@ -88,7 +108,7 @@ class Agent:
                 slots.raise_floor(slots.floor())  # the power failed between a record and it
             return
         except SlotError as error:
-            if error.code == WRONG_BOARD:
+            if error.code == LINK_WRONG_BOARD:
                 return
             why = _reason(error)
         except OSError:
@@ -135,10 +155,10 @@ class Agent:
                 return f"the agent ended {TRIES} times while it was tested"
             named = bytes.fromhex(image_id)
             self._jobs.begin({"job": "activate", "slot": slot, "id": named})
-            while not self._jobs.step(None).get("done"):
+            while not self._jobs.step(0).get("done"):
                 pass
         except SlotError as error:
-            if error.code == LOCKED:
+            if error.code == LINK_LOCKED:
                 raise
             return _reason(error)
         except (EngineError, QedgeError, ValueError, KeyError, TypeError) as error:
@@ -161,78 +181,107 @@ class Agent:
         if self._last is not None and self._last[0] == packet:
             return self._last[1]
         op, _, count, group, sequence, command = _HEAD.unpack_from(packet)
-        if op & 7 not in (0, 2) or count != len(packet) - _HEAD.size:
+        if op & 1 or count != len(packet) - _HEAD.size:
             return None
         try:
-            values = cbor.loads(packet[_HEAD.size :])
-            if not isinstance(values, dict):
-                raise ValueError("no map")
-            found = self._do(group, command, values)
+            found = self._do(op & 7, group, command, packet[_HEAD.size :])
         except SlotError as error:
-            found = _error(group, error.code, error.text)
+            found = _error(op, group, error.code, error.text)
         except EngineError as error:
-            found = _error(QEDGE, ENGINE - error.code)
+            found = _error(op, group, LINK_ENGINE - error.code)
         except BudgetError as error:
-            found = _error(QEDGE, ENGINE + 7, str(error))
+            found = _error(op, group, LINK_ENGINE + 7, str(error))
         except QedgeError as error:
-            found = _error(QEDGE, MESSAGE, str(error))
+            found = _error(op, group, LINK_MESSAGE, str(error))
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            found = _error(QEDGE, NO_SPACE if full else CANNOT_WRITE, error.strerror or "")
+            text = error.strerror or ""
+            found = _error(op, group, LINK_DISK_FULL if full else LINK_DISK, text)
         except Exception as error:  # of what a message has in it: it must not end the agent
-            found = _error(group, MESSAGE if group == QEDGE else _SMP_INVALID, str(error))
+            found = _error(op, group, LINK_MESSAGE, str(error))
         body = cbor.dumps(found)
         head = _HEAD.pack((op & 7) + 1 | op & 0x18, 0, len(body), group, sequence, command)
         answer = head + body
         self._last = packet, answer
         return answer
 
-    def _do(self, group: int, command: int, values: dict[str, Any]) -> dict[str, Any]:
-        if (group, command) == (OS, OS_ECHO):
-            return {"r": values.get("d", "")}
-        if (group, command) == (OS, OS_RESET):
-            self.close()  # as a restart would: what is active stays
-            return {}
-        if group != QEDGE:
-            raise SlotError(_SMP_UNSUPPORTED)
-        if command == HELLO:
-            return self._hello()
-        if command == DIGEST:
-            part = values.get("part") is True
-            return self._digest(values["slot"], values["first"], values["count"], part)
-        if command == WRITE:
-            self._write(values, values["data"])
-            return {}
-        if command == COPY:
-            data = self._slots.read(values["from"], _offset(values["source"]), BLOCK_BYTES)
-            if not data:
-                raise SlotError(NO_IMAGE)
-            self._write(values, data.ljust(BLOCK_BYTES, b"\xff"))
-            return {}
-        if command == JOB:
-            self._jobs.begin(values)
-            return {}
-        if command == STEP:
-            return self._jobs.step(values.get("ticket"))
-        if command == SECTION:
-            return self._section(values["kind"], values.get("offset", 0))
-        raise SlotError(_SMP_UNSUPPORTED)
+    def _do(self, op: int, group: int, command: int, body: bytes) -> dict[str, Any]:
+        ours = group == GROUP_QEDGE
+        if op not in (READ, WRITE):
+            raise SlotError(LINK_MESSAGE if ours else SMP_INVALID)
+        try:
+            values = cbor.loads(body)
+        except ValueError as error:
+            raise SlotError(LINK_MESSAGE if ours else SMP_INVALID, str(error)) from None
+        if not isinstance(values, dict):
+            raise SlotError(LINK_MESSAGE if ours else SMP_INVALID, "no map")
+        known = self._ours if ours else self._smp if group == GROUP_OS else {}
+        if (do := known.get(command)) is None:
+            raise SlotError(LINK_UNKNOWN if ours else SMP_UNSUPPORTED)
+        return do(values)
 
-    def _write(self, values: dict[str, Any], data: bytes) -> None:
+    @property
+    def _ours(self) -> dict[int, Callable[[dict[str, Any]], dict[str, Any]]]:
+        return {
+            QEDGE_HELLO: self._hello,
+            QEDGE_DIGEST: self._digest,
+            QEDGE_WRITE: self._write,
+            QEDGE_COPY: self._copy,
+            QEDGE_JOB: self._job,
+            QEDGE_STEP: self._step,
+            QEDGE_SECTION: self._section,
+        }
+
+    @property
+    def _smp(self) -> dict[int, Callable[[dict[str, Any]], dict[str, Any]]]:
+        return {OS_ECHO: _echo, OS_RESET: self._reset, OS_PARAMETERS: _parameters}
+
+    def _reset(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.close()  # as a restart would: what is active stays
+        return {}
+
+    def _job(self, values: dict[str, Any]) -> dict[str, Any]:
+        self._jobs.begin(values)
+        return {}
+
+    def _step(self, values: dict[str, Any]) -> dict[str, Any]:
+        return self._jobs.step(fields.whole(values, "ticket", 0, fields.WORD_MOST, 0))
+
+    def _write(self, values: dict[str, Any]) -> dict[str, Any]:
+        self._is_for_us(values)
+        data = fields.data(values, "data")
+        self._put(fields.slot(values), _offset(values, "offset", PAGE_BYTES), data)
+        return {}
+
+    def _copy(self, values: dict[str, Any]) -> dict[str, Any]:
+        self._is_for_us(values)
+        slot, other = fields.slot(values), fields.slot(values, "from")
+        offset = _offset(values, "offset", BLOCK_BYTES)
+        data = self._slots.read(other, _offset(values, "source", BLOCK_BYTES), BLOCK_BYTES)
+        if not data:
+            raise SlotError(LINK_NO_IMAGE)
+        self._put(slot, offset, data.ljust(BLOCK_BYTES, b"\xff"))
+        return {}
+
+    def _is_for_us(self, values: dict[str, Any]) -> None:
+        """A message that writes names the board that it is for: ports can be swapped."""
+        if values.get("id") != self._id:
+            raise SlotError(LINK_OTHER_BOARD)
+
+    def _put(self, slot: int, offset: int, data: bytes) -> None:
         """Whole pages into a slot; it ends the job that is at work, which may be about it."""
-        if values["id"] != self._id:
-            raise SlotError(OTHER_BOARD)
-        slot, offset = values["slot"], _offset(values["offset"])
-        if not isinstance(data, bytes) or not data or len(data) % PAGE_BYTES:
-            raise SlotError(RANGE)
+        if not data or len(data) % PAGE_BYTES:
+            raise SlotError(LINK_RANGE)
         self._jobs.stop()
         self._slots.write(slot, offset, data)
 
-    def _section(self, kind: int, offset: int) -> dict[str, Any]:
+    def _section(self, values: dict[str, Any]) -> dict[str, Any]:
         """A piece of a section of the active image, of those that are verified as it is
         opened."""
-        if type(kind) is not int or kind in _BULK or type(offset) is not int or offset < 0:
-            raise SlotError(MESSAGE)
+        kind = fields.whole(values, "kind", 1, fields.WORD_MOST)
+        offset = fields.whole(values, "offset", 0, fields.WORD_MOST, 0)
+        if kind in _BULK:
+            raise SlotError(LINK_MESSAGE)
         _, image = self._jobs.active_image()
         data = image.section(kind)
         found = data or b""
@@ -242,7 +291,7 @@ class Agent:
             "data": found[offset : offset + SECTION_BYTES],
         }
 
-    def _hello(self) -> dict[str, Any]:
+    def _hello(self, values: dict[str, Any]) -> dict[str, Any]:
         from qedge.runtime.machine import kernel_sets
 
         slots = []
@@ -287,18 +336,30 @@ class Agent:
             found["pending_error"] = reason
         return found
 
-    def _digest(self, slot: int, first: int, count: int, part: bool) -> dict[str, Any]:
-        """Of blocks, the last filled up with 0xff as a flash would be; none is eight zeros."""
-        if type(first) is not int or type(count) is not int:
-            raise SlotError(MESSAGE)
-        if not 0 < count <= 1024 or first < 0:
-            raise SlotError(MESSAGE)
+    def _digest(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Of blocks, the last filled up with 0xff as a flash would be; none is zeros."""
+        slot, part = fields.slot(values), fields.flag(values, "part", False)
+        count = fields.whole(values, "count", 1, DIGESTS_AT_ONCE)
+        first = fields.whole(values, "first", 0, fields.WORD_MOST)
         found = bytearray()
         for number in range(first, first + count):
             data = self._slots.read(slot, number * BLOCK_BYTES, BLOCK_BYTES, part)
             data = data and data.ljust(BLOCK_BYTES, b"\xff")
-            found += hashlib.sha256(data).digest()[:8] if data else bytes(8)
+            found += (
+                hashlib.sha256(data).digest()[:DIGEST_BYTES] if data else bytes(DIGEST_BYTES)
+            )
         return {"digests": bytes(found)}
+
+
+def _echo(values: dict[str, Any]) -> dict[str, Any]:
+    text = values.get("d")
+    if not isinstance(text, (str, bytes)) or len(text) > PACKET_BYTES // 2:
+        raise SlotError(SMP_INVALID)
+    return {"r": text if isinstance(text, str) else text.decode("utf-8", "replace")}
+
+
+def _parameters(values: dict[str, Any]) -> dict[str, Any]:
+    return {"buf_size": PACKET_BYTES, "buf_count": 1}
 
 
 def _reason(error: SlotError) -> str:
@@ -306,11 +367,16 @@ def _reason(error: SlotError) -> str:
     return _REASONS.get(error.code, "") or error.text or str(error)
 
 
-def _offset(value: int) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 50 or value % PAGE_BYTES:
-        raise SlotError(RANGE)
+def _offset(values: dict[str, Any], key: str, step: int) -> int:
+    """A place in a slot, at a multiple of step."""
+    value = values.get(key)
+    if type(value) is not int or not 0 <= value < 1 << 50 or value % step:
+        raise SlotError(LINK_RANGE, f"{key} is no place in a slot")
     return value
 
 
-def _error(group: int, code: int, text: str = "") -> dict[str, Any]:
+def _error(op: int, group: int, code: int, text: str = "") -> dict[str, Any]:
+    """SMP's first version, and its own groups, have a number alone."""
+    if not op >> 3 & 3 or group != GROUP_QEDGE:
+        return {"rc": code}
     return {"err": {"group": group, "rc": code, "text": text[:500]}}

@@ -8,23 +8,27 @@ and made active.
 from __future__ import annotations
 
 import os
-import struct
 import time
 from contextlib import contextmanager, suppress
 
 from qedge.runtime._engine import EngineError, Image
+from qedge.runtime.agent import fields
 from qedge.runtime.agent.keys import KEY_PATH, NotTrusted, check, trusted_key
-from qedge.runtime.agent.slots import (
-    BUDGET,
-    MESSAGE,
-    NO_IMAGE,
-    OLDER,
-    RANGE,
-    SlotError,
-    Slots,
+from qedge.runtime.agent.numbers import (
+    LINK_ENGINE,
+    LINK_MESSAGE,
+    LINK_NO_IMAGE,
+    LINK_NO_JOB,
+    LINK_OLDER,
+    LINK_TEST,
+    LINK_UNKNOWN,
+    LINK_UNSIGNED,
+    LINK_WRONG_BOARD,
 )
-from qedge.runtime.errors import BudgetError, QedgeError
+from qedge.runtime.agent.slots import SlotError, Slots
+from qedge.runtime.errors import BudgetError, QedgeError, UsageError
 from qedge.runtime.model import Model
+from qedge.runtime.sampling import GREEDY, MOST_TOKENS, Sampling, bits_float, float_bits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +40,7 @@ if TYPE_CHECKING:
 TICK_HZ = 1_000_000_000
 LEAVES_A_STEP = 64
 STEP_SECONDS = 1.0  # at most, while nothing is to be told
-NO_JOB, WRONG_BOARD, TEST, UNSIGNED, ENGINE = 6, 7, 8, 9, 100
-_IMAGE = ENGINE + 1
+_IMAGE, _HASH, _BUDGET, _CONTEXT = (LINK_ENGINE + number for number in (1, 3, 4, 7))
 _KINDS = ("verify", "activate", "test", "run", "bench", "measure")
 _PIECE_BYTES = 32768
 
@@ -57,7 +60,7 @@ class Jobs:
         self._opened: tuple[object, ...] = ()  # what the model was opened from
         self._steps: Iterator[dict[str, Any]] | None = None
         self._measurement: Measurement | None = None
-        self._ticket: object = None  # of whoever began the job
+        self._ticket = 0  # of whoever began the job
 
     def close(self) -> None:
         self.stop()
@@ -79,24 +82,25 @@ class Jobs:
         self.stop()
         kind = values.get("job")
         if kind not in _KINDS:
-            raise SlotError(MESSAGE)
+            raise SlotError(LINK_UNKNOWN)
+        ticket = fields.whole(values, "ticket", 0, fields.WORD_MOST, 0)
         steps = getattr(self, f"_{kind}")(values)
         try:
             next(steps)  # as far as its first step: what is wrong is said now
         except EngineError as error:
-            raise SlotError(ENGINE - error.code) from None
-        self._steps, self._ticket = steps, values.get("ticket")
+            raise SlotError(LINK_ENGINE - error.code) from None
+        self._steps, self._ticket = steps, ticket
 
-    def step(self, ticket: object) -> dict[str, Any]:
+    def step(self, ticket: int) -> dict[str, Any]:
         """What the next step finds. ticket: that the job was begun with; another client's job
         is none."""
         if self._steps is None or ticket != self._ticket:
-            raise SlotError(NO_JOB)
+            raise SlotError(LINK_NO_JOB)
         try:
             found = next(self._steps)
         except EngineError as error:
             self._steps = None
-            raise SlotError(ENGINE - error.code) from None
+            raise SlotError(LINK_ENGINE - error.code) from None
         except BaseException:
             self._steps = None
             raise
@@ -111,7 +115,7 @@ class Jobs:
         try:
             return trusted_key(self._key_path, self._key_owner)
         except NotTrusted as error:
-            raise SlotError(UNSIGNED, str(error)) from None
+            raise SlotError(LINK_UNSIGNED, str(error)) from None
 
     def counter_of(self, image: Image) -> int:
         """Of an image's signature, where one is wanted. SlotError when it is not right."""
@@ -119,18 +123,18 @@ class Jobs:
         try:
             return check(image, key, self._slots.floor() if key is not None else 0)
         except NotTrusted as error:
-            raise SlotError(OLDER if error.older else UNSIGNED, str(error)) from None
+            raise SlotError(LINK_OLDER if error.older else LINK_UNSIGNED, str(error)) from None
 
     def _chosen(self, slot: int, image_id: str | None) -> tuple[Image, str]:
         """A slot's file with this image, mapped: what was sent, or what was there before. With
         no id, what was sent, if anything was. SlotError when neither is it."""
-        wrong = SlotError(NO_IMAGE)
+        wrong = SlotError(LINK_NO_IMAGE)
         for path in (self._slots.part_path(slot), self._slots.path(slot)):
             self._slots.settle(path)
             try:
                 image = Image(os.fsencode(path))
             except EngineError as error:
-                wrong = SlotError(ENGINE - error.code)
+                wrong = SlotError(LINK_ENGINE - error.code)
                 continue
             except OSError:
                 continue
@@ -141,7 +145,7 @@ class Jobs:
     def _leaves(self, image: Image) -> Iterator[dict[str, Any]]:
         """Every byte of it, from the disk."""
         if image.plan["board"] != self._board:
-            raise SlotError(WRONG_BOARD)
+            raise SlotError(LINK_WRONG_BOARD)
         first, of = 0, max(1, image.bytes // 65536)
         count = LEAVES_A_STEP
         while count == LEAVES_A_STEP:
@@ -156,16 +160,16 @@ class Jobs:
         try:
             yield
         except (EngineError, SlotError) as error:
-            code = ENGINE - error.code if isinstance(error, EngineError) else error.code
-            if code in (TEST, _IMAGE, ENGINE + 3) and slot != self._slots.active():
+            code = LINK_ENGINE - error.code if isinstance(error, EngineError) else error.code
+            if code in (LINK_TEST, _IMAGE, _HASH) and slot != self._slots.active():
                 with suppress(SlotError, OSError):  # another writes: it has gone already
                     self._slots.forget(slot)
             raise
 
     def _verify(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        slot = _slot(values)
+        slot = fields.slot(values)
         with self._proving(slot):
-            image, _ = self._chosen(slot, _id(values))
+            image, _ = self._chosen(slot, fields.image_id(values))
             yield {}
             found: dict[str, Any] = {}
             for found in self._leaves(image):
@@ -174,9 +178,9 @@ class Jobs:
             yield {**found, "done": True}
 
     def _activate(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        slot, image_id = _slot(values), _id(values)
+        slot, image_id = fields.slot(values), fields.image_id(values)
         if image_id is None:
-            raise SlotError(MESSAGE, "which image is meant is not said")
+            raise SlotError(LINK_MESSAGE, "which image is meant is not said")
         self._slots.lock()
         self.close()
         with self._proving(slot):
@@ -199,16 +203,16 @@ class Jobs:
     def _golden(self, model: Model) -> Iterator[dict[str, Any]]:
         golden = model.golden()
         if golden is None:
-            raise SlotError(TEST)
+            raise SlotError(LINK_TEST)
         prompt, expected, digest = golden
         engine = model.engine
-        engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+        engine.set_sampler(*GREEDY.values)
         for found in self._tokens(model, prompt, len(expected), hashing=True):
             drawn = found.pop("at") if "token" in found else 0
             wrong = drawn and found.pop("token") != expected[drawn - 1]
             done = drawn == len(expected)
             if wrong or (done and found["hash"].hex() != digest):
-                raise SlotError(TEST)
+                raise SlotError(LINK_TEST)
             if not done:
                 found.pop("hash", None)
             yield {**found, "at": drawn, "of": len(expected), "done": done}
@@ -219,17 +223,17 @@ class Jobs:
         """The active slot and its image, with a signature where one is wanted. SlotError."""
         slot = self._slots.active()
         if slot is None:
-            raise SlotError(NO_IMAGE)
+            raise SlotError(LINK_NO_IMAGE)
         try:
             image = Image(os.fsencode(self._slots.path(slot)))
         except EngineError as error:
-            raise SlotError(ENGINE - error.code) from None
+            raise SlotError(LINK_ENGINE - error.code) from None
         except OSError:
-            raise SlotError(NO_IMAGE) from None
+            raise SlotError(LINK_NO_IMAGE) from None
         if image.id.hex() != self._slots.record(slot).get("id"):
             raise SlotError(_IMAGE, "it is not the image that was activated")
         if image.plan["board"] != self._board:
-            raise SlotError(WRONG_BOARD)
+            raise SlotError(LINK_WRONG_BOARD)
         self.counter_of(image)
         return slot, image
 
@@ -286,19 +290,21 @@ class Jobs:
 
     def _run(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         model = self._active()
-        text, most = values.get("prompt"), values.get("max", 256)
-        if not isinstance(text, bytes) or not isinstance(most, int) or most < 1:
-            raise SlotError(MESSAGE)
-        bos = values.get("bos") is not False
-        prompt = model.prompt_tokens(text, special=bool(values.get("special")), bos=bos)
+        text = fields.data(values, "prompt")
+        most = fields.whole(values, "max", 1, MOST_TOKENS, 256)
+        special, bos = fields.flag(values, "special", False), fields.flag(values, "bos", True)
+        hashing = fields.flag(values, "hash", False)
+        try:
+            sampling = Sampling.from_link(values)
+        except UsageError as error:
+            raise SlotError(LINK_MESSAGE, str(error)) from None
+        prompt = model.engine.encode(text, special, bos)
         if not prompt:
-            raise SlotError(MESSAGE)
+            raise SlotError(LINK_MESSAGE, "the prompt is empty")
         if len(prompt) > model.context:
-            raise SlotError(ENGINE + 7)
-        seed = int.from_bytes(values.get("seed", b""), "little")
-        _set_sampler(model, values, seed)
+            raise SlotError(_CONTEXT)
+        model.engine.set_sampler(*sampling.values)
         yield {}
-        hashing = bool(values.get("hash"))
         for found in self._tokens(model, prompt, most, hashing):
             if "token" in found:
                 if model.image.is_stop(found["token"]):
@@ -316,10 +322,10 @@ class Jobs:
         from qedge.runtime.measure.rounds import spread
 
         model = self._active()
-        count, depth = values.get("prompt", 16), values.get("depth", 1)
-        limit, context = values.get("decode", 16), model.context
-        if not (0 < count <= context and depth > 0 and 0 < limit <= context - depth):
-            raise SlotError(MESSAGE)
+        context = model.context
+        count = fields.whole(values, "prompt", 1, context, 16)
+        depth = fields.whole(values, "depth", 1, context, 1)
+        limit = fields.whole(values, "decode", 1, context - depth, 16)
         yield {}
         engine, clock = model.engine, time.perf_counter_ns
         times = {"prompt": count, "prefill_ticks": 0, "first_ticks": 0, "decode_ticks": 0}
@@ -334,7 +340,7 @@ class Jobs:
                     times[key] += clock() - began
                 yield {"done": False, "at": at, "of": len(tokens)}
             if key:
-                engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+                engine.set_sampler(*GREEDY.values)
                 began = clock()
                 engine.sample()
                 times["first_ticks"] = times[key] + clock() - began
@@ -354,7 +360,10 @@ class Jobs:
         slot, _ = self.active_image()
         self.close()
         path = self._slots.path(slot)
-        within = _float(values.get("within"), 0.02)
+        try:
+            within = bits_float("within", values.get("within", float_bits(0.02)))
+        except UsageError as error:
+            raise SlotError(LINK_MESSAGE, str(error)) from None
         self._measurement = work = Measurement(path, values, within)
         yield {}
         while not work.ended.wait(STEP_SECONDS):
@@ -375,20 +384,11 @@ class Jobs:
             yield {"done": end == len(text), "json": text[start:end]}
 
 
-def _float(bits: Any, default: float) -> float:
-    """A float as the link has it: the bits of a float32."""
-    if not isinstance(bits, int):
-        return default
-    if not 0 <= bits < 1 << 32:
-        raise SlotError(MESSAGE)
-    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
-
-
 def _opened(image: Image, path: str) -> Model:
     try:
         return Model.of(image, path)
     except BudgetError as error:
-        raise SlotError(BUDGET, str(error)) from None
+        raise SlotError(_BUDGET, str(error)) from None
     except QedgeError as error:
         raise SlotError(_IMAGE, str(error)) from None
 
@@ -403,31 +403,3 @@ def _cut(path: str, size: int) -> None:
     """Takes from a file what an older image left behind this one."""
     if os.path.getsize(path) > size:
         os.truncate(path, size)
-
-
-def _id(values: dict[str, Any]) -> str | None:
-    """The image that a message names."""
-    found = values.get("id")
-    if found is None:
-        return None
-    if not isinstance(found, bytes) or len(found) != 32:
-        raise SlotError(MESSAGE)
-    return found.hex()
-
-
-def _slot(values: dict[str, Any]) -> int:
-    slot = values.get("slot")
-    if type(slot) is not int or slot not in (0, 1):
-        raise SlotError(RANGE)
-    return slot
-
-
-def _set_sampler(model: Model, values: dict[str, Any], seed: int) -> None:
-    model.engine.set_sampler(
-        _float(values.get("temperature"), 0.0),
-        values.get("top_k", 0),
-        _float(values.get("top_p"), 1.0),
-        _float(values.get("min_p"), 0.0),
-        _float(values.get("repeat_penalty"), 1.0),
-        seed,
-    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qedge.runtime.agent.slots import BUDGET, MESSAGE, SlotError
+from qedge.runtime.agent.numbers import LINK_ENGINE, LINK_MESSAGE
+from qedge.runtime.agent.slots import SlotError
 from qedge.runtime.errors import BudgetError, QedgeError
 from qedge.runtime.model import Model
 
@@ -48,9 +49,9 @@ class Measurement:
             except _Stopped:
                 pass
             except BudgetError as error:
-                self.error = SlotError(BUDGET, str(error))
+                self.error = SlotError(LINK_ENGINE + 4, str(error))
             except QedgeError as error:
-                self.error = SlotError(MESSAGE, str(error))
+                self.error = SlotError(LINK_MESSAGE, str(error))
             except Exception as error:
                 self.error = error
             finally:

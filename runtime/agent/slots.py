@@ -25,6 +25,12 @@ import os
 from contextlib import suppress
 
 from qedge.runtime.agent.lock import FolderLock
+from qedge.runtime.agent.numbers import (
+    LINK_ACTIVE_SLOT,
+    LINK_LOCKED,
+    LINK_OLDER,
+    LINK_RANGE,
+)
 from qedge.runtime.agent.sync import sync_descriptor, sync_folder
 
 TYPE_CHECKING = False
@@ -47,9 +53,6 @@ class SlotError(Exception):
         self.code, self.text = code, text
 
 
-RANGE, ACTIVE_SLOT, MESSAGE, NO_IMAGE, OLDER, LOCKED, BUDGET = 1, 2, 4, 5, 10, 12, 104
-
-
 class Slots:
     """The slots in a folder, which is made when it is not there, for its owner alone."""
 
@@ -62,7 +65,7 @@ class Slots:
 
     def _path(self, slot: int, end: str) -> str:
         if type(slot) is not int or slot not in (0, 1):
-            raise SlotError(RANGE)
+            raise SlotError(LINK_RANGE)
         return os.path.join(self.folder, f"{NAMES[slot]}.{end}")
 
     def path(self, slot: int) -> str:
@@ -162,7 +165,7 @@ class Slots:
             return 0
         except ValueError:  # one that was spoilt must not lower it
             text = f"{path} holds no security counter; write the one that was accepted last"
-            raise SlotError(OLDER, text) from None
+            raise SlotError(LINK_OLDER, text) from None
         return int(noted)
 
     def floor(self) -> int:
@@ -192,10 +195,10 @@ class Slots:
         return system.f_bavail * system.f_frsize + there
 
     def lock(self) -> None:
-        """Takes the right to write until `close`; SlotError(LOCKED) when another has it. A
+        """Takes the right to write until `close`; SlotError(LINK_LOCKED) when another has it. A
         process that ends, however it does, loses it."""
         if not self._lock.take():
-            raise SlotError(LOCKED)
+            raise SlotError(LINK_LOCKED)
 
     @property
     def locked(self) -> bool:
@@ -225,13 +228,13 @@ class Slots:
             self._path(slot, "part")
             self._room = self.capacity()
             if not data or not 0 <= offset <= self._room - len(data):
-                raise SlotError(RANGE)
+                raise SlotError(LINK_RANGE)
             self.lock()
             if slot == self.active():
-                raise SlotError(ACTIVE_SLOT)
+                raise SlotError(LINK_ACTIVE_SLOT)
             self._files[slot] = self._part(slot)
         elif not data or not 0 <= offset <= self._room - len(data):
-            raise SlotError(RANGE)
+            raise SlotError(LINK_RANGE)
         try:
             _write_all(self._files[slot], data, offset)
         except OSError as error:  # the disk is full: this slot's image was to be replaced
@@ -243,7 +246,7 @@ class Slots:
         """Removes the record of a slot that is not active."""
         self.lock()
         if slot == self.active():
-            raise SlotError(ACTIVE_SLOT)
+            raise SlotError(LINK_ACTIVE_SLOT)
         if _remove(self._path(slot, "record")):
             sync_folder(self.folder)
 

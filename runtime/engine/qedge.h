@@ -189,8 +189,12 @@ typedef struct {
     uint64_t random;      /* state: starts as the seed */
 } qe_sampler;
 
+/* QE_ERR_USAGE for a value out of its range: temperature 0 to 1e6, top_k 0 to 2^31, top_p and
+ * min_p 0 to 1, repeat_penalty 1e-6 to 1e6. */
+int qe_sampler_check(const qe_sampler *sampler);
+
 /* Draws the next token from the session's logits; returns its id, QE_ERR_USAGE for a sampler
- * value out of range. Does not append it. */
+ * value out of range or before any token. Does not append it. */
 int32_t qe_session_sample(qe_session *session, qe_sampler *sampler);
 
 /* ---- kernel sets ---- */

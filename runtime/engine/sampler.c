@@ -317,15 +317,22 @@ static uint32_t draw(const field *f, uint64_t *random, uint32_t best)
     return best;
 }
 
+int qe_sampler_check(const qe_sampler *o)
+{
+    return o->temperature >= 0.0f && o->temperature <= 1e6f && o->top_k <= 1u << 31 &&
+                   o->top_p >= 0.0f && o->top_p <= 1.0f && o->min_p >= 0.0f &&
+                   o->min_p <= 1.0f && o->repeat_penalty >= 1e-6f && o->repeat_penalty <= 1e6f
+               ? QE_OK
+               : QE_ERR_USAGE; /* of NaN too */
+}
+
 int32_t qe_session_sample(qe_session *s, qe_sampler *o)
 {
     const uint32_t n = s->image->config.vocab_size;
     const float *logits = qe_floats(s, AT_LOGITS);
     const qe_kernels *kernels = qe_set(s);
     room r;
-    if (!(o->temperature >= 0.0f && o->temperature <= 1e6f) ||
-        !(o->top_p >= 0.0f && o->top_p <= 1.0f) || !(o->min_p >= 0.0f && o->min_p <= 1.0f) ||
-        !(o->repeat_penalty > 0.0f && o->repeat_penalty <= 1e6f) || !s->position)
+    if (qe_sampler_check(o) || !s->position)
         return QE_ERR_USAGE;
     if (o->repeat_penalty != 1.0f)
         penalize(s, o->repeat_penalty);

@@ -11,6 +11,7 @@ import time
 from qedge.runtime.errors import BudgetError, ImageError, UsageError
 from qedge.runtime.machine import peak_rss_bytes
 from qedge.runtime.measure import condition, page_cache
+from qedge.runtime.sampling import GREEDY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class _Rounds:
         self._filling = spread(vocab_size, max(prompt_tokens, *depths, 1), 1)
         self._drawn = spread(vocab_size, decode_tokens, 3)
         self._depths = depths
-        model.engine.set_sampler(0.0, 0, 1.0, 0.0, 1.0, 0)
+        model.engine.set_sampler(*GREEDY.values)
         self.clear()
 
     def clear(self) -> None:

@@ -13,19 +13,20 @@ import pytest
 from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.agent import cbor
-from qedge.runtime.agent.answers import (
-    COPY,
-    DIGEST,
-    HELLO,
-    JOB,
-    OS,
+from qedge.runtime.agent.answers import Agent
+from qedge.runtime.agent.numbers import (
+    GROUP_OS,
+    GROUP_QEDGE,
     OS_ECHO,
+    OS_PARAMETERS,
     OS_RESET,
-    QEDGE,
-    SECTION,
-    STEP,
-    WRITE,
-    Agent,
+    QEDGE_COPY,
+    QEDGE_DIGEST,
+    QEDGE_HELLO,
+    QEDGE_JOB,
+    QEDGE_SECTION,
+    QEDGE_STEP,
+    QEDGE_WRITE,
 )
 from qedge.runtime.agent.slots import Slots
 from qedge.runtime.image import open_image
@@ -34,8 +35,18 @@ from qedge.toolkit.make.build import build
 
 ROUNDS = 6000
 _HEAD = struct.Struct(">BBHHBB")
-COMMANDS = [(OS, OS_ECHO), (OS, OS_RESET)] + [
-    (QEDGE, command) for command in (HELLO, DIGEST, WRITE, COPY, JOB, STEP, SECTION, 77)
+COMMANDS = [(GROUP_OS, OS_ECHO), (GROUP_OS, OS_PARAMETERS), (GROUP_OS, OS_RESET)] + [
+    (GROUP_QEDGE, command)
+    for command in (
+        QEDGE_HELLO,
+        QEDGE_DIGEST,
+        QEDGE_WRITE,
+        QEDGE_COPY,
+        QEDGE_JOB,
+        QEDGE_STEP,
+        QEDGE_SECTION,
+        77,
+    )
 ]
 KEYS = (
     *("slot", "first", "count", "offset", "source", "from", "id", "data", "job", "counter"),
@@ -70,7 +81,11 @@ def a_packet(dice: random.Random, board_id: bytes, number: int) -> bytes:
             **{"decode": 2, "depth": 2},
             **dict([dice.choice(list(values.items()))] if values else []),
         }
-        if command == JOB and values["job"] in ("run", "bench", "test") and "prompt" in values:
+        if (
+            command == QEDGE_JOB
+            and values["job"] in ("run", "bench", "test")
+            and "prompt" in values
+        ):
             values["prompt"] = 1 if values["job"] == "bench" else values["prompt"]
     body = bytearray(cbor.dumps(values))
     if body and dice.random() < 0.2:
@@ -100,7 +115,7 @@ def ready(tmp_path: Path) -> Iterator[tuple[Agent, Path]]:
 
 def ask(agent: Agent, command: int, values: dict[str, Any], number: int = 0) -> dict[str, Any]:
     body = cbor.dumps(values)
-    answer = agent.answer(_HEAD.pack(2, 0, len(body), QEDGE, number, command) + body)
+    answer = agent.answer(_HEAD.pack(10, 0, len(body), GROUP_QEDGE, number, command) + body)
     assert answer is not None
     found = cbor.loads(answer[_HEAD.size :])
     assert isinstance(found, dict)
@@ -109,9 +124,9 @@ def ask(agent: Agent, command: int, values: dict[str, Any], number: int = 0) -> 
 
 def job(agent: Agent, values: dict[str, Any]) -> Any:
     """A job to its end; the error, if any."""
-    found, number = ask(agent, JOB, values), 1
+    found, number = ask(agent, QEDGE_JOB, values), 1
     while "err" not in found and not found.get("done"):
-        found = ask(agent, STEP, {}, number)
+        found = ask(agent, QEDGE_STEP, {}, number)
         number = number % 250 + 1
     return found.get("err")
 
@@ -122,7 +137,7 @@ def test_each_message_is_answered_and_the_active_image_stays(
 ) -> None:
     agent, active = ready
     before, dice = active.read_bytes(), random.Random(seed)
-    board_id, answered = ask(agent, HELLO, {})["board_id"], 0
+    board_id, answered = ask(agent, QEDGE_HELLO, {})["board_id"], 0
     for number in range(ROUNDS):
         packet = a_packet(dice, board_id, number)
         answer = agent.answer(packet)
@@ -131,8 +146,8 @@ def test_each_message_is_answered_and_the_active_image_stays(
             answered += 1
     assert answered > ROUNDS * 0.9
     assert active.read_bytes() == before
-    agent.answer(_HEAD.pack(2, 0, 1, OS, 9, OS_RESET) + b"\xa0")
-    assert ask(agent, HELLO, {}, 200)["active"] == 0
+    agent.answer(_HEAD.pack(2, 0, 1, GROUP_OS, 9, OS_RESET) + b"\xa0")
+    assert ask(agent, QEDGE_HELLO, {}, 200)["active"] == 0
     assert job(agent, {"job": "test"}) is None
 
 
@@ -155,6 +170,6 @@ def test_a_spoilt_record_is_none(ready: tuple[Agent, Path], record: bytes) -> No
     agent, active = ready
     (active.parent / "b.qimg").write_bytes(bytes(4096))
     (active.parent / "b.record").write_bytes(record)
-    found = ask(agent, HELLO, {})
+    found = ask(agent, QEDGE_HELLO, {})
     assert found["active"] == 0 and found["slots"][1] == {"sequence": 0}
     assert job(agent, {"job": "test"}) is None

@@ -210,7 +210,7 @@ def test_whoever_is_silent_with_the_lock_loses_it(
 def test_a_request_is_done_once_however_often_it_comes(tmp_path: Path) -> None:
     one = Agent(str(tmp_path), "arm64")
     body = cbor.dumps({"job": "test"})
-    packet = struct.pack(">BBHHBB", 2, 0, len(body), 64, 1, 4) + body
+    packet = struct.pack(">BBHHBB", 10, 0, len(body), 64, 1, 4) + body
     answer = one.answer(packet)
     assert answer is not None and cbor.loads(answer[8:])["err"]["rc"] == 5
     assert one.answer(packet) is answer

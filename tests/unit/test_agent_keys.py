@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from support.local_agent import Local
 from support.tiny_models import TinyConfig, make_weights, write_gguf
-from unit.test_slots import Local
 
 from qedge.runtime.agent.answers import Agent
 from qedge.runtime.agent.keys import NotTrusted, trusted_key

@@ -30,7 +30,17 @@ TOOLKIT = [
     *("results", "demo", "pytest_plugin", "cli"),
 ]
 RUNTIME = [
-    *("errors", "sizes", "arguments", "text", "machine", "image", "session", "chat"),
+    *(
+        "errors",
+        "sizes",
+        "arguments",
+        "text",
+        "machine",
+        "sampling",
+        "image",
+        "session",
+        "chat",
+    ),
     *("generation", "model", "measure", "agent"),
 ]
 ROOMS = ("runtime", "toolkit", "firmware")

@@ -14,7 +14,8 @@ from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.agent import cbor
 from qedge.runtime.agent.answers import TRIES, Agent
-from qedge.runtime.agent.jobs import TEST, Jobs
+from qedge.runtime.agent.jobs import Jobs
+from qedge.runtime.agent.numbers import LINK_TEST
 from qedge.runtime.agent.slots import SlotError, Slots
 from qedge.runtime.image import open_image
 from qedge.toolkit.board import load
@@ -130,7 +131,7 @@ def test_a_golden_test_that_fails_leaves_the_active_image(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(jobs: Jobs, model: object) -> Iterator[dict[str, object]]:
-        raise SlotError(TEST)
+        raise SlotError(LINK_TEST)
         yield
 
     monkeypatch.setattr(Jobs, "_golden", fails)

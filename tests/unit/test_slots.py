@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.local_agent import Local
 from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime.agent import cbor
@@ -27,29 +28,6 @@ from qedge.toolkit.link import Device, Link
 from qedge.toolkit.make.build import build
 
 ID = "ab" * 32
-
-
-class Local:
-    """An agent of this process as a line."""
-
-    def __init__(self, agent: Agent) -> None:
-        self.agent, self._came = agent, bytearray()
-
-    @property
-    def in_waiting(self) -> int:
-        return len(self._came)
-
-    def read(self, size: int = 1) -> bytes:
-        data = bytes(self._came[:size])
-        del self._came[:size]
-        return data
-
-    def write(self, data: bytes) -> int:
-        self._came += self.agent.answer(data) or b""
-        return len(data)
-
-    def close(self) -> None:
-        self.agent.close()
 
 
 def linked(root: Path, board: str = "arm64") -> Device:
@@ -307,7 +285,7 @@ def test_a_write_that_is_refused_changes_nothing(
 def _ask(device: Device, command: int, values: dict[str, object]) -> dict[str, object]:
     agent = device._link._line.agent  # type: ignore[attr-defined]
     body = cbor.dumps(values)
-    head = bytes([2, 0, len(body) >> 8, len(body) & 255, 0, 64, 99, command])
+    head = bytes([10, 0, len(body) >> 8, len(body) & 255, 0, 64, 99, command])
     found = cbor.loads(agent.answer(head + body)[8:])
     assert isinstance(found, dict)
     return found

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import click
 
 from qedge.runtime import UsageError
+from qedge.runtime.sampling import MOST_TOKENS, RANGES
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
+SAMPLING = (*RANGES, "stop")
 ASKED = ("chat", "system", "raw", "special")
-_COUNT, _SHARE = click.IntRange(1, (1 << 31) - 1), click.FloatRange(0, 1)
+
+
+def _drawn(name: str, what: str) -> Callable[..., Any]:
+    """The option of a value that tokens are drawn by; out of its range it is refused here."""
+    default, low, high = RANGES[name]
+    kind = click.IntRange if isinstance(default, int) else click.FloatRange
+    return click.option(
+        f"--{name.replace('_', '-')}", type=kind(low, high), default=default, help=what
+    )
 
 
 def run_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -21,32 +31,17 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "-n",
                 "--max-tokens",
-                type=_COUNT,
+                type=click.IntRange(1, MOST_TOKENS),
                 default=256,
                 show_default=True,
                 help="Tokens at most.",
             ),
-            click.option(
-                "--temperature",
-                type=click.FloatRange(0, 1e6),
-                default=0.0,
-                show_default=True,
-                help="0 is greedy.",
-            ),
-            click.option(
-                "--top-k", type=click.IntRange(0, 1 << 31), default=0, help="0 is off."
-            ),
-            click.option("--top-p", type=_SHARE, default=1.0, help="1 is off."),
-            click.option("--min-p", type=_SHARE, default=0.0, help="0 is off."),
-            click.option(
-                "--repeat-penalty",
-                type=click.FloatRange(1e-6, 1e6),
-                default=1.0,
-                help="1 is off.",
-            ),
-            click.option(
-                "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, help="Default: 0."
-            ),
+            _drawn("temperature", "0, the default, is greedy."),
+            _drawn("top_k", "0 is off."),
+            _drawn("top_p", "1 is off."),
+            _drawn("min_p", "0 is off."),
+            _drawn("repeat_penalty", "1 is off."),
+            _drawn("seed", "Default: 0."),
             click.option(
                 "--stop",
                 multiple=True,

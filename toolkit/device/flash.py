@@ -17,19 +17,18 @@ from pathlib import Path
 
 from qedge.runtime._engine import Image
 from qedge.runtime.agent.frame import encode
+from qedge.runtime.agent.numbers import DIGEST_BYTES, DIGESTS_AT_ONCE
 from qedge.runtime.errors import BudgetError, VerifyError, WrongBoardError
 from qedge.runtime.image import open_image, verify_image
 from qedge.runtime.session import PRIVATE_BYTES
 from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
-from qedge.toolkit.link.answers import DIGEST_BYTES
 from qedge.toolkit.link.device import SourceGone
 from qedge.toolkit.make import signature
 
 Progress = Callable[[str, int, int], None]  # step, done, of
 WRITE_HEAD_BYTES = 55  # of its packet beside them: SMP's 8, and the keys and numbers
-DIGESTS_AT_ONCE = 64
 # A step of a job verifies at least 16 leaves of 256 bytes; a golden section has 4 KiB of ids.
 STEP_BYTES, GOLDEN_STEPS = 4096, 4096
 

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
 
+from qedge.runtime import arguments
 from qedge.runtime.errors import ImageError, NoBoardError, UsageError
+from qedge.runtime.sampling import MOST_TOKENS, Sampling, float_bits
 from qedge.runtime.text import StopText
 from qedge.toolkit.board import Board
 from qedge.toolkit.device.flash import GOLDEN_STEPS, STEP_BYTES
 from qedge.toolkit.link import Device, Hello
-from qedge.toolkit.link.device import float_bits
 
 MEASURE_SECONDS = 7200.0  # in one round of a slow board
 RESULTS_BYTES = 4 << 20
@@ -72,42 +72,31 @@ class Run:
         prompt: str | bytes,
         max_tokens: int = 256,
         *,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repeat_penalty: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         special: bool = False,
         bos: bool = True,
         hash: bool = False,
+        **sampling: Any,
     ) -> None:
-        """Options as of `Model.generate`; bos: begin as the model wants prompts to begin."""
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
+        """Options and their ranges as of `Model.generate`, refused before the board hears of
+        them; bos: begin as the model wants prompts to begin."""
         self._values = {
-            "prompt": prompt.encode() if isinstance(prompt, str) else prompt,
-            "max": max_tokens,
-            "temperature": float_bits(temperature),
-            "top_k": top_k,
-            "top_p": float_bits(top_p),
-            "min_p": float_bits(min_p),
-            "repeat_penalty": float_bits(repeat_penalty),
-            "seed": struct.pack("<Q", seed),
-            "special": special,
-            "bos": bos,
-            "hash": hash,
+            "prompt": arguments.utf8("the prompt", prompt),
+            "max": arguments.whole("max_tokens", max_tokens, 1, MOST_TOKENS),
+            **Sampling(**sampling).to_link(),
+            "special": bool(special),
+            "bos": bool(bos),
+            "hash": bool(hash),
         }
+        self._stop = arguments.stops(stop)
         self._device = device
-        self._stop = stop
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self.logits_hash: str | None = None
         self.times = Times()
 
     def __iter__(self) -> Iterator[str]:
-        text = StopText(list(self._stop))
+        text = StopText(self._stop)
         limit = self._values["max"]
         # a space may become three tokens; the text of a long token comes in several steps
         most = 4 * limit + 3 * len(self._values["prompt"]) + 1024

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qedge.runtime.agent.numbers import DIGEST_BYTES
 from qedge.runtime.text import printable
 
 # Far above any board there is, far below what makes a loop or a buffer absurd.
 BLOCK_MOST, PACKET_MOST, BYTES_MOST = 1 << 24, 1 << 20, 1 << 50
 TEXT_MOST, PIECE_MOST, SECTION_MOST = 500, 1 << 20, 1 << 26
-ID_BYTES, HASH_BYTES, KEY_BYTES, DIGEST_BYTES = 8, 32, 32, 8
+ID_BYTES, HASH_BYTES, KEY_BYTES = 8, 32, 32
 SLOTS = 2
 
 

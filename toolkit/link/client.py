@@ -19,8 +19,6 @@ from qedge.toolkit.link.answers import error
 from qedge.toolkit.link.port import open_port
 
 READ, WRITE = 0, 2
-OS, QEDGE = 0, 64
-OS_ECHO, OS_RESET, OS_PARAMETERS = 0, 5, 6
 _HEAD = struct.Struct(">BBHHBB")  # op and version, flags, bytes, group, sequence, command
 _VERSION_2 = 1 << 3
 _WINDOW = 16  # writes under way at once, where nothing is lost

@@ -4,10 +4,38 @@ family's."""
 from __future__ import annotations
 
 import secrets
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
+from qedge.runtime.agent.numbers import (
+    GROUP_OS,
+    GROUP_QEDGE,
+    LINK_ACTIVE_SLOT,
+    LINK_DISK,
+    LINK_DISK_FULL,
+    LINK_ENGINE,
+    LINK_FLASH,
+    LINK_LOCKED,
+    LINK_MESSAGE,
+    LINK_NO_IMAGE,
+    LINK_NO_JOB,
+    LINK_OLDER,
+    LINK_OTHER_BOARD,
+    LINK_RANGE,
+    LINK_TEST,
+    LINK_TRIED,
+    LINK_UNKNOWN,
+    LINK_UNSIGNED,
+    LINK_WRONG_BOARD,
+    OS_RESET,
+    QEDGE_COPY,
+    QEDGE_DIGEST,
+    QEDGE_HELLO,
+    QEDGE_JOB,
+    QEDGE_SECTION,
+    QEDGE_STEP,
+    QEDGE_WRITE,
+)
 from qedge.runtime.errors import (
     BoardTestError,
     BudgetError,
@@ -21,45 +49,78 @@ from qedge.runtime.errors import (
 )
 from qedge.toolkit.link import answers
 from qedge.toolkit.link.answers import Hello, Untrue
-from qedge.toolkit.link.client import OS, OS_RESET, QEDGE, Link, Refused
+from qedge.toolkit.link.client import Link, Refused
 
-HELLO, DIGEST, WRITE, COPY, JOB, STEP, SECTION = range(7)
 # Seconds until an error, and until a message is sent again: a step is a few tokens, and an
 # emulator may be slow; an erase takes up to half a second.
 STEP_PATIENCE, STEP_PAUSE = 60.0, 5.0
 WRITE_PATIENCE, WRITE_PAUSE = 15.0, 1.0
 IDLE_SECONDS = 600.0  # of a job that answers, and does not come on
 STEPS_MOST = 1 << 17  # of a job whose caller knows no smaller number
-_ENGINE = 100  # the engine's errors are this minus their number
 _Answer = TypeVar("_Answer")
 
 _ERRORS: dict[int, tuple[type[QedgeError], str]] = {
-    1: (BudgetError, "the board refused it as outside its slot"),
-    2: (WriteError, "the board does not write to its active slot"),
-    3: (VerifyError, "the flash does not read back what was written; it may be worn out"),
-    4: (UsageError, "the board cannot do this: a value is out of its range"),
-    5: (ImageError, "the board holds no image; flash one first"),
-    6: (
+    LINK_RANGE: (BudgetError, "the board refused it as outside its slot"),
+    LINK_ACTIVE_SLOT: (WriteError, "the board does not write to its active slot"),
+    LINK_FLASH: (
+        VerifyError,
+        "the flash does not read back what was written; it may be worn out",
+    ),
+    LINK_MESSAGE: (UsageError, "the board cannot do this: a value is out of its range"),
+    LINK_NO_IMAGE: (ImageError, "the board holds no image; flash one first"),
+    LINK_NO_JOB: (
         NoBoardError,
         "the board was reset in the middle, or works for another client now; run this again",
     ),
-    7: (WrongBoardError, "the image was built for another board; build it with -b"),
-    8: (BoardTestError, "the golden test gave other tokens or logits than the image promises"),
-    9: (ImageError, "the board wants a signature by its key; sign the image (`qedge sign`)"),
-    10: (ImageError, "the image's security counter is below one that the board has accepted"),
-    11: (WrongBoardError, "another board answers than the one that was asked before"),
-    12: (WriteError, "another flash is at work on the board; wait until it has ended"),
-    13: (WriteError, "the board's disk is full; make room there and run this again"),
-    14: (WriteError, "the board's disk cannot be written"),
-    15: (BoardTestError, "the board ended several times while it tested the image"),
-    _ENGINE + 1: (VerifyError, "the image on the board is broken; flash it again"),
-    _ENGINE + 2: (ImageError, "the image is of a version that the firmware does not know"),
-    _ENGINE + 3: (VerifyError, "a hash on the board does not match; flash it again"),
-    _ENGINE + 4: (BudgetError, "the image's session does not fit the board's arena"),
-    _ENGINE + 5: (BudgetError, "more tokens than the image's context holds"),
-    _ENGINE + 6: (ImageError, "the prompt is not UTF-8"),
-    _ENGINE + 7: (BudgetError, "the prompt does not fit the image's context"),
-    _ENGINE + 8: (ImageError, "a logit is not finite"),
+    LINK_WRONG_BOARD: (
+        WrongBoardError,
+        "the image was built for another board; build it with -b",
+    ),
+    LINK_TEST: (
+        BoardTestError,
+        "the golden test gave other tokens or logits than the image promises",
+    ),
+    LINK_UNSIGNED: (
+        ImageError,
+        "the board wants a signature by its key; sign the image (`qedge sign`)",
+    ),
+    LINK_OLDER: (
+        ImageError,
+        "the image's security counter is below one that the board has accepted",
+    ),
+    LINK_OTHER_BOARD: (
+        WrongBoardError,
+        "another board answers than the one that was asked before",
+    ),
+    LINK_LOCKED: (
+        WriteError,
+        "another flash is at work on the board; wait until it has ended",
+    ),
+    LINK_DISK_FULL: (
+        WriteError,
+        "the board's disk is full; make room there and run this again",
+    ),
+    LINK_DISK: (WriteError, "the board's disk cannot be written"),
+    LINK_TRIED: (BoardTestError, "the board ended several times while it tested the image"),
+    LINK_UNKNOWN: (
+        UsageError,
+        "the board does not know what it was asked for; its firmware or runtime is older than "
+        "this qedge, or this cannot be done there",
+    ),
+    LINK_ENGINE + 1: (VerifyError, "the image on the board is broken; flash it again"),
+    LINK_ENGINE + 2: (
+        ImageError,
+        "the image is of a version that the firmware does not know",
+    ),
+    LINK_ENGINE + 3: (VerifyError, "a hash on the board does not match; flash it again"),
+    LINK_ENGINE + 4: (BudgetError, "the image's session does not fit the board's arena"),
+    LINK_ENGINE + 5: (BudgetError, "more tokens than the image's context holds"),
+    LINK_ENGINE + 6: (ImageError, "the prompt is not UTF-8"),
+    LINK_ENGINE + 7: (BudgetError, "the prompt does not fit the image's context"),
+    LINK_ENGINE + 8: (ImageError, "a logit is not finite"),
+    LINK_ENGINE + 9: (UsageError, "the board's engine cannot do this with such values"),
+    LINK_ENGINE + 10: (UsageError, "the board's processor has no such kernel set"),
+    LINK_ENGINE + 11: (NoBoardError, "the board stopped what it was doing; run this again"),
 }
 
 
@@ -83,7 +144,7 @@ class Device:
 
     def _ask(self, command: int, values: dict[str, Any], **options: Any) -> dict[str, Any]:
         try:
-            return self._link.request(QEDGE, command, values, **options)
+            return self._link.request(GROUP_QEDGE, command, values, **options)
         except Refused as refused:
             self._fail(refused)
 
@@ -105,7 +166,7 @@ class Device:
             ) from error
 
     def hello(self, *, patience: float | None = None) -> Hello:
-        return self._checked(answers.hello, self._ask(HELLO, {}, patience=patience))
+        return self._checked(answers.hello, self._ask(QEDGE_HELLO, {}, patience=patience))
 
     def start_error(self, hello: Hello) -> str:
         """Why an image was not taken up as the board started, or the active one given up;
@@ -122,7 +183,7 @@ class Device:
         while True:
             values = {"kind": kind, "offset": len(found)}
             there, size, piece = self._checked(
-                answers.section, self._ask(SECTION, values, patience=STEP_PATIENCE)
+                answers.section, self._ask(QEDGE_SECTION, values, patience=STEP_PATIENCE)
             )
             found += piece
             if not there or len(found) >= size or not piece:
@@ -134,7 +195,7 @@ class Device:
         values: dict[str, Any] = {"slot": slot, "first": first, "count": count}
         if part:
             values["part"] = True
-        found = self._ask(DIGEST, values, patience=STEP_PATIENCE, pause=STEP_PAUSE)
+        found = self._ask(QEDGE_DIGEST, values, patience=STEP_PATIENCE, pause=STEP_PAUSE)
         return self._checked(answers.digests, found, count)
 
     def write(self, board_id: str, slot: int, offset: int, data: bytes) -> None:
@@ -148,7 +209,7 @@ class Device:
         """Many writes of (offset, data); yields once for each that is done."""
         identity = bytes.fromhex(board_id)
         yield from self._stream(
-            WRITE,
+            QEDGE_WRITE,
             ({"id": identity, "slot": slot, "offset": at, "data": data} for at, data in pieces),
         )
 
@@ -159,7 +220,7 @@ class Device:
         yields once for each that is done. SourceGone when a slot has its image no longer."""
         same = {"id": bytes.fromhex(board_id), "slot": slot}
         yield from self._stream(
-            COPY,
+            QEDGE_COPY,
             (
                 {**same, "offset": at, "from": other, "source": there}
                 for at, other, there in pieces
@@ -169,9 +230,9 @@ class Device:
     def _stream(self, command: int, many: Iterable[dict[str, Any]]) -> Iterator[None]:
         try:
             patient = {"patience": WRITE_PATIENCE, "pause": WRITE_PAUSE}
-            yield from self._link.stream(QEDGE, command, many, **patient)
+            yield from self._link.stream(GROUP_QEDGE, command, many, **patient)
         except Refused as refused:
-            if command == COPY and refused.code == 5:
+            if command == QEDGE_COPY and refused.code == LINK_NO_IMAGE:
                 text = "what was to be copied there is gone; run this again"
                 raise SourceGone(f"{self.name}: {text}") from refused
             self._fail(refused)
@@ -189,10 +250,12 @@ class Device:
             "pause": STEP_PAUSE,
         }
         ticket = secrets.randbelow(1 << 32)  # or another client's job would answer us
-        self._ask(JOB, {"job": name, "ticket": ticket, **values}, **patient)
+        self._ask(QEDGE_JOB, {"job": name, "ticket": ticket, **values}, **patient)
         came_on, last = self._link.clock(), (-1, -1)
         for _ in range(most):
-            found = self._checked(answers.step, self._ask(STEP, {"ticket": ticket}, **patient))
+            found = self._checked(
+                answers.step, self._ask(QEDGE_STEP, {"ticket": ticket}, **patient)
+            )
             yield found
             if found["done"]:
                 return
@@ -216,11 +279,6 @@ class Device:
 
     def reset(self) -> None:
         try:
-            self._link.request(OS, OS_RESET, write=True)
+            self._link.request(GROUP_OS, OS_RESET, write=True)
         except Refused as refused:
             self._fail(refused)
-
-
-def float_bits(value: float) -> int:
-    """A float as the link has it: the bits of the float32 that is nearest."""
-    return int(struct.unpack("<I", struct.pack("<f", value))[0])
