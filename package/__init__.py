@@ -1,4 +1,5 @@
-"""qedge: language models in one flash image. `qedge.Model` runs one.
+"""qedge: language models in one flash image. `qedge.Model` runs one, `qedge.Board` is one that
+runs it elsewhere.
 
 This file holds no code of its own: what is asked of it comes from `qedge.runtime`, when it is
 asked. The rooms are `qedge.runtime` and, on the developer's machine, `qedge.toolkit`.
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
         WriteError,
         WrongBoardError,
     )
+    from qedge.toolkit.device.there import BoardTarget as Board
 
     __version__: str
 
 __all__ = [
+    "Board",
     "BoardTestError",
     "BudgetError",
     "FetchError",
@@ -50,6 +53,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         found: object = version("qedge")
+    elif name == "Board":
+        from qedge.toolkit.device.there import BoardTarget as found
     elif name in __all__:
         from qedge import runtime
 

@@ -95,10 +95,10 @@ class Model:
         return cls._of(image, name, open_session(image, name, **options), options)
 
     @classmethod
-    def of(cls, image: Image, path: str) -> Model:
-        """A session on an image that is mapped already, with the image's own plan."""
-        options = dict.fromkeys(("context", "memory", "threads", "batch", "kernels"))
-        merged = {**options, "allow_paging": False, "pin": False}
+    def of(cls, image: Image, path: str, **options: Any) -> Model:
+        """A session on an image that is mapped already; options as in `open`."""
+        names = ("context", "memory", "threads", "batch", "kernels")
+        merged = {**dict.fromkeys(names), "allow_paging": False, "pin": False, **options}
         return cls._of(image, path, open_session(image, path, **merged), merged)
 
     def session(self, **options: Any) -> Model:

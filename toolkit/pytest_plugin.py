@@ -30,6 +30,7 @@ import pytest
 if TYPE_CHECKING:  # every pytest of this environment loads this module: it imports little
     from qedge.toolkit.board import Board
     from qedge.toolkit.device.flash import Flashed
+    from qedge.toolkit.device.there import BoardTarget
     from qedge.toolkit.link import Device, Hello
 
 DEFAULT_BOARD = "sim"
@@ -84,22 +85,22 @@ class BoardUnderTest:
         system message, the prompt as it is, and whether control tokens written in it count.
         options: as of `Model.generate`.
         """
-        from qedge.toolkit.chat.prompts import text_there
-        from qedge.toolkit.device import remote
-
-        text, told = text_there(
-            self.device, prompt, chat=chat, system=system, raw=raw, special=special
+        running = self._target.generate(
+            prompt, max_tokens, chat=chat, system=system, raw=raw, special=special, **options
         )
-        run = remote.Run(self.device, text, max_tokens, **told, **options)
-        text = "".join(run)
-        fields = run.times.fields(self.hello, self.board)
-        return Answer(text, run.tokens, run.finish_reason, fields)
+        text = "".join(running)
+        fields = running.fields()
+        return Answer(text, fields["tokens"], fields["finish_reason"], fields)
+
+    @property
+    def _target(self) -> BoardTarget:
+        from qedge.toolkit.device.there import on_board
+
+        return on_board(self.board, self.device, self.device.hello())
 
     def test(self) -> str:
         """Runs the golden test; the logits_hash."""
-        from qedge.toolkit.device import remote
-
-        return remote.test(self.device)
+        return str(self._target.test()["logits_hash"])
 
     def bench(self, prompt_tokens: int = 8, decode_tokens: int = 8) -> dict[str, Any]:
         """Rates on silicon; instructions a token on an emulator."""

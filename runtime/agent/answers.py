@@ -324,6 +324,7 @@ class Agent:
             "stack_used": 0,
             "slots": slots,
             "parts": True,  # what is sent to a slot lies apart from its image
+            "options": True,  # jobs take those of `Model.open`
             "ram": total_bytes() or 0,
             "peak_rss": peak_rss_bytes(),
             "threads": cpus(),

@@ -43,6 +43,22 @@ def data(values: Mapping[str, Any], key: str) -> bytes:
     return value
 
 
+def session(values: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model is to be opened: options of `Model.open`, where there are any."""
+    found: dict[str, Any] = {}
+    for name, most in (("context", WORD_MOST), ("threads", 64), ("batch", 512)):
+        if name in values:
+            found[name] = whole(values, name, 1, most)
+    if "memory" in values:
+        found["memory"] = whole(values, "memory", 0, 1 << 50)
+    if "kernels" in values:
+        found["kernels"] = data(values, "kernels").decode("utf-8", "replace")
+    for name in ("pin", "allow_paging"):
+        if name in values:
+            found[name] = flag(values, name, False)
+    return found
+
+
 def slot(values: Mapping[str, Any], key: str = "slot") -> int:
     """One of the two slots. LINK_RANGE."""
     value = values.get(key, _MISSING)

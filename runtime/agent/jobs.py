@@ -196,7 +196,7 @@ class Jobs:
                     yield found
 
     def _test(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        model = self._active()
+        model = self._active(values)
         yield {}
         yield from self._golden(model)
 
@@ -237,14 +237,16 @@ class Jobs:
         self.counter_of(image)
         return slot, image
 
-    def _active(self) -> Model:
+    def _active(self, values: dict[str, Any]) -> Model:
+        """The active image's model, opened as a message wants it."""
+        session = fields.session(values)
         slot = self._slots.active()
         record = self._slots.record(slot) if slot is not None else {}
-        opened = (slot, record.get("sequence"), record.get("id"))
+        opened = (slot, record.get("sequence"), record.get("id"), *session.items())
         if self._model is None or self._opened != opened:
             self.close()
             slot, image = self.active_image()
-            self._model = _opened(image, self._slots.path(slot))
+            self._model = _opened(image, self._slots.path(slot), **session)
             self._opened = opened
         return self._model
 
@@ -289,7 +291,7 @@ class Jobs:
             yield found
 
     def _run(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        model = self._active()
+        model = self._active(values)
         text = fields.data(values, "prompt")
         most = fields.whole(values, "max", 1, MOST_TOKENS, 256)
         special, bos = fields.flag(values, "special", False), fields.flag(values, "bos", True)
@@ -321,7 +323,7 @@ class Jobs:
     def _bench(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         from qedge.runtime.measure.rounds import spread
 
-        model = self._active()
+        model = self._active(values)
         context = model.context
         count = fields.whole(values, "prompt", 1, context, 16)
         depth = fields.whole(values, "depth", 1, context, 1)
@@ -364,7 +366,7 @@ class Jobs:
             within = bits_float("within", values.get("within", float_bits(0.02)))
         except UsageError as error:
             raise SlotError(LINK_MESSAGE, str(error)) from None
-        self._measurement = work = Measurement(path, values, within)
+        self._measurement = work = Measurement(path, values, within, fields.session(values))
         yield {}
         while not work.ended.wait(STEP_SECONDS):
             yield {"done": False, "at": work.at, "of": work.of}
@@ -384,11 +386,13 @@ class Jobs:
             yield {"done": end == len(text), "json": text[start:end]}
 
 
-def _opened(image: Image, path: str) -> Model:
+def _opened(image: Image, path: str, **session: Any) -> Model:
     try:
-        return Model.of(image, path)
+        return Model.of(image, path, **session)
     except BudgetError as error:
         raise SlotError(_BUDGET, str(error)) from None
+    except UsageError as error:
+        raise SlotError(LINK_MESSAGE, str(error)) from None
     except QedgeError as error:
         raise SlotError(_IMAGE, str(error)) from None
 

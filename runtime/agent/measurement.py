@@ -19,7 +19,10 @@ class _Stopped(Exception):
 class Measurement:
     """A measurement (measure.py) in a thread of its own, so that the link stays alive."""
 
-    def __init__(self, path: str, values: dict[str, Any], within: float) -> None:
+    def __init__(
+        self, path: str, values: dict[str, Any], within: float, session: dict[str, Any]
+    ) -> None:
+        """values: of the message. session: options of `Model.open`."""
         import threading
 
         from qedge.runtime.measure.rounds import measure
@@ -41,8 +44,9 @@ class Measurement:
             try:
                 self.results = measure(
                     path,
-                    lambda: Model.open(path),
+                    lambda: Model.open(path, **session),
                     within=within,
+                    allow_paging=bool(session.get("allow_paging")),
                     progress=self._progress,
                     **options,
                 )

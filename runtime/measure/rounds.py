@@ -8,10 +8,11 @@ import math
 import os
 import time
 
+from qedge.runtime.arguments import number, whole
 from qedge.runtime.errors import BudgetError, ImageError, UsageError
 from qedge.runtime.machine import peak_rss_bytes
 from qedge.runtime.measure import condition, page_cache
-from qedge.runtime.sampling import GREEDY
+from qedge.runtime.sampling import GREEDY, MOST_TOKENS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 WITHIN = 0.02  # of the median, each way
 LEAST_ROUNDS, MOST_ROUNDS = 6, 30  # five rounds have no interval of 95 %
+ROUNDS_LIMIT = 1 << 16
+# What is measured unless it is said.
+DEFAULTS: dict[str, Any] = {
+    "prompt_tokens": 512,
+    "decode_tokens": 128,
+    "least": LEAST_ROUNDS,
+    "most": MOST_ROUNDS,
+    "within": WITHIN,
+}
 
 FIELDS = (
     *("prefill_tokens_per_second", "decode_tokens_per_second", "ttft_seconds"),
@@ -37,8 +47,8 @@ def measure(
     path: str | os.PathLike[str],
     opener: Callable[[], Model],
     *,
-    prompt_tokens: int = 512,
-    decode_tokens: int = 128,
+    prompt_tokens: int = DEFAULTS["prompt_tokens"],
+    decode_tokens: int = DEFAULTS["decode_tokens"],
     depths: Sequence[int] = (0,),
     repeat: int | None = None,
     least: int = LEAST_ROUNDS,
@@ -59,12 +69,10 @@ def measure(
     Rates are tokens a second, `prefill` and `decode` hold median, interval and every round.
     UsageError; BudgetError when the context is too short; what opener raises.
     """
+    check_counts(depths, prompt_tokens, decode_tokens, repeat)
+    check_rounds(least, most, within)
     first, last = (repeat, repeat) if repeat is not None else (least, most)
-    depths = sorted(set(_checked(depths, prompt_tokens, decode_tokens)))
-    if first < 1:
-        raise UsageError(f"--repeat {first}: it must be at least 1")
-    if last < first:
-        raise UsageError(f"at least {first} rounds and at most {last}: give more at most")
+    depths = sorted(set(depths or (0,)))
     samples = [{"phase": "before", **sample()}]
     found = _forgotten(path, cold)
     began = time.perf_counter()
@@ -140,15 +148,25 @@ def closed(rates: Sequence[float], within: float) -> bool:
     return max(bounds[1] - middle, middle - bounds[0]) <= within * middle
 
 
-def _checked(depths: Sequence[int], prompt_tokens: int, decode_tokens: int) -> Sequence[int]:
-    for name, value, least in (
-        ("--prompt-tokens", prompt_tokens, 1),
-        ("--decode-tokens", decode_tokens, 1),
-        *(("--depth", depth, 0) for depth in depths),
-    ):
-        if value < least:
-            raise UsageError(f"{name} {value}: it must be at least {least}")
-    return depths or (0,)
+def check_counts(
+    depths: Sequence[int], prompt_tokens: int, decode_tokens: int, repeat: int | None
+) -> None:
+    """UsageError for a count out of its range."""
+    whole("--prompt-tokens", prompt_tokens, 1, MOST_TOKENS)
+    whole("--decode-tokens", decode_tokens, 1, MOST_TOKENS)
+    for depth in depths:
+        whole("--depth", depth, 0, MOST_TOKENS)
+    if repeat is not None:
+        whole("--repeat", repeat, 1, ROUNDS_LIMIT)
+
+
+def check_rounds(least: int, most: int, within: float) -> None:
+    """UsageError for rounds that cannot be made, or an interval that is none."""
+    whole("--rounds: the least", least, 1, ROUNDS_LIMIT)
+    whole("--rounds: the most", most, 1, ROUNDS_LIMIT)
+    if most < least:
+        raise UsageError(f"at least {least} rounds and at most {most}: give more at most")
+    number("--within, as a share of the median,", within, 0.0, math.inf)
 
 
 def _forgotten(path: str | os.PathLike[str], cold: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 
 from qedge.runtime.errors import NoBoardError, QedgeError
 from qedge.toolkit.device import remote
+from qedge.toolkit.device.target import Rounds
 from qedge.toolkit.link import Device, Link, device
 from qedge.toolkit.link.client import _HEAD
 
@@ -179,7 +180,7 @@ def test_a_job_that_does_not_end_is_ended(kind: str, monkeypatch: pytest.MonkeyP
         lambda: list(remote.Run(board, "hello", 7)),
         lambda: remote.test(board),
         lambda: remote.bench(board, prompt_tokens=1, decode_tokens=1, depth=1),
-        lambda: remote.measure(board, **options),
+        lambda: remote.measure(board, Rounds(**options)),
         lambda: board.finish("verify", slot=0, idle=0.2, most=4000),
     ):
         with pytest.raises(NoBoardError):

@@ -11,9 +11,6 @@ import click
 from qedge.runtime import UsageError
 from qedge.runtime.sampling import MOST_TOKENS, RANGES
 
-SAMPLING = (*RANGES, "stop")
-ASKED = ("chat", "system", "raw", "special")
-
 
 def _drawn(name: str, what: str) -> Callable[..., Any]:
     """The option of a value that tokens are drawn by; out of its range it is refused here."""
@@ -25,7 +22,7 @@ def _drawn(name: str, what: str) -> Callable[..., Any]:
 
 
 def run_options(function: Callable[..., None]) -> Callable[..., None]:
-    """-n, SAMPLING, ASKED and --verify; a value out of its range is refused here."""
+    """-n, how tokens are drawn, what becomes of the prompt, and --verify."""
     for option in reversed(
         [
             click.option(

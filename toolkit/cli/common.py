@@ -162,6 +162,7 @@ def _boards() -> list[str]:
 
 _COMPLETED = {
     "board": Words(_boards),
+    "bare_name": Words(_boards),
     "target": Words(_boards, files=True),
     "quant": Words(lambda: ("q4_0", "q8_0", "f16", "f32")),
     "kv": Words(lambda: ("q8_0", "f16", "f32")),
@@ -175,7 +176,7 @@ def complete(verb: click.Command) -> None:
         complete(inner)
     for parameter in verb.params:
         names = {option.lstrip("-") for option in parameter.opts}
-        if getattr(parameter, "metavar", None) == "BOARD":
+        if parameter.name == "bare_name":
             names = {"board"}
         for name in names & _COMPLETED.keys():
             parameter.type = _COMPLETED[name]
@@ -199,6 +200,25 @@ def board_with_ram(name: str, ram: str | None) -> Any:
     from qedge.toolkit.board import load, with_ram
 
     return with_ram(load(name), None if ram is None else parse_size(ram))
+
+
+board_option = click.option("-b", "--board", metavar="BOARD", help="A board by its name.")
+
+
+def board_argument(function: Callable[..., None]) -> Callable[..., None]:
+    """-b for a verb that is about a board; its name by itself is understood, too."""
+
+    def named(*args: Any, bare_name: str | None, name: str | None, **others: Any) -> None:
+        if (bare_name is None) == (name is None):
+            raise click.UsageError("Name one board: -b BOARD", click.get_current_context())
+        function(*args, name=name or bare_name, **others)
+
+    named.__name__, named.__doc__ = function.__name__, function.__doc__
+    named.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    bare = click.argument("bare_name", metavar="", required=False)
+    return click.option("-b", "--board", "name", metavar="BOARD", help="The board's name.")(
+        bare(named)
+    )
 
 
 def board_of(target: str, port: str | None) -> Any:

@@ -12,7 +12,14 @@ import click
 
 from qedge.runtime import NoBoardError
 from qedge.runtime.text import printable
-from qedge.toolkit.cli.common import check_identity, connected, emit, json_option, port_option
+from qedge.toolkit.cli.common import (
+    board_argument,
+    check_identity,
+    connected,
+    emit,
+    json_option,
+    port_option,
+)
 
 key_option = click.option(
     "--key",
@@ -31,7 +38,7 @@ def trusted(key: Path | None) -> bytes | None:
 
 
 @click.command()
-@click.argument("name", metavar="BOARD")
+@board_argument
 @port_option
 @json_option
 def reset(name: str, port: str | None, identity: str | None, as_json: bool) -> None:
@@ -46,7 +53,7 @@ def reset(name: str, port: str | None, identity: str | None, as_json: bool) -> N
 
 
 @click.command()
-@click.argument("name", metavar="BOARD")
+@board_argument
 @port_option
 @json_option
 def rollback(name: str, port: str | None, identity: str | None, as_json: bool) -> None:
@@ -69,7 +76,7 @@ def rollback(name: str, port: str | None, identity: str | None, as_json: bool) -
 
 
 @click.command()
-@click.argument("name", metavar="BOARD")
+@board_argument
 @click.option(
     "--flash-file", type=click.Path(path_type=Path), help="Keeps the board's flash, or disk."
 )

@@ -15,7 +15,6 @@ from qedge.runtime.sizes import show_size
 from qedge.runtime.text import printable
 
 if TYPE_CHECKING:
-    from qedge.runtime.model import Stats
     from qedge.toolkit.make.advise import Advice
     from qedge.toolkit.make.build import Built
 
@@ -196,24 +195,31 @@ def rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f} tokens/s"
 
 
-def ran(
-    stats: Stats, arena_bytes: int, peak: int, budget: int, kernels: str, reason: str
-) -> None:
-    """The line after a generation."""
-    first = "-" if stats.ttft_seconds is None else f"{stats.ttft_seconds * 1000:.0f} ms"
+def ran(fields: Mapping[str, Any]) -> None:
+    """What a generation took, on standard error."""
+    if "logits_hash" in fields:
+        say(f"logits_hash {fields['logits_hash']}")
+    if "board_id" in fields:
+        _there(fields)
+        return
+    first = fields["ttft_seconds"]
     say(
-        f"prefill {rate(stats.prefill_tokens_per_second)} ({stats.prompt_tokens} tokens), "
-        f"decode "
-        f"{rate(stats.decode_tokens_per_second)} ({stats.generated_tokens}), first token "
-        f"{first}, "
-        f"ended by {reason}\n"
-        f"arena {show_size(arena_bytes)}, peak resident {show_size(peak)} of "
-        f"{show_size(budget)} planned, kernels {kernels}"
+        f"prefill {rate(fields['prefill_tokens_per_second'])} "
+        f"({fields['prompt_tokens']} tokens), decode "
+        f"{rate(fields['decode_tokens_per_second'])} ({fields['generated_tokens']}), "
+        f"first token {'-' if first is None else f'{first * 1000:.0f} ms'}, "
+        f"ended by {fields['finish_reason']}\n"
+        f"arena {show_size(fields['arena_bytes'])}, peak resident "
+        f"{show_size(fields['peak_rss_bytes'])} of {show_size(fields['resident_bytes'])} "
+        f"planned, kernels {fields['kernels']}"
     )
 
 
 def measured(title: str, results: Mapping[str, Any]) -> None:
     """What was measured, on standard output; of an emulated board no speed."""
+    if results.get("samples") is None:  # a microcontroller, which knows its own times alone
+        _there(results)
+        return
     rows = {} if results.get("emulated") else _speeds(results)
     if (predicted := results.get("predicted_tokens_per_second")) is not None:
         rows["predicted"] = f"{rate(predicted)} at depth {results['depth']}"
@@ -253,7 +259,7 @@ def _known(one: Mapping[str, Any]) -> str:
     return "" if bounds is None else f" (95 %: {bounds[0]:,.1f} to {bounds[1]:,.1f})"
 
 
-def ran_there(fields: Mapping[str, Any]) -> None:
+def _there(fields: Mapping[str, Any]) -> None:
     """What a board measured, on standard error."""
     emulated = fields.get("emulated", False)
     rows = {}

@@ -1,184 +1,111 @@
-"""The verbs that run a model, here (TARGET is an image) or on a board (TARGET is its name)."""
+"""The verbs that run a model, here (TARGET is an image) or on a board (-b). Each is three
+steps: what was asked, one call of a target (device/target.py), and what people see of it."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from qedge.runtime import BoardTestError, QedgeError, UsageError
-from qedge.runtime.image import EVERY_PROMPT, verify_image
-from qedge.toolkit.cli.asked import ASKED, SAMPLING, no_prompt, run_options
+from qedge.runtime import BoardTestError, UsageError
+from qedge.runtime.sampling import RANGES
+from qedge.toolkit.cli.asked import no_prompt, run_options
 from qedge.toolkit.cli.common import (
     MODEL_OPTIONS,
     board_of,
+    board_option,
     connected,
     emit,
     image_at,
     json_option,
     model_options,
-    open_model,
     port_option,
     refuse,
 )
+from qedge.toolkit.device.target import Ask, Rounds, Target
 
-_PLAN = 2  # the section (runtime/engine/SPEC.md 3.2)
-_BY_THE_PLAN = "has no effect on a board, which runs by its image's plan; leave it out"
+
+@contextmanager
+def _target(
+    target: str,
+    port: str | None,
+    identity: str | None,
+    options: dict[str, Any],
+    rounds: Rounds | None = None,
+) -> Iterator[Target]:
+    """What TARGET names: an image here, or a board that answers."""
+    session = {name: options[name] for name in MODEL_OPTIONS}
+    if (board := board_of(target, port)) is None:
+        from qedge.toolkit.device.here import ImageTarget
+
+        yield ImageTarget(image_at(target), verify=options.get("verify", False), **session)
+        return
+    refuse(("verify",), "is for images here; `qedge test` proves what a board has")
+    from qedge.toolkit.device.there import check_rounds_of, on_board, session_of
+
+    session_of(board, session)  # what it cannot honour is said before it is looked for
+    if rounds is not None:
+        check_rounds_of(board, rounds)
+    with connected(board, port, identity) as (device, hello):
+        yield on_board(board, device, hello, **session)
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", required=False, metavar="[TARGET]")
 @click.argument("prompt", required=False)
+@board_option
 @run_options
 @click.option("--hash", "with_hash", is_flag=True, help="Also logits_hash.")
 @port_option
 @model_options
 @json_option
 def run(
-    target: str,
+    target: str | None,
     prompt: str | None,
+    board: str | None,
     port: str | None,
     identity: str | None,
     as_json: bool,
     with_hash: bool,
-    verify: bool,
     **options: Any,
 ) -> None:
-    """Generate text with the model at TARGET, an image or a board; PROMPT - reads standard
-    input."""
-    if prompt is None:
-        raise click.UsageError(no_prompt(target, port), click.get_current_context())
-    text = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
-    asked = {name: options[name] for name in ASKED}
-    if (board := board_of(target, port)) is not None:
-        refuse(MODEL_OPTIONS, _BY_THE_PLAN)
-        refuse(("verify",), "is for images here; `qedge test` proves what a board has")
-        _run_there(board, port, identity, text, as_json, with_hash, options, asked)
-        return
-    from qedge.runtime.machine import peak_rss_bytes
+    """Generate text with the model at TARGET, an image, or on the board that -b names; PROMPT -
+    reads standard input."""
+    if board is not None:
+        if prompt is not None:
+            raise UsageError(f"-b {board}: the model is the board's; leave {target} out")
+        target, prompt = board, target
+    if target is None or prompt is None:
+        raise click.UsageError(no_prompt(target or "IMAGE", port), click.get_current_context())
+    ask = Ask(
+        sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt),
+        options["max_tokens"],
+        *(options[name] for name in ("chat", "system", "raw", "special")),
+        with_hash,
+        options["stop"],
+        {name: options[name] for name in RANGES},
+    )
     from qedge.toolkit.cli import show
 
-    with open_model(target, options) as model:
-        if verify:
-            verify_image(model.image, target)
-        tokens = _ids(model, text, asked)
-        pieces = []
-        sampling = {name: options[name] for name in SAMPLING}
-        for piece in model.generate(tokens, options["max_tokens"], hash=with_hash, **sampling):
-            pieces.append(piece)
+    with _target(target, port, identity, options) as found:
+        running = found.run(ask)
+        for piece in running:
             if not as_json:
                 show.piece(piece)
-        fields = {
-            "text": "".join(pieces),
-            "tokens": model.tokens,
-            "finish_reason": model.finish_reason,
-            **model.stats._asdict(),
-            "arena_bytes": model.arena_bytes,
-            "peak_rss_bytes": peak_rss_bytes(),
-            "kernels": model.kernels,
-            "image_id": model.image_id,
-        }
-        if with_hash:
-            fields["logits_hash"] = model.logits_hash()
-        emit(as_json, fields)
-        if not as_json:
-            print(flush=True)
-            if with_hash:
-                show.say(f"logits_hash {fields['logits_hash']}")
-            show.ran(
-                model.stats,
-                model.arena_bytes,
-                fields["peak_rss_bytes"],
-                model.resident_bytes,
-                model.kernels,
-                model.finish_reason,
-            )
-
-
-def _ids(model: Any, text: bytes, asked: dict[str, Any]) -> list[int]:
-    """The ids of a prompt; a plain one needs nothing of conversations."""
-    marked = not asked["raw"] and (model.chat_template or "").startswith(EVERY_PROMPT)
-    if not asked["chat"] and asked["system"] is None and not marked:
-        return list(model.prompt_tokens(text, special=asked["special"]))
-    from qedge.toolkit.chat.prompts import ids_here
-
-    return ids_here(model, text, **asked)
-
-
-def _planned_arena(device: Any) -> int | None:
-    """The arena that the active image's plan says, of the board's; None when it has none."""
-    try:
-        plan = device.section(_PLAN)
-    except QedgeError:  # older firmware
-        return None
-    return None if plan is None or len(plan) < 32 else int.from_bytes(plan[24:32], "little")
-
-
-def memory_of(hello: Any, device: Any) -> dict[str, int]:
-    """What a board's RAM holds for a session: a microcontroller's arena is static, so all of it
-    counts, whatever the image needs of it; a board with Linux says what its agent took."""
-    if hello.ram:
-        return {"peak_rss_bytes": hello.peak_rss}
-    return {
-        "arena_bytes": hello.arena,
-        "image_arena_bytes": _planned_arena(device),
-        "stack_used_bytes": hello.stack_used,
-        "peak_rss_bytes": hello.arena + hello.stack_used,
-    }
-
-
-def _run_there(
-    board: Any,
-    port: str | None,
-    identity: str | None,
-    text: bytes,
-    as_json: bool,
-    with_hash: bool,
-    options: Any,
-    asked: Any,
-) -> None:
-    from qedge.toolkit.chat.prompts import text_there
-    from qedge.toolkit.cli import show
-    from qedge.toolkit.device.remote import Run
-
-    with connected(board, port, identity) as (device, hello):
-        sampling = {name: options[name] for name in SAMPLING}
-        text, told = text_there(device, text, **asked)
-        made = Run(device, text, options["max_tokens"], hash=with_hash, **told, **sampling)
-        pieces = []
-        for piece in made:
-            pieces.append(piece)
-            if not as_json:
-                show.piece(piece)
-        after = device.hello()
-        memory = memory_of(after, device)
-    fields = {
-        "text": "".join(pieces),
-        "tokens": made.tokens,
-        "finish_reason": made.finish_reason,
-        "prompt_tokens": made.times.prompt_tokens,
-        "generated_tokens": len(made.tokens),
-        **made.times.fields(hello, board),
-        **memory,
-        "kernels": hello.kernels,
-        "image_id": hello.image_id,
-        "board_id": hello.board_id,
-    }
-    if with_hash:
-        fields["logits_hash"] = made.logits_hash
+        fields = running.fields()
     emit(as_json, fields)
     if not as_json:
         print(flush=True)
-        if with_hash:
-            show.say(f"logits_hash {made.logits_hash}")
-        show.ran_there(fields)
+        show.ran(fields)
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", required=False, metavar="[TARGET]")
+@board_option
 @click.option("--prompt-tokens", type=int, help="Default: 512, on a microcontroller 16.")
 @click.option("--decode-tokens", type=int, help="Default: 128, on a microcontroller 16.")
 @click.option(
@@ -196,7 +123,7 @@ def _run_there(
 )
 @click.option("--rounds", help="At least and at most, as 6-30, which is the default.")
 @click.option(
-    "--within", default=2.0, show_default=True, help="Percent of the median, 95 % confidence."
+    "--within", type=float, help="Percent of the median, 95 % confidence. Default: 2."
 )
 @click.option("--cold", is_flag=True, help="The system forgets the image before it is opened.")
 @click.option("--append", type=click.Path(), help="Add the results to a file, as a JSON line.")
@@ -205,210 +132,98 @@ def _run_there(
 @model_options
 @json_option
 def bench(
-    target: str,
-    prompt_tokens: int | None,
-    decode_tokens: int | None,
-    depths: tuple[int, ...],
+    target: str | None,
+    board: str | None,
     port: str | None,
     identity: str | None,
     **options: Any,
 ) -> None:
-    """Measure prefill and decode of the model at TARGET, an image or a board; medians, and what
-    they are worth."""
+    """Measure prefill and decode of the model at TARGET, an image, or on the board that -b
+    names; medians, and what they are worth."""
+    target = _one(target, board)
     if options["append"] is not None:
         from qedge.toolkit.results.record import check_appendable
 
         check_appendable(options["append"])
-    if (board := board_of(target, port)) is not None:
-        refuse(MODEL_OPTIONS, _BY_THE_PLAN)
-        refuse(("cold", "rounds"), "works with images; --repeat with a board, too")
-        if board.linux is None:
-            refuse(("within",), "is for images and boards with Linux; --repeat with this one")
-        with connected(board, port, identity) as (device, hello):
-            if board.linux is not None:
-                _measure_there(
-                    board, device, hello, prompt_tokens, decode_tokens, depths, options
-                )
-            else:
-                _bench_there(
-                    board,
-                    device,
-                    hello,
-                    prompt_tokens or 16,
-                    decode_tokens or 16,
-                    depths,
-                    options,
-                )
-        return
-    from qedge.runtime.measure.rounds import measure
-    from qedge.toolkit.board import host_name
+    least, most = _rounds(options["rounds"])
+    within = options["within"]
+    rounds = Rounds(
+        *(options[name] for name in ("prompt_tokens", "decode_tokens", "depths", "repeat")),
+        *(least, most),
+        None if within is None else within / 100,
+        options["cold"],
+    )
     from qedge.toolkit.cli import show
 
-    least, most = _rounds(options["rounds"])
-    image = image_at(target)  # building it is not part of what is measured
-    with show.bar(True) as tell:
-        results = measure(
-            image,
-            lambda: open_model(image, options),
-            prompt_tokens=512 if prompt_tokens is None else prompt_tokens,
-            decode_tokens=128 if decode_tokens is None else decode_tokens,
-            depths=depths,
-            repeat=options["repeat"],
-            least=least,
-            most=most,
-            within=options["within"] / 100,
-            cold=options["cold"],
-            allow_paging=options["allow_paging"],
-            progress=(lambda done, of: tell("measure", done, of)) if tell else None,
-        )
-    benched(results, host_name(), target, options, lambda: show.measured(target, results))
+    with _target(target, port, identity, options, rounds) as found, show.bar(True) as tell:
+        results = found.bench(rounds, tell)
+        _benched(found, results, options)
 
 
-def _rounds(text: str | None) -> tuple[int, int]:
+def _rounds(text: str | None) -> tuple[int | None, int | None]:
     """`6-30`, or one number for both."""
-    from qedge.runtime.measure.rounds import LEAST_ROUNDS, MOST_ROUNDS
-
     if text is None:
-        return LEAST_ROUNDS, MOST_ROUNDS
+        return None, None
     low, _, high = text.partition("-")
     if not (low.isdecimal() and (high or low).isdecimal()):
         raise UsageError(f"--rounds {text}: give the least and the most, as 6-30")
     return int(low), int(high or low)
 
 
-def benched(
-    results: dict[str, Any],
-    board: str,
-    target: str,
-    options: dict[str, Any],
-    tell: Callable[[], None],
-) -> None:
+def _benched(target: Target, results: dict[str, Any], options: dict[str, Any]) -> None:
     """What becomes of every measurement, wherever it was made: a verdict, a line for --json and
-    --append, a table by tell, the reasons when it is invalid. BoardTestError when --strict."""
+    --append, a table, the reasons when it is invalid. BoardTestError when --strict."""
     from qedge.toolkit.cli import show
     from qedge.toolkit.results import record
     from qedge.toolkit.results.trust import judge
 
     verdict = judge(results)
-    fields = record.record(results, verdict, board=board, target=target)
+    fields = record.record(results, verdict, board=target.board, target=target.name)
     emit(options["as_json"], fields)
     if not options["as_json"]:
-        tell()
+        show.measured(target.name, results)
     for flag in verdict.flags:
         show.say(f"{'invalid' if flag.invalidates else 'note'}: {flag.name}: {flag.text}")
     if options["append"] is not None:  # last: what was measured has been said by then
         record.append(options["append"], fields)
     if options["strict"] and not verdict.valid:
-        raise BoardTestError(f"{target}: invalid measurement; {'; '.join(verdict.reasons)}")
-
-
-def _measure_there(
-    board: Any,
-    device: Any,
-    hello: Any,
-    prompt_tokens: int | None,
-    decode_tokens: int | None,
-    depths: tuple[int, ...],
-    options: dict[str, Any],
-) -> None:
-    """On a board with Linux, where the same rounds are made as here."""
-    from qedge.toolkit.cli import show
-    from qedge.toolkit.device.remote import measure as measure_there
-    from qedge.toolkit.make.predict import predict_measured
-
-    least, most = _rounds(options["rounds"])
-    with show.bar(True) as tell:
-        results = measure_there(
-            device,
-            prompt_tokens=512 if prompt_tokens is None else prompt_tokens,
-            decode_tokens=128 if decode_tokens is None else decode_tokens,
-            depths=list(depths or (0,)),
-            repeat=options["repeat"],
-            least=least,
-            most=most,
-            within=options["within"] / 100,
-            cold=options["cold"],
-            progress=tell,
-        )
-    results["emulated"] = hello.emulated
-    if hello.emulated:  # what an emulator's clock says is no speed
-        rates = ("prefill_tokens_per_second", "decode_tokens_per_second", "ttft_seconds")
-        results.update(dict.fromkeys(rates))
-    results["board_id"] = hello.board_id
-    results["predicted_tokens_per_second"] = predict_measured(board, results.pop("model"))
-    benched(
-        results, board.name, board.name, options, lambda: show.measured(board.name, results)
-    )
-
-
-def _bench_there(
-    board: Any,
-    device: Any,
-    hello: Any,
-    prompt_tokens: int,
-    decode_tokens: int,
-    depths: tuple[int, ...],
-    options: dict[str, Any],
-) -> None:
-    from qedge.runtime.measure.rounds import FIELDS
-    from qedge.toolkit.cli import show
-    from qedge.toolkit.device.remote import bench as bench_there
-
-    depths, repeat = depths or (0,), options["repeat"]
-    repeat = (1 if hello.emulated else 3) if repeat is None else repeat
-    found = [
-        bench_there(
-            device,
-            prompt_tokens=prompt_tokens,
-            decode_tokens=decode_tokens,
-            depth=depth,
-            repeat=repeat,
-        ).fields(hello, board)
-        for depth in depths
-    ]
-    after = device.hello()
-    results = {
-        **dict.fromkeys(FIELDS),
-        **found[0],
-        **memory_of(after, device),
-        "decode": [
-            {"depth": depth, "tokens_per_second": one["decode_tokens_per_second"]}
-            for depth, one in zip(depths, found)
-        ],
-        "kernels": hello.kernels,
-        "repeat": repeat,
-        "threads": 1,
-        "prompt_tokens": prompt_tokens,
-        "decode_tokens": decode_tokens,
-        "depth": depths[0],
-        "image_id": hello.image_id,
-        "board_id": hello.board_id,
-    }
-    benched(results, board.name, board.name, options, lambda: show.ran_there(results))
+        reasons = "; ".join(verdict.reasons)
+        raise BoardTestError(f"{target.name}: invalid measurement; {reasons}")
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", required=False, metavar="[TARGET]")
+@board_option
 @port_option
 @model_options
 @json_option
 def test(
-    target: str, port: str | None, identity: str | None, as_json: bool, **options: Any
+    target: str | None,
+    board: str | None,
+    port: str | None,
+    identity: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Run the golden test of the image at TARGET, a file or what is active on a board."""
-    if (board := board_of(target, port)) is not None:
-        from qedge.toolkit.device.remote import test as test_there
-
-        refuse(MODEL_OPTIONS, _BY_THE_PLAN)
-        with connected(board, port, identity) as (device, hello):
-            digest, kernels = test_there(device), hello.kernels
-    else:
-        with open_model(target, options) as model:
-            verify_image(model.image, target)  # a damaged file is not the engine's fault
-            digest, kernels = model.test(), model.kernels
-    emit(as_json, {"passed": True, "logits_hash": digest, "kernels": kernels})
+    """Run the golden test of the image at TARGET, or of what is active on the board that -b
+    names."""
+    with _target(_one(target, board), port, identity, options) as found:
+        fields = found.test()
+    emit(as_json, fields)
     if not as_json:
-        print(f"passed: logits_hash {digest}, kernels {kernels}")
+        print(f"passed: logits_hash {fields['logits_hash']}, kernels {fields['kernels']}")
+
+
+def _one(target: str | None, board: str | None) -> str:
+    """The target that was named, or the board by -b. UsageError for both, or for neither."""
+    if (target is None) == (board is None):
+        raise click.UsageError(
+            "Missing argument 'TARGET': give an image, or a board by -b."
+            if target is None
+            else f"-b {board}: the model is the board's; leave {target} out",
+            click.get_current_context(),
+        )
+    return str(target or board)
 
 
 VERBS = (run, bench, test)

@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
 
 from qedge.runtime import arguments
-from qedge.runtime.errors import ImageError, NoBoardError, UsageError
+from qedge.runtime.errors import ImageError, NoBoardError
+from qedge.runtime.measure.rounds import DEFAULTS, check_counts, check_rounds
 from qedge.runtime.sampling import MOST_TOKENS, Sampling, float_bits
 from qedge.runtime.text import StopText
 from qedge.toolkit.board import Board
 from qedge.toolkit.device.flash import GOLDEN_STEPS, STEP_BYTES
+from qedge.toolkit.device.target import Progress, Rounds
 from qedge.toolkit.link import Device, Hello
 
 MEASURE_SECONDS = 7200.0  # in one round of a slow board
@@ -76,11 +78,14 @@ class Run:
         special: bool = False,
         bos: bool = True,
         hash: bool = False,
+        session: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> None:
         """Options and their ranges as of `Model.generate`, refused before the board hears of
-        them; bos: begin as the model wants prompts to begin."""
+        them; bos: begin as the model wants prompts to begin. session: of a board with Linux,
+        options of `Model.open`."""
         self._values = {
+            **(session or {}),
             "prompt": arguments.utf8("the prompt", prompt),
             "max": arguments.whole("max_tokens", max_tokens, 1, MOST_TOKENS),
             **Sampling(**sampling).to_link(),
@@ -137,8 +142,7 @@ def bench(
 ) -> Times:
     """Prefill of `prompt_tokens`, then `decode_tokens` one by one behind `depth` tokens; the
     medians of `repeat`."""
-    if repeat < 1:
-        raise UsageError(f"--repeat {repeat}: it must be at least 1")
+    check_counts((depth,), prompt_tokens, decode_tokens, repeat)
     values = {"prompt": prompt_tokens, "decode": decode_tokens, "depth": max(1, depth)}
     most = prompt_tokens + decode_tokens + max(1, depth) + 64
     found = [
@@ -147,20 +151,27 @@ def bench(
     return replace(
         found[0],
         prefill_ticks=median_low(one.prefill_ticks for one in found),
+        first_ticks=median_low(one.first_ticks for one in found),
         decode_ticks=median_low(one.decode_ticks for one in found),
     )
 
 
 def measure(
     device: Device,
-    *,
-    progress: Callable[[str, int, int], None] | None = None,
-    **values: Any,
+    rounds: Rounds,
+    progress: Progress | None = None,
+    **session: Any,
 ) -> dict[str, Any]:
-    """Measures on a board with Linux as `qedge.runtime.measure` does, whose options these are;
-    its results, and what the prediction needs (`model`)."""
+    """Measures on a board with Linux as `qedge.runtime.measure` does; its results, and what the
+    prediction needs (`model`). session: options of `Model.open`."""
     text = bytearray()
-    values["within"] = float_bits(values["within"])
+    given = {name: value for name, value in rounds._asdict().items() if value is not None}
+    values = {**DEFAULTS, **given, "depths": list(rounds.depths or (0,))}
+    check_counts(
+        values["depths"], values["prompt_tokens"], values["decode_tokens"], rounds.repeat
+    )
+    check_rounds(values["least"], values["most"], values["within"])
+    values = {**values, **session, "within": float_bits(values["within"])}
     for step in device.job("measure", idle=MEASURE_SECONDS, **values):
         if "json" in step:
             text += step["json"]
@@ -206,16 +217,17 @@ def rollback(device: Device) -> Hello:
     return device.hello()
 
 
-def test(device: Device) -> str:
+def test(device: Device, **session: Any) -> str:
     """Runs the golden section of the active image, when every byte of it was verified; the
-    logits_hash. VerifyError for an image that is damaged, BoardTestError."""
+    logits_hash. session: of a board with Linux, options of `Model.open`. VerifyError for an
+    image that is damaged, BoardTestError."""
     hello = device.hello()
     if hello.active is not None:
         slot = hello.slots[hello.active]
         most = slot.bytes // STEP_BYTES + GOLDEN_STEPS
         named = bytes.fromhex(slot.image_id)
         device.finish("verify", most=most, slot=hello.active, id=named)
-    last = device.finish("test", most=GOLDEN_STEPS)
+    last = device.finish("test", most=GOLDEN_STEPS, **session)
     if "hash" not in last:
         raise NoBoardError(f"{device.name}: its test gives no hash; is it of another version?")
     return str(last["hash"].hex())

@@ -119,6 +119,7 @@ class Hello:
     threads: int = 1
     pending_error: str = ""  # why an image was not taken up, or the active one given up
     parts: bool = False  # what is sent to a slot lies apart from the slot's image
+    options: bool = False  # jobs take the options of `Model.open`
     start_error: int = 0  # a microcontroller's pending_error: the link's number of it,
     start_slot: int = 0  # the slot that it is about,
     fell_back: bool = False  # and whether the other slot's image became active for it
@@ -176,6 +177,7 @@ def hello(values: Any) -> Hello:
         threads=f.whole("threads", 1, 1 << 16, 1),
         pending_error=f.text("pending_error", ""),
         parts=f.flag("parts", False),
+        options=f.flag("options", False),
         start_error=f.whole("start_error", 0, 1 << 16, 0),
         start_slot=f.whole("start_slot", 0, SLOTS - 1, 0),
         fell_back=f.flag("fell_back", False),
