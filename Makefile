@@ -4,19 +4,29 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard runtime/_*.p* toolkit/quant/*.[chp]* runtime/engine/*.[ch] runtime/engine/*/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
 
-.PHONY: demo test check hil-all packages clean
+.PHONY: demo test check lint hil-all packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/qedge demo
 
-test: packages $(VENV)/.tested
-	$(BIN)/ruff check .
+test: packages lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The quick gate while working: everything but emulated machines and the real model.
-check: $(VENV)/.tested
-	$(BIN)/ruff check .
+check: packages lint
 	$(BIN)/python -m pytest tests/unit
+
+# What needs no run: style, types, spelling, and what a reader of C sees.
+ROOMS := bench boards docs examples firmware package runtime tests toolkit
+C_FILES = $(shell find $(ROOMS) -name '*.[ch]' ! -name unicode.c ! -name '_*.c')
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	$(BIN)/codespell *.md Makefile *.py *.toml $(ROOMS)
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
+	    --inline-suppr --suppress=shiftTooManyBitsSigned --suppress=toomanyconfigs --suppress=comparePointers \
+	    -Iruntime -Ifirmware runtime/engine runtime/host firmware toolkit/quant/tiles.c
 
 # Every board that can be emulated here, one after the other, and a power cut at every step: long.
 LINUX_BOARDS := virt-a53 virt-a72 virt-a76 raspi3b

@@ -1,5 +1,5 @@
-/* boot.c - see boot.h. Taking up an image runs it, so each try is noted in flash before: an image
- * that ends the board in its golden test is tried TRIES times, and then left alone. */
+/* boot.c - see boot.h. Taking up an image runs it, so each try is noted in flash before: an
+ * image that ends the board in its golden test is tried TRIES times, and then left alone. */
 #include "boot.h"
 
 #include "job.h"
@@ -16,13 +16,14 @@ static void report(int slot, int error)
     boot = (boot_report){.slot = slot, .error = error};
 }
 
-/* Verifies, tests and activates a slot's image; 1 when it is active now. What fails by itself is
- * not tried again, until something else is written there. */
+/* Verifies, tests and activates a slot's image; 1 when it is active now. What fails by itself
+ * is not tried again, until something else is written there. */
 static int take_up(int slot, const uint8_t *id)
 {
     const slot_marks marks = slot_read_marks(slot);
     int error = marks.refused ? (int)marks.refused : LINK_TRIED;
-    if (!marks.refused && marks.tries < TRIES && slot_put_mark(slot, MARK_TRIED, 0) == SLOT_OK) {
+    if (!marks.refused && marks.tries < TRIES &&
+        slot_put_mark(slot, MARK_TRIED, 0) == SLOT_OK) {
         error = job_activate(slot, id);
         if (error)
             slot_put_mark(slot, MARK_REFUSED, (uint32_t)error);
@@ -53,8 +54,8 @@ static void take_up_any(void)
     }
 }
 
-/* An active image that is not what was activated is not opened; the one before comes back, where
- * there is one. */
+/* An active image that is not what was activated is not opened; the one before comes back,
+ * where there is one. */
 static void check_active(void)
 {
     const int active = slot_active(), other = active ? 0 : 1;

@@ -166,8 +166,11 @@ static void put(cbor_writer *w, const void *bytes, size_t count)
 static void put_head(cbor_writer *w, enum cbor_type type, uint64_t value)
 {
     uint8_t bytes[9] = {(uint8_t)(type << 5)};
-    uint32_t log = value < 24 ? 0 : value <= 0xFF ? 1 : value <= 0xFFFF ? 2
-                               : value <= UINT32_MAX ? 3 : 4;
+    uint32_t log = value < 24            ? 0
+                   : value <= 0xFF       ? 1
+                   : value <= 0xFFFF     ? 2
+                   : value <= UINT32_MAX ? 3
+                                         : 4;
     if (!log) {
         bytes[0] |= (uint8_t)value;
         put(w, bytes, 1);

@@ -7,8 +7,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum cbor_type { CBOR_UINT, CBOR_NEGATIVE, CBOR_BYTES, CBOR_TEXT, CBOR_ARRAY, CBOR_MAP,
-                 CBOR_TAG, CBOR_SIMPLE }; /* the major types, in their order */
+enum cbor_type {
+    CBOR_UINT,
+    CBOR_NEGATIVE,
+    CBOR_BYTES,
+    CBOR_TEXT,
+    CBOR_ARRAY,
+    CBOR_MAP,
+    CBOR_TAG,
+    CBOR_SIMPLE
+}; /* the major types, in their order */
 
 typedef struct {
     enum cbor_type type;
@@ -28,8 +36,8 @@ int cbor_is_map(const uint8_t *map, size_t bytes);
 /* The next element of an array; 0 after the last. */
 int cbor_next(cbor_item *array, cbor_item *element);
 
-/* The integer or boolean of a key. Where it is absent, *value stays what it was; 0 when it is of
- * another type or out of its range. */
+/* The integer or boolean of a key. Where it is absent, *value stays what it was; 0 when it is
+ * of another type or out of its range. */
 int cbor_get_uint(const uint8_t *map, size_t bytes, const char *key, uint32_t low,
                   uint32_t high, uint32_t *value);
 int cbor_get_bool(const uint8_t *map, size_t bytes, const char *key, int *value);

@@ -18,7 +18,8 @@
 
 enum { HEAD_BYTES = 8, OP_READ = 0, OP_WRITE = 2, SECTION_BYTES = 1024 };
 
-_Static_assert((int)LINK_RANGE == (int)SLOT_RANGE && (int)LINK_ACTIVE_SLOT == (int)SLOT_ACTIVE &&
+_Static_assert((int)LINK_RANGE == (int)SLOT_RANGE &&
+                   (int)LINK_ACTIVE_SLOT == (int)SLOT_ACTIVE &&
                    (int)LINK_FLASH == (int)SLOT_FLASH,
                "a slot's errors go over the link as they are");
 

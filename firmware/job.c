@@ -25,11 +25,12 @@ static struct {
     int slot;
     const uint8_t *id; /* that the slot's image must have: 32 bytes, NULL for any */
     uint8_t wanted[32];
-    uint32_t counter;  /* of the image's signature */
-    uint32_t at, of;   /* leaves of its hash tree */
-    uint32_t ticket;   /* of whoever began it */
-    uint32_t depth;    /* tokens before the bench's decoding */
-    uint32_t text_at;  /* where the rest of the run's last token's text begins; 0: all was said */
+    uint32_t counter; /* of the image's signature */
+    uint32_t at, of;  /* leaves of its hash tree */
+    uint32_t ticket;  /* of whoever began it */
+    uint32_t depth;   /* tokens before the bench's decoding */
+    uint32_t
+        text_at; /* where the rest of the run's last token's text begins; 0: all was said */
     const char *reason; /* why the run ends after that, or NULL */
     qf_golden golden;
     qf_tokens tokens;
@@ -172,12 +173,10 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
         return LINK_MESSAGE;
     uint64_t room;
     uint8_t *scratch = qe_session_scratch(&model.session, &room);
-    const uint32_t flags =
-        (bos ? QE_ENCODE_BOS : 0) | (special ? QE_ENCODE_SPECIAL : 0);
-    const int32_t count =
-        qe_vocab_encode(&model.image.vocab, text, length, flags,
-                        qe_session_tokens(&model.session), model.session.options.context,
-                        scratch, (size_t)room);
+    const uint32_t flags = (bos ? QE_ENCODE_BOS : 0) | (special ? QE_ENCODE_SPECIAL : 0);
+    const int32_t count = qe_vocab_encode(&model.image.vocab, text, length, flags,
+                                          qe_session_tokens(&model.session),
+                                          model.session.options.context, scratch, (size_t)room);
     if (count < 0)
         return link_error_of(count);
     if (!count)
@@ -187,7 +186,8 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
     return LINK_OK;
 }
 
-/* As much of the last token's text as an answer holds; what is left comes with the next step. */
+/* As much of the last token's text as an answer holds; what is left comes with the next step.
+ */
 static int put_text(cbor_writer *answer)
 {
     static uint8_t text[TEXT_BYTES];
@@ -213,10 +213,10 @@ static int run_step(cbor_writer *answer, int *ended)
         if (error)
             return error;
         const int stops = qe_vocab_is_stop(&model.image.vocab, job.tokens.token);
-        job.reason = stops                                     ? "stop"
-                     : job.tokens.drawn >= job.tokens.limit    ? "length"
-                     : s->position >= s->options.context       ? "context"
-                                                               : NULL;
+        job.reason = stops                                  ? "stop"
+                     : job.tokens.drawn >= job.tokens.limit ? "length"
+                     : s->position >= s->options.context    ? "context"
+                                                            : NULL;
         cbor_pair_uint(answer, "token", job.tokens.token);
         if (!stops)
             error = put_text(answer);
@@ -292,7 +292,10 @@ int job_begin(const uint8_t *map, uint32_t bytes)
     static const struct {
         const char *name;
         kind kind;
-    } kinds[] = {{"verify", VERIFY}, {"test", TEST}, {"activate", ACTIVATE}, {"run", RUN},
+    } kinds[] = {{"verify", VERIFY},
+                 {"test", TEST},
+                 {"activate", ACTIVATE},
+                 {"run", RUN},
                  {"bench", BENCH}};
     kind wanted = NOTHING;
     uint32_t length = 0;

@@ -9,11 +9,13 @@
 int job_begin(const uint8_t *map, uint32_t bytes);
 
 /* Does the next step and writes what it found. Returns a link error, which ends the job; but
- * LINK_NO_JOB for a message with another ticket than the job was begun with, which leaves it. */
+ * LINK_NO_JOB for a message with another ticket than the job was begun with, which leaves it.
+ */
 int job_step(const uint8_t *map, uint32_t bytes, cbor_writer *answer);
 
-/* In one go: verifies every byte of a slot's image, its signature too where the board wants one;
- * or verifies, tests and activates it. id: the image's, NULL for any. Return a link error. */
+/* In one go: verifies every byte of a slot's image, its signature too where the board wants
+ * one; or verifies, tests and activates it. id: the image's, NULL for any. Return a link error.
+ */
 int job_verify(int slot, const uint8_t id[32]);
 int job_activate(int slot, const uint8_t id[32]);
 

@@ -1,4 +1,5 @@
-/* main.c - the firmware: opens the board, looks at what lies in its flash, and answers for ever. */
+/* main.c - the firmware: opens the board, looks at what lies in its flash, and answers for
+ * ever. */
 #include "boot.h"
 #include "device.h"
 #include "port.h"

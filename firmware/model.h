@@ -17,7 +17,8 @@ extern qf_model model;
  * QE_ERR_*, or a link_error: when it is for another board, or what model_distrust said. */
 int model_open(int slot);
 
-/* From now on a slot's image is not opened, for this reason (as of model_open; 0: it may be). */
+/* From now on a slot's image is not opened, for this reason (as of model_open; 0: it may be).
+ */
 void model_distrust(int slot, int error);
 
 /* As much of it as reading needs: the image, without a session. */

@@ -1,6 +1,6 @@
 /* signature.h - whether an image is from someone whom the board trusts, and not older than what
- * it has accepted. A board trusts one Ed25519 key, that its firmware was built with (QF_KEY); one
- * that was built without takes any image. The engine reads the signature (SPEC 3.8).
+ * it has accepted. A board trusts one Ed25519 key, that its firmware was built with (QF_KEY);
+ * one that was built without takes any image. The engine reads the signature (SPEC 3.8).
  */
 #ifndef QF_SIGNATURE_H
 #define QF_SIGNATURE_H

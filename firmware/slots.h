@@ -13,9 +13,9 @@
  * complete record says otherwise.
  *
  * Beside records, pages of that block may be marks: an image was dropped into the slot (by the
- * boot ROM, and whoever dropped it wants it to run), taking it up was tried, it was refused. The
- * floor has two erase blocks of its own, since a drop erases a slot's records: a page each time
- * that it rises, and it is the highest of them all.
+ * boot ROM, and whoever dropped it wants it to run), taking it up was tried, it was refused.
+ * The floor has two erase blocks of its own, since a drop erases a slot's records: a page each
+ * time that it rises, and it is the highest of them all.
  */
 #ifndef QF_SLOTS_H
 #define QF_SLOTS_H
@@ -41,7 +41,7 @@ typedef struct {
 
 /* What a slot's marks say that came after its last record. */
 typedef struct {
-    int dropped;      /* an image was put there to run; its id follows */
+    int dropped; /* an image was put there to run; its id follows */
     uint8_t id[32];
     uint32_t tries;   /* of taking it up, that did not end */
     uint32_t refused; /* the link error for which it was not taken up, 0: none */
@@ -61,9 +61,9 @@ slot_record slot_read(int slot);
 /* The slot that holds the active image, or SLOT_NONE. */
 int slot_active(void);
 
-/* Programs bytes (a multiple of the page, at a multiple of it, not none) of the image. A block is
- * erased when its first page is written, so a block is written from its start, or not at all. What
- * is out of range is refused before anything is changed. */
+/* Programs bytes (a multiple of the page, at a multiple of it, not none) of the image. A block
+ * is erased when its first page is written, so a block is written from its start, or not at
+ * all. What is out of range is refused before anything is changed. */
 enum slot_error slot_write(int slot, uint32_t offset, const uint8_t *bytes, uint32_t count);
 
 /* Makes the slot's image the active one: programs its record. The caller has verified and

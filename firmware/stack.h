@@ -1,6 +1,7 @@
 /* stack.h - how deep the stack has been. On a microcontroller the reset handler fills it with a
- * pattern. It lies at the bottom of RAM, so that what overruns it harms nothing: it faults where
- * the bus knows that there is no memory, and is noticed before the next answer everywhere. */
+ * pattern. It lies at the bottom of RAM, so that what overruns it harms nothing: it faults
+ * where the bus knows that there is no memory, and is noticed before the next answer
+ * everywhere. */
 #ifndef QF_STACK_H
 #define QF_STACK_H
 

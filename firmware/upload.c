@@ -10,8 +10,8 @@
 #include "signature.h"
 
 static struct {
-    uint32_t bytes, at;           /* of the file; 0 bytes: no upload */
-    uint8_t page[QF_PAGE_BYTES];  /* its last, incomplete page */
+    uint32_t bytes, at;          /* of the file; 0 bytes: no upload */
+    uint8_t page[QF_PAGE_BYTES]; /* its last, incomplete page */
 } upload;
 
 static int other_slot(void)
@@ -54,13 +54,13 @@ static int holds(int slot, const uint8_t id[32], qe_image *image)
     return model_peek(slot, image) == QE_OK && memcmp(id, image->id, sizeof image->id) == 0;
 }
 
-/* The image with this id is active afterwards, and every byte of it was read now. The other slot
- * has it when it was uploaded: it takes the place of an active one that is damaged, or whose
- * signature is an older one. */
+/* The image with this id is active afterwards, and every byte of it was read now. The other
+ * slot has it when it was uploaded: it takes the place of an active one that is damaged, or
+ * whose signature is an older one. */
 static int confirm(const uint8_t id[32])
 {
     const int active = slot_active(), other = other_slot();
-    const slot_record record = active == SLOT_NONE ? (slot_record){0} : slot_read(active);
+    const slot_record none = {0}, record = active == SLOT_NONE ? none : slot_read(active);
     qe_image image;
     uint32_t counter;
     int error = LINK_NO_IMAGE;
@@ -79,7 +79,7 @@ int upload_state(const uint8_t *map, uint32_t bytes, int write, cbor_writer *ans
         uint32_t count = 32;
         const uint8_t *hash = cbor_bytes(map, bytes, "hash", &count);
         const int active = slot_active();
-        const slot_record record = active == SLOT_NONE ? (slot_record){0} : slot_read(active);
+        const slot_record none = {0}, record = active == SLOT_NONE ? none : slot_read(active);
         if (count != 32 || (!hash && !record.sequence))
             return SMP_INVALID;
         const int error = smp_error_of(confirm(hash ? hash : record.id));
@@ -124,9 +124,8 @@ int upload_take(const uint8_t *map, uint32_t bytes, cbor_writer *answer)
                 memset(upload.page + in_page + 1, 0xFF, QF_PAGE_BYTES - 1 - in_page);
             if (in_page != QF_PAGE_BYTES - 1 && !last)
                 continue;
-            const int error =
-                smp_error_of((int)slot_write(other_slot(), upload.at - 1 - in_page, upload.page,
-                                             QF_PAGE_BYTES));
+            const int error = smp_error_of((int)slot_write(
+                other_slot(), upload.at - 1 - in_page, upload.page, QF_PAGE_BYTES));
             if (error) {
                 upload.bytes = 0;
                 return error;

@@ -25,7 +25,8 @@ from qedge.runtime.errors import (
     WriteError,
     WrongBoardError,
 )
-from qedge.runtime.model import Model, Stats
+from qedge.runtime.generation import Stats
+from qedge.runtime.model import Model
 
 __all__ = [
     "BoardTestError",

@@ -15,17 +15,29 @@ from qedge.runtime.text import StopText, engine_failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing these takes milliseconds of a start that is counted in them
     from collections.abc import Generator, Sequence
+    from typing import NamedTuple
 
     from qedge.runtime.model import Model
 
 
-class Stats(
-    namedtuple(
+if TYPE_CHECKING:
+
+    class _Stats(NamedTuple):
+        prompt_tokens: int
+        generated_tokens: int
+        ttft_seconds: float | None
+        prefill_tokens_per_second: float | None
+        decode_tokens_per_second: float | None
+
+else:
+    _Stats = namedtuple(
         "Stats",
         "prompt_tokens generated_tokens ttft_seconds prefill_tokens_per_second "
         "decode_tokens_per_second",
     )
-):
+
+
+class Stats(_Stats):
     """What one generation took. Rates are tokens a second; None where nothing was measured."""
 
     __slots__ = ()  # no dataclass: importing that module costs more than opening an image

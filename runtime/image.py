@@ -46,7 +46,7 @@ def open_image(path: str | os.PathLike[str]) -> Image:
     except EngineError as error:
         raise ImageError(f"{path}: {_damage(name, error)}") from None
     except OSError as error:
-        reason = os.strerror(error.errno)
+        reason = os.strerror(error.errno or 0)
         if error.errno in (errno.ENOMEM, errno.EFBIG):
             raise BudgetError(
                 f"{path}: the system cannot map it ({reason}); raise this process's limit of "

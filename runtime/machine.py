@@ -44,7 +44,7 @@ def _meminfo(key: str) -> int | None:
 def _places(controller: str) -> list[tuple[int, str]]:
     """(version, folder) of every cgroup that this process is in, and of those above it, as far
     as they are seen from here; version 2 has all controllers in one tree."""
-    found = []
+    found: list[tuple[int, str]] = []
     try:
         lines = _lines("/proc/self/cgroup")
     except OSError:
@@ -88,10 +88,9 @@ def cpu_quota() -> float | None:
             if version == 2:
                 quota, period = map(int, _lines(f"{place}/cpu.max")[0].split())
             else:
-                quota, period = (
-                    _number(f"{place}/cpu.cfs_{n}_us") for n in ("quota", "period")
-                )
-            if quota and period and quota > 0 < period:  # v1 says -1 for none, v2 "max"
+                quota = _number(f"{place}/cpu.cfs_quota_us") or 0
+                period = _number(f"{place}/cpu.cfs_period_us") or 0
+            if quota > 0 < period:  # v1 says -1 for none, v2 "max"
                 found.append(quota / period)
         except (OSError, ValueError, IndexError):
             continue

@@ -37,6 +37,9 @@ class Model:
     _path: str
     _session: Session | None
     _options: dict[str, Any]
+    _turn: RLock  # who has it makes the session's next step
+    _mark: object  # of the generation that is going on
+    _held: ref[Generation] | None  # the last one; it holds us
     finish_reason: str | None
     tokens: list[int]
 
@@ -48,10 +51,8 @@ class Model:
         self = cls.__new__(cls)
         self._image, self._path, self._options = image, path, options
         self._session = session
-        self._turn = RLock()  # who has it makes the session's next step
-        self._stepping = False
-        self._mark: object = None  # of the generation that is going on
-        self._held: ref[Generation] | None = None  # the last one; it holds us
+        self._turn, self._stepping = RLock(), False
+        self._mark = self._held = None
         self.clock = Clock()
         self.finish_reason, self.tokens = None, []
         return self
@@ -82,7 +83,7 @@ class Model:
         new images beside it and rename them. One that is written over while it is used is an
         ImageError at a generation's end; one that is cut short ends the process by SIGBUS.
         """
-        options = {
+        options: dict[str, Any] = {
             "context": context,
             "memory": memory,
             "threads": threads,
@@ -98,7 +99,8 @@ class Model:
     def of(cls, image: Image, path: str, **options: Any) -> Model:
         """A session on an image that is mapped already; options as in `open`."""
         names = ("context", "memory", "threads", "batch", "kernels")
-        merged = {**dict.fromkeys(names), "allow_paging": False, "pin": False, **options}
+        rest = {"allow_paging": False, "pin": False, **options}
+        merged: dict[str, Any] = {**dict.fromkeys(names), **rest}
         return cls._of(image, path, open_session(image, path, **merged), merged)
 
     def session(self, **options: Any) -> Model:
@@ -210,7 +212,7 @@ class Model:
 
     @property
     def context(self) -> int:
-        return self._options["context"] or self._image.plan["context"]
+        return int(self._options["context"] or self._image.plan["context"])
 
     @property
     def arena_bytes(self) -> int:

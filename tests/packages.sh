@@ -1,7 +1,7 @@
 #!/bin/sh
 # The Debian packages that the tests need: installed when root, named otherwise.
 set -e
-needed="gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-arm-linux-gnueabi libc6-dev-armel-cross qemu-user gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-utils e2fsprogs openssh-client openssh-server busybox zsh ksh mksh fish tcsh"
+needed="gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-arm-linux-gnueabi libc6-dev-armel-cross qemu-user gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-utils e2fsprogs openssh-client openssh-server busybox zsh ksh mksh fish tcsh cppcheck"
 missing=""
 for name in $needed; do
     dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing="$missing $name"

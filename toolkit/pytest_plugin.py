@@ -197,7 +197,7 @@ def _limit(mark: pytest.Mark, where: str) -> float:
         known = " and ".join(_MARKS)
         raise pytest.UsageError(f"{where}: no mark is called {mark.name}; there are {known}")
     given = [*mark.args, *mark.kwargs.values()]
-    value = given[0] if len(given) == 1 else None
+    value: Any = given[0] if len(given) == 1 else None
     right = type(value) in (int, float) and value > 0 and value < float("inf")
     if set(mark.kwargs) - {name} or not right:
         words = ", ".join(
@@ -206,7 +206,7 @@ def _limit(mark: pytest.Mark, where: str) -> float:
         raise pytest.UsageError(
             f"{where}: {mark.name}({words}); it takes one number above zero: {name}=…"
         )
-    return value
+    return float(value)
 
 
 def _absent(message: str, config: pytest.Config) -> None:
@@ -287,8 +287,8 @@ def qedge_image(
     named = request.config.getoption("--qedge-image")
     if named is not None:
         return Path(named)
-    from qedge.toolkit.demo import commander
     from qedge.toolkit.make.build import build
+    from qedge.toolkit.source.locate import commander
 
     output = tmp_path_factory.mktemp("image") / "commander.qimg"
     with _failing():

@@ -1,7 +1,8 @@
 /* arm_count.c - a TCG plugin (QEMU's plugin interface, version 1) that counts the instructions
  * a guest program executes, by translated block: at exit one line "address count length" for
- * each block that ran (length: the instructions in it), to the file named by out=. Debian ships no header for the interface; what is
- * used of it is declared here. Debian's qemu-user exports it, its static builds do not. */
+ * each block that ran (length: the instructions in it), to the file named by out=. Debian ships
+ * no header for the interface; what is used of it is declared here. Debian's qemu-user exports
+ * it, its static builds do not. */
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -2,8 +2,8 @@
  * timer of 64 bits that counts microseconds, a crystal and a PLL behind one way to start them,
  * registers with aliases that set and clear bits. A port names the addresses (RESETS, CLOCKS,
  * XOSC, PLL_SYS, UART0, TIMER0) and UART0_IRQ before it includes this.
- * Source: RP2040 datasheet 2.1.2, 2.14 to 2.18, 4.2, 4.6; RP2350 datasheet 2.1.3, 7.5, 8.1, 8.6,
- * 12.1, 12.8. */
+ * Source: RP2040 datasheet 2.1.2, 2.14 to 2.18, 4.2, 4.6; RP2350
+ * datasheet 2.1.3, 7.5, 8.1, 8.6, 12.1, 12.8. */
 #ifndef QF_RASPBERRY_H
 #define QF_RASPBERRY_H
 
@@ -31,8 +31,13 @@ static void out_of_reset(uint32_t parts)
  * PLL's bit in RESETS. */
 static void start_clocks(uint32_t pll, uint32_t divide_1, uint32_t divide_2)
 {
-    enum { REF_CTRL = 0x30, REF_SELECTED = 0x38, SYS_CTRL = 0x3C, SYS_SELECTED = 0x44,
-           PERI_CTRL = 0x48 };
+    enum {
+        REF_CTRL = 0x30,
+        REF_SELECTED = 0x38,
+        SYS_CTRL = 0x3C,
+        SYS_SELECTED = 0x44,
+        PERI_CTRL = 0x48
+    };
     REGISTER(XOSC + 0x0C) = 47;            /* start-up: 1 ms at 12 MHz */
     REGISTER(XOSC) = 0xFABu << 12 | 0xAA0; /* enable, 1 to 15 MHz */
     while (!(REGISTER(XOSC + 4) & 1u << 31))

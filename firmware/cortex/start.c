@@ -56,8 +56,8 @@ _Noreturn void qf_reset(void)
     __builtin_unreachable();
 }
 
-/* A fault ends in a reset, so that a board comes back with the image that it had. It has a stack
- * of its own, because what overflows the other one is a fault. */
+/* A fault ends in a reset, so that a board comes back with the image that it had. It has a
+ * stack of its own, because what overflows the other one is a fault. */
 static _Alignas(8) uint32_t fault_stack[64];
 
 static void fault(void)
@@ -68,13 +68,13 @@ static void fault(void)
 }
 
 __attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
-    fault_stack + 64, (const void *)qf_reset, (const void *)fault, (const void *)fault,
-    (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault,
-    (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault,
-    (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault};
+    fault_stack + 64,    (const void *)qf_reset, (const void *)fault, (const void *)fault,
+    (const void *)fault, (const void *)fault,    (const void *)fault, (const void *)fault,
+    (const void *)fault, (const void *)fault,    (const void *)fault, (const void *)fault,
+    (const void *)fault, (const void *)fault,    (const void *)fault, (const void *)fault};
 
-/* The compiler may not turn these loops into calls of the functions that they are: clang is told
- * so here, gcc on its command line. Words where both ends allow it. */
+/* The compiler may not turn these loops into calls of the functions that they are: clang is
+ * told so here, gcc on its command line. Words where both ends allow it. */
 #if defined(__clang__)
 #define PLAIN __attribute__((no_builtin("memcpy", "memset", "memmove", "memcmp", "strlen")))
 #else

@@ -294,7 +294,7 @@ class Agent:
     def _hello(self, values: dict[str, Any]) -> dict[str, Any]:
         from qedge.runtime.machine import kernel_sets
 
-        slots = []
+        slots: list[dict[str, Any]] = []
         for slot in (0, 1):
             record = self._slots.record(slot)
             if not record:

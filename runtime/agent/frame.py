@@ -63,7 +63,7 @@ class Decoder:
             self._lose(len(line))
             return None
         try:
-            self._packet += binascii.a2b_base64(line[2:])  # type: ignore[operator]
+            self._packet += binascii.a2b_base64(line[2:])
         except binascii.Error:
             self._lose(len(line))
             return None

@@ -276,7 +276,7 @@ class Jobs:
             took = clock() - began
             drawn += 1
             first, decode = (prefill + took, 0) if drawn == 1 else (first, decode + took)
-            found = {
+            found: dict[str, Any] = {
                 "done": False,
                 "token": token,
                 "at": drawn,

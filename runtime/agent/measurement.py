@@ -32,7 +32,7 @@ class Measurement:
         self.results: dict[str, Any] = {}
         self.at, self.of = 0, 1
         self._stopped = False
-        options = {
+        options: dict[str, Any] = {
             name: values[name]
             for name in ("prompt_tokens", "decode_tokens", "depths", "least", "most", "cold")
             if name in values

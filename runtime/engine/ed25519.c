@@ -1,5 +1,5 @@
-/* ed25519.c - see ed25519.h. Numbers modulo p = 2^255 - 19 are eight words, the lowest first, of
- * any value below 2^256: 2^256 is 38 modulo p. Points are in extended coordinates, added by
+/* ed25519.c - see ed25519.h. Numbers modulo p = 2^255 - 19 are eight words, the lowest first,
+ * of any value below 2^256: 2^256 is 38 modulo p. Points are in extended coordinates, added by
  * formulas that hold for any two of them (RFC 8032, 5.1.4). */
 #include "ed25519.h"
 
@@ -12,16 +12,24 @@ typedef struct {
     number x, y, z, t;
 } point;
 
-static const number PRIME = {0xFFFFFFED, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0x7FFFFFFF};
-static const number ORDER = {0x5CF5D3ED, 0x5812631A, 0xA2F79CD6, 0x14DEF9DE, 0x00000000, 0x00000000, 0x00000000, 0x10000000};
-static const number CURVE_D = {0x135978A3, 0x75EB4DCA, 0x4141D8AB, 0x00700A4D, 0x7779E898, 0x8CC74079, 0x2B6FFE73, 0x52036CEE};
-static const number CURVE_2D = {0x26B2F159, 0xEBD69B94, 0x8283B156, 0x00E0149A, 0xEEF3D130, 0x198E80F2, 0x56DFFCE7, 0x2406D9DC};
-static const number ROOT_OF_MINUS_1 = {0x4A0EA0B0, 0xC4EE1B27, 0xAD2FE478, 0x2F431806, 0x3DFBD7A7, 0x2B4D0099, 0x4FC1DF0B, 0x2B832480};
+static const number PRIME = {0xFFFFFFED, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF,
+                             0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0x7FFFFFFF};
+static const number ORDER = {0x5CF5D3ED, 0x5812631A, 0xA2F79CD6, 0x14DEF9DE,
+                             0x00000000, 0x00000000, 0x00000000, 0x10000000};
+static const number CURVE_D = {0x135978A3, 0x75EB4DCA, 0x4141D8AB, 0x00700A4D,
+                               0x7779E898, 0x8CC74079, 0x2B6FFE73, 0x52036CEE};
+static const number CURVE_2D = {0x26B2F159, 0xEBD69B94, 0x8283B156, 0x00E0149A,
+                                0xEEF3D130, 0x198E80F2, 0x56DFFCE7, 0x2406D9DC};
+static const number ROOT_OF_MINUS_1 = {0x4A0EA0B0, 0xC4EE1B27, 0xAD2FE478, 0x2F431806,
+                                       0x3DFBD7A7, 0x2B4D0099, 0x4FC1DF0B, 0x2B832480};
 static const point BASE = {
-    {0x8F25D51A, 0xC9562D60, 0x9525A7B2, 0x692CC760, 0xFDD6DC5C, 0xC0A4E231, 0xCD6E53FE, 0x216936D3},
-    {0x66666658, 0x66666666, 0x66666666, 0x66666666, 0x66666666, 0x66666666, 0x66666666, 0x66666666},
+    {0x8F25D51A, 0xC9562D60, 0x9525A7B2, 0x692CC760, 0xFDD6DC5C, 0xC0A4E231, 0xCD6E53FE,
+     0x216936D3},
+    {0x66666658, 0x66666666, 0x66666666, 0x66666666, 0x66666666, 0x66666666, 0x66666666,
+     0x66666666},
     {1},
-    {0xA5B7DDA3, 0x6DDE8AB3, 0x775152F5, 0x20F09F80, 0x64ABE37D, 0x66EA4E8E, 0xD78B7665, 0x67875F0F},
+    {0xA5B7DDA3, 0x6DDE8AB3, 0x775152F5, 0x20F09F80, 0x64ABE37D, 0x66EA4E8E, 0xD78B7665,
+     0x67875F0F},
 };
 
 /* a + b, or a - b for an inverted b and carry 1; returns the carry. */
@@ -42,6 +50,7 @@ static void fold(number r, uint64_t carry)
     while (carry) {
         carry *= 38;
         for (int i = 0; i < 8; i++) {
+            /* cppcheck-suppress uninitvar; the other argument's making writes it */
             carry += r[i];
             r[i] = (uint32_t)carry;
             carry >>= 32;
@@ -109,7 +118,8 @@ static int is_equal(const number a, const number b)
     return memcmp(x, y, sizeof x) == 0;
 }
 
-/* a^(2^bits - 1 - without), where `without` has a few bits: the two exponents that are needed. */
+/* a^(2^bits - 1 - without), where `without` has a few bits: the two exponents that are needed.
+ */
 static void power(number r, const number a, int bits, uint32_t without)
 {
     number base, found;
@@ -226,7 +236,7 @@ static void reduce(number r, const uint8_t bytes[64])
 }
 
 int qe_ed25519_verify(const uint8_t key[32], const uint8_t *message, uint32_t bytes,
-                   const uint8_t signature[64])
+                      const uint8_t signature[64])
 {
     uint8_t digest[64], found[32];
     number s, h;

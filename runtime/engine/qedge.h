@@ -19,15 +19,15 @@
 
 enum qe_error {
     QE_OK = 0,
-    QE_ERR_IMAGE = -1,   /* a section, table or field of the image is broken */
-    QE_ERR_VERSION = -2, /* an image of a version that this engine does not know */
-    QE_ERR_HASH = -3,    /* a hash of the image does not match */
-    QE_ERR_ARENA = -4,   /* the arena is smaller than qe_session_size says */
-    QE_ERR_CONTEXT = -5, /* more tokens than the session's context holds */
-    QE_ERR_TEXT = -6,    /* a text is not UTF-8 */
-    QE_ERR_SPACE = -7,   /* a buffer given by the caller is too small */
-    QE_ERR_NUMERIC = -8, /* a logit is not finite */
-    QE_ERR_USAGE = -9,   /* an argument is out of its range */
+    QE_ERR_IMAGE = -1,    /* a section, table or field of the image is broken */
+    QE_ERR_VERSION = -2,  /* an image of a version that this engine does not know */
+    QE_ERR_HASH = -3,     /* a hash of the image does not match */
+    QE_ERR_ARENA = -4,    /* the arena is smaller than qe_session_size says */
+    QE_ERR_CONTEXT = -5,  /* more tokens than the session's context holds */
+    QE_ERR_TEXT = -6,     /* a text is not UTF-8 */
+    QE_ERR_SPACE = -7,    /* a buffer given by the caller is too small */
+    QE_ERR_NUMERIC = -8,  /* a logit is not finite */
+    QE_ERR_USAGE = -9,    /* an argument is out of its range */
     QE_ERR_KERNELS = -10, /* no such kernel set on this machine */
     QE_ERR_STOPPED = -11  /* the caller's poll asked for it */
 };
@@ -103,8 +103,9 @@ typedef struct {
  * QE_ERR_IMAGE, _VERSION, _HASH; QE_ERR_USAGE when base is not aligned to 64. */
 int qe_image_open(qe_image *image, const void *base, uint64_t bytes);
 
-/* Bytes at the start that qe_image_open verifies and that offsets and texts are read from later:
- * who maps a file that others may write to has to keep a copy of them. 0: not an image. */
+/* Bytes at the start that qe_image_open verifies and that offsets and texts are read from
+ * later: who maps a file that others may write to has to keep a copy of them. 0: not an image.
+ */
 uint64_t qe_image_front(const void *base, uint64_t bytes);
 
 /* Verifies leaves first .. first + count - 1 of the hash tree (clipped to the last). Returns
@@ -114,9 +115,9 @@ int32_t qe_image_verify(const qe_image *image, uint32_t first, uint32_t count);
 /* A section's bytes, or NULL when the image has none of this type. */
 const uint8_t *qe_image_section(const qe_image *image, uint32_t type, uint64_t *bytes);
 
-/* Whether what follows the image's last byte (`bytes` of it, as far as the caller has them) is its
- * signature by an Ed25519 key (SPEC 3.8); the counter is the signature's own, 0 without one. Takes
- * some 2 KiB of stack. */
+/* Whether what follows the image's last byte (`bytes` of it, as far as the caller has them) is
+ * its signature by an Ed25519 key (SPEC 3.8); the counter is the signature's own, 0 without
+ * one. Takes some 2 KiB of stack. */
 enum { QE_SIGNATURE_BYTES = 80 };
 enum qe_signed { QE_UNSIGNED, QE_SIGNED, QE_SIGNED_BY_ANOTHER /* or damaged */ };
 int qe_image_signature(const qe_image *image, const void *trailer, uint64_t bytes,

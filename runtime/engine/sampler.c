@@ -156,8 +156,8 @@ static uint32_t guess(const border *b, float deviations, room r)
         r.words[i] = b->w[i * (b->n / SAMPLE)];
     float rank = (float)b->left * SAMPLE / (float)b->n;
     if (!b->left)
-        rank = (float)b->field->kernels->survey(r.words, SAMPLE,
-                                                key_in_sample(b, r.words, 0), &sum);
+        rank = (float)b->field->kernels->survey(r.words, SAMPLE, key_in_sample(b, r.words, 0),
+                                                &sum);
     rank = rank + deviations * (qe_sqrt(rank) + 1.0f);
     if (rank >= SAMPLE)
         return b->lo + 1;

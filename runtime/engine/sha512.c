@@ -1,5 +1,5 @@
-/* sha512.c - see sha512.h. The constants are the first 64 bits of the fractional parts of square
- * and cube roots of primes. */
+/* sha512.c - see sha512.h. The constants are the first 64 bits of the fractional parts of
+ * square and cube roots of primes. */
 #include "sha512.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
-/* signature.c - the signature behind an image's last byte (SPEC 3.8), checked with a key. It does
- * not know whose key that is, nor which counters were accepted before. */
+/* signature.c - the signature behind an image's last byte (SPEC 3.8), checked with a key. It
+ * does not know whose key that is, nor which counters were accepted before. */
 #include "ed25519.h"
 #include "qedge.h"
 

@@ -28,15 +28,15 @@ typedef struct {
     const uint8_t *base;
     uint64_t bytes;
     int number; /* of the open file */
-    /* Size in bytes, and when it was written to last, in nanoseconds: as it is known to be right,
-     * and as it was seen last. */
+    /* Size in bytes, and when it was written to last, in nanoseconds: as it is known to be
+     * right, and as it was seen last. */
     uint64_t stamp[2], seen[2];
 } qe_file;
 
 /* Maps an image and opens it. What qe_image_open checks, and the engine takes offsets from
  * later, is a copy of this process's own in the place of the mapping's first pages: whatever
- * others write into the file, that stays. Returns 0, an errno value, or what qe_image_open says;
- * the file is to be closed in every case. */
+ * others write into the file, that stays. Returns 0, an errno value, or what qe_image_open
+ * says; the file is to be closed in every case. */
 int qe_host_image_open(qe_image *image, qe_file *file, const char *path);
 void qe_host_image_close(qe_file *file);
 
@@ -45,8 +45,9 @@ void qe_host_image_close(qe_file *file);
 int qe_host_image_touched(qe_file *file, int settle);
 
 /* From now on a file that is cut short while it is mapped (SIGBUS) ends the process: it says
- * `text` on standard error, removes the file `unfinished` ("": none), and exits with `code`. For
- * programs, which may call it again; a library has no say in that. Returns 0 or an errno value.
+ * `text` on standard error, removes the file `unfinished` ("": none), and exits with `code`.
+ * For programs, which may call it again; a library has no say in that. Returns 0 or an errno
+ * value.
  */
 int qe_host_end_when_cut(const char *text, int code, const char *unfinished);
 
@@ -63,8 +64,8 @@ void qe_host_float_leave(uint64_t saved);
  * It belongs to the process that opened it: after a fork a child has none of its threads, may
  * close it, and nothing else.
  * NULL when they cannot be. With one thread the pool starts none. pinned: each thread
- * that it starts stays on one of qe_host_cpus (the first is left to the caller's own thread, which
- * is the caller's to place), as far as they go. */
+ * that it starts stays on one of qe_host_cpus (the first is left to the caller's own thread,
+ * which is the caller's to place), as far as they go. */
 typedef struct qe_pool qe_pool;
 qe_pool *qe_pool_open(uint32_t threads, int pinned);
 void qe_pool_close(qe_pool *pool);

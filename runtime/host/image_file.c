@@ -1,5 +1,5 @@
-/* image_file.c - an image's file: mapped for as long as it is open, with copies of what must not
- * change, and what becomes of a process under which a file is cut short. */
+/* image_file.c - an image's file: mapped for as long as it is open, with copies of what must
+ * not change, and what becomes of a process under which a file is cut short. */
 #define _GNU_SOURCE
 #include "host.h"
 
@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Maps a whole file for reading, from a multiple of a large page on, so that the system may keep
- * it in such pages: fewer walks of the page table, and no end of a small page at which a
+/* Maps a whole file for reading, from a multiple of a large page on, so that the system may
+ * keep it in such pages: fewer walks of the page table, and no end of a small page at which a
  * prefetcher stops. */
 static void *map_whole(int fd, size_t bytes)
 {

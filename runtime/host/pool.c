@@ -124,12 +124,11 @@ static void run_job(qe_pool *pool, void (*task)(void *, uint32_t, uint32_t), voi
     if (atomic_load(&pool->done) == chunks)
         return;
     const uint64_t idle = now();
-    for (int spins = 0; atomic_load(&pool->done) != chunks; spins++) {
+    for (int spins = 0; atomic_load(&pool->done) != chunks; spins++)
         if (spins < SPINS)
             relax();
         else
             sched_yield();
-    }
     judge(pool, began, idle, now(), ran);
 }
 

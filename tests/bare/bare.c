@@ -1,4 +1,5 @@
-/* bare.c - starts kernel_check on an emulated Cortex-M, with newlib and semihosting for its output.
+/* bare.c - starts kernel_check on an emulated Cortex-M, with newlib and semihosting for its
+ * output.
  */
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
-/* power_cut.c - a port whose flash is simulated and whose power fails: during an update, before,
- * within and after every erase and every program. After each, a child process starts the
- * firmware anew on what the flash then holds and says which image is active, verified and
+/* power_cut.c - a port whose flash is simulated and whose power fails: during an update,
+ * before, within and after every erase and every program. After each, a child process starts
+ * the firmware anew on what the flash then holds and says which image is active, verified and
  * passes its golden test: the old one or the new one; anything else is a failure.
  *
  * power_cut FLASH IMAGE [FINISH]: FLASH has an active image; IMAGE is written to the other slot
- * block by block as the toolkit does, and activated. Every FINISH-th child also goes on with the
- * update and must end with the new image. Prints one JSON object. */
+ * block by block as the toolkit does, and activated. Every FINISH-th child also goes on with
+ * the update and must end with the new image. Prints one JSON object. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,14 @@
 #include "slots.h"
 #include "stack.h"
 
-enum { OLD = 10, NEW = 11, OLD_THEN_NEW = 12, NEITHER = 13, UNFINISHED = 14, MESSAGE_BYTES = 1024 };
+enum {
+    OLD = 10,
+    NEW = 11,
+    OLD_THEN_NEW = 12,
+    NEITHER = 13,
+    UNFINISHED = 14,
+    MESSAGE_BYTES = 1024
+};
 enum tear { UNTOUCHED, FIRST_HALF, LAST_HALF, SOME_BITS, WHOLE, TEARS };
 
 static uint8_t *flash, *image;
@@ -30,8 +37,8 @@ static int child;
 
 static int update(void);
 
-/* What the flash holds when power fails in the change of `count` bytes at `at`; `target` is what
- * the whole change would give. */
+/* What the flash holds when power fails in the change of `count` bytes at `at`; `target` is
+ * what the whole change would give. */
 static void tear(enum tear how, uint32_t at, const uint8_t *target, uint32_t count)
 {
     uint32_t random = at * 2654435761u + operations;
@@ -74,7 +81,8 @@ static int start(void)
     }
 }
 
-static int outcome(enum tear how, uint32_t at, const uint8_t *target, uint32_t count, int finish)
+static int outcome(enum tear how, uint32_t at, const uint8_t *target, uint32_t count,
+                   int finish)
 {
     tear(how, at, target, count);
     child = 1;
@@ -189,7 +197,8 @@ static int update(void)
         if (memcmp(slot_image(slot) + at, image + at, QF_ERASE_BYTES) == 0)
             continue;
         for (uint32_t i = 0; i < QF_ERASE_BYTES; i += MESSAGE_BYTES) {
-            const enum slot_error error = slot_write(slot, at + i, image + at + i, MESSAGE_BYTES);
+            const enum slot_error error =
+                slot_write(slot, at + i, image + at + i, MESSAGE_BYTES);
             if (error)
                 return (int)error;
         }
@@ -208,7 +217,8 @@ static uint8_t *read_file(const char *name, uint32_t *bytes)
     *bytes = (uint32_t)ftell(file);
     rewind(file);
     const uint32_t room = (*bytes + QF_ERASE_BYTES - 1) / QF_ERASE_BYTES * QF_ERASE_BYTES;
-    uint8_t *data = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *data =
+        mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memset(data, 0xFF, room);
     if (fread(data, 1, *bytes, file) != *bytes)
         exit(2);

@@ -1,7 +1,7 @@
-/* sampler_check.c [--time] VOCABULARY BATCH - the sampler against a sort: every chain of filters
- * on logits of many kinds, for every kernel set that runs here. BATCH makes the arena's scratch,
- * in which the sampler keeps lists, large or small. One line of JSON: how many draws were
- * compared; with --time instead the median microseconds of a draw with the fastest set, by
+/* sampler_check.c [--time] VOCABULARY BATCH - the sampler against a sort: every chain of
+ * filters on logits of many kinds, for every kernel set that runs here. BATCH makes the arena's
+ * scratch, in which the sampler keeps lists, large or small. One line of JSON: how many draws
+ * were compared; with --time instead the median microseconds of a draw with the fastest set, by
  * logits and chain. Exit: 0, 1 when a draw differs or there is no room. */
 #define _GNU_SOURCE
 #include "../../runtime/engine/session.h"

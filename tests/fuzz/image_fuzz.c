@@ -250,14 +250,12 @@ static void reshape(uint8_t *image)
         words = 1 + (uint32_t)below(words);
     switch (below(4)) {
     case 0: /* fewer heads of more values */
-        if (heads % 2 == 0 && kv % 2 == 0) {
+        if (heads % 2 == 0 && kv % 2 == 0)
             heads /= 2, kv /= 2, head *= 2;
-        }
         break;
     case 1:
-        if (head % 8 == 0) {
+        if (head % 8 == 0)
             heads *= 2, kv *= 2, head /= 2;
-        }
         break;
     case 2: kv = 1; break;
     default: break;
@@ -412,7 +410,8 @@ static void encode_some(const qe_image *image)
         }
         uint8_t *text = exactly(bytes);
         memcpy(text, from, bytes);
-        /* by a folder's rules, and damaged ones ask for much, what is enough is not all needed */
+        /* by a folder's rules, and damaged ones ask for much, what is enough is not all needed
+         */
         const int is_exact = image->vocab.raw.entries == NULL;
         const size_t asked = qe_vocab_scratch_bytes(&image->vocab, bytes), most = bytes + 4;
         const size_t need = is_exact || asked < 1 << 20 ? asked : 1 << 20;

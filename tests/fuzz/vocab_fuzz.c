@@ -1,7 +1,7 @@
-/* vocab_fuzz.c - mutations of one tokenizer section, texts encoded and tokens decoded with them.
- * Buffers have their exact sizes, so that a sanitizer sees a byte too far; what is written is
- * compared with what was promised. Says how many sections opened and how many texts had ids.
- * Usage: vocab_fuzz SECTION FIRST_SEED COUNT
+/* vocab_fuzz.c - mutations of one tokenizer section, texts encoded and tokens decoded with
+ * them. Buffers have their exact sizes, so that a sanitizer sees a byte too far; what is
+ * written is compared with what was promised. Says how many sections opened and how many texts
+ * had ids. Usage: vocab_fuzz SECTION FIRST_SEED COUNT
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,11 +39,20 @@ static void *exactly(size_t bytes)
     return memory;
 }
 
-static const char *const PARTS[] = {
-    "the ",  "<s>",      "</s>",   " ",          "  ",           "a",  "\xCC\x81", "\xCC\xA3",
-    "\xC3\xA9", "\xE1\xBA\x9B", "\xEF\xB7\xBA", "\xED\x95\x9C", "\xE1\x84\x92", "\xE1\x85\xA1",
-    "\xE2\x96\x81", "\xF0\x9F\x98\x80", "'ll", "'\xC5\xBF", "12345", "\n", "\r\n/", "\xE3\x80\x80",
-    "<|im_end|>", "<x>", "AbC", "\xFF", "\xC3"};
+static const char *const PARTS[] = {"the ",         "<s>",
+                                    "</s>",         " ",
+                                    "  ",           "a",
+                                    "\xCC\x81",     "\xCC\xA3",
+                                    "\xC3\xA9",     "\xE1\xBA\x9B",
+                                    "\xEF\xB7\xBA", "\xED\x95\x9C",
+                                    "\xE1\x84\x92", "\xE1\x85\xA1",
+                                    "\xE2\x96\x81", "\xF0\x9F\x98\x80",
+                                    "'ll",          "'\xC5\xBF",
+                                    "12345",        "\n",
+                                    "\r\n/",        "\xE3\x80\x80",
+                                    "<|im_end|>",   "<x>",
+                                    "AbC",          "\xFF",
+                                    "\xC3"};
 
 static size_t make_text(uint8_t *text, size_t max)
 {
@@ -67,7 +76,8 @@ static int stop(void *context)
 static long encode(const qe_vocab *vocab)
 {
     uint8_t room[1200];
-    const size_t bytes = make_text(room, sizeof room), worst = qe_vocab_scratch_bytes(vocab, bytes);
+    const size_t bytes = make_text(room, sizeof room),
+                 worst = qe_vocab_scratch_bytes(vocab, bytes);
     const size_t need = worst < 1 << 17 ? worst : 1 << 17, most = 3 * bytes + 8;
     const size_t given = below(4) ? need : (size_t)below(need + 1);
     uint8_t *text = exactly(bytes), *scratch = exactly(given);
@@ -79,9 +89,8 @@ static long encode(const qe_vocab *vocab)
     const int32_t n = qe_vocab_encode_polled(vocab, text, bytes, flags, ids, most, scratch,
                                              given, below(2) ? &poll : NULL);
     require(n <= (int32_t)most, "more ids than there is room for");
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = 0; i < n; i++)
         require(ids[i] < qe_vocab_token_count(vocab), "an id that is no token");
-    }
     free(text);
     free(scratch);
     free(ids);
@@ -134,19 +143,23 @@ int main(int count, char **arguments)
             /* anywhere, in the rules block, or a word of either header */
             const uint64_t place = below(4);
             size_t at = (size_t)below(bytes);
-            if (place == 1 && rules && rules < bytes) {
+            if (place == 1 && rules && rules < bytes)
                 at = rules + (size_t)below(bytes - rules < 4096 ? bytes - rules : 4096);
-            } else if (place == 2) {
+            else if (place == 2)
                 at = rules && below(2) ? rules + 4 * (size_t)below(16) : 4 * (size_t)below(32);
-            }
-            const uint32_t values[] = {0, 1, 2, 0xFFFFFFFF, 0x7FFFFFFF, (uint32_t)bytes,
-                                       (uint32_t)draw(), (uint32_t)below(300)};
+            const uint32_t values[] = {0,
+                                       1,
+                                       2,
+                                       0xFFFFFFFF,
+                                       0x7FFFFFFF,
+                                       (uint32_t)bytes,
+                                       (uint32_t)draw(),
+                                       (uint32_t)below(300)};
             const uint32_t value = values[below(8)];
-            if (place == 2 && at + 4 <= bytes) {
+            if (place == 2 && at + 4 <= bytes)
                 memcpy(section + at, &value, 4);
-            } else {
+            else
                 section[at] = (uint8_t)value;
-            }
         }
         qe_vocab vocab;
         if (qe_vocab_open(&vocab, section, bytes) == QE_OK) {

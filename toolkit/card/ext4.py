@@ -207,17 +207,17 @@ def _table(card: int) -> Iterator[tuple[int, int, int]]:
                 yield number + 1, first, last - first + 1
         return
     extended = 0
-    for number, (kind, first, count) in enumerate(_mbr_rows(start), 1):
-        if kind in _EXTENDED:
+    for number, (type_, first, count) in enumerate(_mbr_rows(start), 1):
+        if type_ in _EXTENDED:
             extended = extended or first
-        elif kind:
+        elif type_:
             yield number, first, count
     at, number = extended, 5
     while at and number < 64:
-        rows = _mbr_rows(os.pread(card, SECTOR, at * SECTOR).ljust(SECTOR, b"\0"))
-        if rows[0][0]:
-            yield number, at + rows[0][1], rows[0][2]
-        at = extended + rows[1][1] if rows[1][0] in _EXTENDED and rows[1][1] else 0
+        table = _mbr_rows(os.pread(card, SECTOR, at * SECTOR).ljust(SECTOR, b"\0"))
+        if table[0][0]:
+            yield number, at + table[0][1], table[0][2]
+        at = extended + table[1][1] if table[1][0] in _EXTENDED and table[1][1] else 0
         number += 1
 
 

@@ -45,8 +45,8 @@ def read_facts(section: bytes | None) -> Conversation | None:
         return None
     if not all(isinstance(text, str) for text in texts) or not isinstance(control, list):
         return None
-    texts = tuple(text for text in control if text)
-    return Conversation(named, texts, found.get("chat_bos") is True)
+    marks = tuple(text for text in control if text)
+    return Conversation(named, marks, found.get("chat_bos") is True)
 
 
 def facts_of(
@@ -60,9 +60,9 @@ def facts_of(
         if name not in named and token is not None:
             named[name] = vocabulary.tokens[token].decode("utf-8", "replace")
     control = []
-    for token, kind in zip(vocabulary.tokens, vocabulary.types):
-        if kind in (CONTROL, UNKNOWN, USER_DEFINED) and token:
-            text = token.decode("utf-8", "replace")
+    for word, kind in zip(vocabulary.tokens, vocabulary.types):
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED) and word:
+            text = word.decode("utf-8", "replace")
             turn = text in template and not text.isspace()
             if kind != USER_DEFINED or turn:
                 control.append(text)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import update_wrapper
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes, pass_eval_context
@@ -30,7 +30,12 @@ from jinja2.visitor import NodeTransformer
 if __package__:
     from qedge.toolkit.chat.marked import Marked, is_written, joined, written
 else:  # a program of its own, beside its one module
-    from marked import Marked, is_written, joined, written  # type: ignore[no-redef]
+    from marked import (  # type: ignore[import-not-found,no-redef]
+        Marked,
+        is_written,
+        joined,
+        written,
+    )
 
 CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the first is what templates read
@@ -122,7 +127,7 @@ def tojson(
 class Sandbox(ImmutableSandboxedEnvironment):
     """jinja2's sandbox, whose text knows what the template wrote."""
 
-    concat = staticmethod(joined)  # type: ignore[assignment]
+    concat = staticmethod(joined)
 
     def __init__(self) -> None:
         super().__init__(
@@ -144,7 +149,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.written_texts = 0
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        return Written(self).visit(super()._parse(source, name, filename))
+        made: nodes.Template = Written(self).visit(super()._parse(source, name, filename))
+        return made
 
     def keep(self, text: str) -> nodes.Expr:
         """An expression for a text that stands in the template."""
@@ -164,10 +170,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return made
 
         def wrapper(*values: Any, **named: Any) -> str:
-            text = made(*values, **named).plain()
+            text = cast(Marked, made(*values, **named)).plain()
+            given: tuple[Any, Any] = (values, named)
             if value.__name__ == "format_map":
-                values, named = (), values[0]
-            kept = joined(_format_parts(self, form, values, named))
+                given = (), values[0]
+            kept = joined(_format_parts(self, form, *given))
             return kept if kept == text else Marked(text)
 
         return wrapper
@@ -175,7 +182,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 def _format_parts(env: Any, form: Marked, values: Any, named: Any) -> list[str]:
     """What `form.format()` is made of, as far as it is simple; the caller compares."""
-    formatter, parts = SandboxedFormatter(env), []
+    formatter = SandboxedFormatter(env)
+    parts: list[str] = []
     at = next_value = 0
     for literal, field, spec, conversion in formatter.parse(form.plain()):
         start = str.find(form, literal, at)
@@ -189,7 +197,8 @@ def _format_parts(env: Any, form: Marked, values: Any, named: Any) -> list[str]:
         else:
             value = formatter.get_field(field, values, named)[0]
         plain = not spec and conversion is None
-        parts.append(shown(value) if plain else Marked(formatter.format_field(value, spec)))
+        text = shown(value) if plain else Marked(formatter.format_field(value, spec or ""))
+        parts.append(text)
     return parts
 
 
@@ -199,10 +208,10 @@ class Written(NodeTransformer):
     def __init__(self, environment: Sandbox) -> None:
         self._environment = environment
 
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Expr:
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
         return self._environment.keep(node.data).set_lineno(node.lineno)
 
-    def visit_Const(self, node: nodes.Const) -> nodes.Expr:
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:
         if not isinstance(node.value, str):
             return node
         return self._environment.keep(node.value).set_lineno(node.lineno)
@@ -220,7 +229,7 @@ class Written(NodeTransformer):
         node.value = self.visit(node.value)
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         parts = [self.visit(part) for part in node.nodes]
         made = nodes.EnvironmentAttribute("chained")
         return nodes.Call(made, parts, [], None, None).set_lineno(node.lineno)

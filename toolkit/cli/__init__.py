@@ -77,7 +77,8 @@ class Verbs(click.Group):
             except click.NoSuchOption as error:
                 from qedge.toolkit.cli import guesses
 
-                error.possibilities = guesses.elsewhere(self, context, error)
+                given: Any = error  # click means its fields to stay as they are
+                given.possibilities = guesses.elsewhere(self, context, error)
                 raise
             sys.stdout.flush()
 
@@ -96,7 +97,8 @@ class Verbs(click.Group):
         except click.NoSuchOption as error:
             from qedge.toolkit.cli import guesses
 
-            error.message, error.possibilities = guesses.misplaced(self, context, words, error)
+            given: Any = error
+            given.message, given.possibilities = guesses.misplaced(self, context, words, error)
             raise
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

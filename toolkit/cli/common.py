@@ -137,7 +137,7 @@ def port_option(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-class Words(click.ParamType):
+class Words(click.ParamType):  # type: ignore[type-arg]
     """Text that tab completion knows words for; files too, where a path may stand."""
 
     name = "text"

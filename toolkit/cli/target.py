@@ -84,10 +84,9 @@ def run(
     ask = Ask(
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt),
         options["max_tokens"],
-        *(options[name] for name in ("chat", "system", "raw", "special")),
-        with_hash,
-        options["stop"],
-        {name: options[name] for name in RANGES},
+        **{name: options[name] for name in ("chat", "system", "raw", "special", "stop")},
+        hash=with_hash,
+        sampling={name: options[name] for name in RANGES},
     )
     from qedge.toolkit.cli import show
 
@@ -148,10 +147,12 @@ def bench(
     least, most = _rounds(options["rounds"])
     within = options["within"]
     rounds = Rounds(
-        *(options[name] for name in ("prompt_tokens", "decode_tokens", "depths", "repeat")),
-        *(least, most),
-        None if within is None else within / 100,
-        options["cold"],
+        **{name: options[name] for name in ("prompt_tokens", "decode_tokens", "depths")},
+        repeat=options["repeat"],
+        least=least,
+        most=most,
+        within=None if within is None else within / 100,
+        cold=options["cold"],
     )
     from qedge.toolkit.cli import show
 

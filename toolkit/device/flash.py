@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qedge.runtime._engine import Image
 from qedge.runtime.agent.frame import encode
@@ -244,7 +245,7 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
         plan = _plan_again(device, plan)
         _send(device, plan, tell)
     work = "verify" if plan.active else "activate"
-    values = {"slot": plan.slot, "id": bytes.fromhex(plan.image_id)}
+    values: dict[str, Any] = {"slot": plan.slot, "id": bytes.fromhex(plan.image_id)}
     for found in device.job(work, most=plan.job_steps, **values):
         tell("verify" if plan.active else "verify and test", found["at"], found["of"])
     after = device.hello()

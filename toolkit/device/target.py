@@ -59,8 +59,13 @@ class Running(Protocol):
 class Target(Protocol):
     """Where a model runs."""
 
-    name: str  # of the image or the board, for people
-    board: str  # the board's name; of this machine its own
+    @property
+    def name(self) -> str:
+        """Of the image or the board, for people."""
+
+    @property
+    def board(self) -> str:
+        """The board's name; of this machine its own."""
 
     def run(self, ask: Ask) -> Running:
         """UsageError for a value out of its range, before anything is done."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from qedge.runtime.errors import FetchError, NoBoardError, UsageError
 from qedge.toolkit import files
@@ -202,7 +203,8 @@ class Emulator:
         while True:
             process = self._process
             assert process is not None and process.stdin and process.stdout
-            ready, _, _ = select.select([self._master, process.stdout, self._wake], [], [])
+            inputs: list[Any] = [self._master, process.stdout, self._wake]
+            ready, _, _ = select.select(inputs, [], [])
             if self._wake in ready:
                 return
             if process.stdout in ready:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qedge.runtime.errors import FetchError, ImageError, UsageError
 from qedge.toolkit.files import NO_SPACE, sha256_of, write_error
@@ -62,11 +63,12 @@ def _file(
 ) -> tuple[Path, bool]:
     """The file in the hub's cache, and whether the hub was asked. PullError."""
     try:
+        from huggingface_hub import errors as hub
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.errors import EntryNotFoundError, HTTPError
     except ImportError as error:
         raise UsageError(f"{name} needs the hub client: pip install 'qedge[hub]'") from error
-    failures = (OSError, ValueError, HTTPError, EntryNotFoundError)
+    http: Any = hub  # whose HTTPError is another library's, by version
+    failures = (OSError, ValueError, http.HTTPError, hub.EntryNotFoundError)
     try:
         # asked once, so that a network that is not there is known at once: the download itself
         # would try for half a minute

@@ -47,10 +47,10 @@ def _signals_wait() -> Iterator[None]:
     before: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not None:  # None: not of Python's making
-                    before[number] = signal.getsignal(number)
-                    signal.signal(number, lambda number, _: came.append(number))
+            for one in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(one) is not None:  # None: not of Python's making
+                    before[one] = signal.getsignal(one)
+                    signal.signal(one, lambda number, _: came.append(number))
         yield
     finally:
         for number, handler in before.items():

@@ -25,7 +25,8 @@ def find(name: str, baud: int, ports: Iterable[str] | None = None) -> str:
     writes nothing. NoBoardError when none does, SeveralBoardsError when more than one does."""
     looked = list(usb_ports() if ports is None else ports)
     found: list[tuple[str, Hello]] = []
-    others, closed = [], list[str]()
+    others: list[tuple[str, Hello]] = []
+    closed: list[str] = []
     for port in looked:
         try:
             device = Device(Link(open_line(port, baud), port, patience=LOOK_SECONDS), port)

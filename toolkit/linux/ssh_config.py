@@ -228,7 +228,7 @@ def _settings(found: _Config, host: str, local: str) -> Settings:
         return [found.expanded(one) for one in found.get(option, ())]  # type: ignore[attr-defined]
 
     user_files: tuple[str, ...] = tuple(map(os.path.expanduser, USER_KNOWN))
-    global_files = GLOBAL_KNOWN
+    global_files: tuple[str, ...] = GLOBAL_KNOWN
     if found.get("UserKnownHostsFile") is not None:
         user_files = tuple(one for one in all_of("UserKnownHostsFile") if one != os.devnull)
     if found.get("GlobalKnownHostsFile") is not None:

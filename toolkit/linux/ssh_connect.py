@@ -140,8 +140,8 @@ class Proxy:
         with theirs:
             self._process = subprocess.Popen(
                 [shell, "-c", f"exec {command}"],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=self._said,
                 start_new_session=True,  # Ctrl-C is for us to pass on
             )
@@ -156,8 +156,10 @@ class Proxy:
 
     async def close(self) -> None:
         self.socket.close()
-        for end in (lambda: None, self._process.terminate, self._process.kill):
-            end()
+        ends: list[Callable[[], None]] = [self._process.terminate, self._process.kill]
+        for end in (None, *ends):
+            if end is not None:
+                end()
             for _ in range(20):
                 if self._process.poll() is not None:
                     break

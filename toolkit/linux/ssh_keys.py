@@ -25,10 +25,10 @@ async def keys_for(
     identity: a file that goes before the configuration's."""
     if identity is not None:  # an error in it is the caller's to see
         ignore = bool(settings.agent)  # the agent may have it
-        options = {"client_keys": [identity], "ignore_encrypted": ignore}
+        options: dict[str, Any] = {"client_keys": [identity], "ignore_encrypted": ignore}
         certificates = [one for one in settings.certificates if os.path.isfile(one)]
-        public = [_public(identity)] if settings.identities_only else []
-        return {**options, **_of_agent(settings, public), "client_certs": certificates}, None
+        own = [_public(identity)] if settings.identities_only else []
+        return {**options, **_of_agent(settings, own), "client_certs": certificates}, None
     said = settings.identities is not None
     paths = settings.identities if settings.identities is not None else _defaults()
     keys: list[str] = []

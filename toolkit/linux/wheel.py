@@ -37,13 +37,27 @@ ROOMS = ("", "agent", "measure")  # of Python
 MODULE = "_engine.abi3.so"  # the ending that every CPython 3 on Linux looks for
 LIMITED_API = "0x030A0000"  # 3.10
 # As setup.py has them; a Python has no position to speak of, so everything is movable.
-FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden")
+FLAGS: tuple[str, ...] = (
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+)
 FLAGS += ("-fPIC", f"-DPy_LIMITED_API={LIMITED_API}", "-Wno-deprecated-declarations")
 # Linux on 64-bit Arm has pages of 4, 16 (Pi 5) or 64 KiB; segments that begin on a multiple of
 # 64 KiB can be mapped under each.
 LINK = ("-shared", "-pthread", "-Wl,-z,max-page-size=65536", "-Wl,-s", "-Wl,--gc-sections")
 # What takes no time that counts is made small: unrolled, it would be a fifth of the module.
-SMALL = ("ed25519", "sha512", "signature", "characters", "folder", "normalize", "special")
+SMALL: tuple[str, ...] = (
+    "ed25519",
+    "sha512",
+    "signature",
+    "characters",
+    "folder",
+    "normalize",
+    "special",
+)
 SMALL += ("sentencepiece", "decode", "cpus", "image_file", "vocab", "_engine")
 # zig's run-time library may come along as a whole, and with its own memcpy and so on; those
 # names stay visible, so that libc's, which are faster, go before them.

@@ -146,7 +146,7 @@ def _is_right(kept: Path) -> bool:
     except (OSError, QedgeError):
         return False
     need = image.bytes + image.plan["arena_bytes"] + RESIDENT_BYTES
-    return need <= (total_bytes() or need)
+    return bool(need <= (total_bytes() or need))
 
 
 def _sums(kept: Path) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 from qedge.runtime.errors import ImageError, NoBoardError, QedgeError, UsageError, WriteError
 from qedge.runtime.image import open_image
@@ -233,14 +234,14 @@ def build(
         nonlocal done
         tensor: SourceTensor = source.tensors[entry.name]
         for piece in pack(tensor, entry.type, entry.layout):
-            yield piece.data
+            yield cast(bytes, piece.data)
             done += piece.nbytes
             tell("quantize", done, weight_bytes)
 
-    table = (piece.data for piece in rope.tables(source.config, planned.context))
-    with new_file(output) as file, ThreadPoolExecutor(1) as background:
+    table = (cast(bytes, piece.data) for piece in rope.tables(source.config, planned.context))
+    with new_file(output) as out, ThreadPoolExecutor(1) as background:
         digest = background.submit(source.sha256)  # reads all of it, while it is quantized
-        writer = ImageWriter(file, board)
+        writer = ImageWriter(out, board)
         writer.write(
             source.config,
             planned,
@@ -255,7 +256,7 @@ def build(
         writer.set_provenance(provenance(digest.result()))
         source.check_unchanged()
         tell("prove", 0, 1)
-        writer.set_golden(_golden(Path(file.name), model, planned.context))
+        writer.set_golden(_golden(Path(out.name), model, planned.context))
     with Model.open(output, allow_paging=True) as proved:
         proved.test()
         tell("prove", 1, 1)

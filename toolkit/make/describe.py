@@ -33,10 +33,10 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
     image = open_image(path)
     leaves = verify_image(image, path) if verify else None
     tensors: dict[str, int] = {}  # bytes
-    for _, _, kind, rows, group, _, _, size in image.tensors():
+    for _, _, kind, rows, group, _, _, count in image.tensors():
         layout = f" in tiles of {rows} rows by {group}" if rows > 1 else ""
         name = _TYPE_NAMES[kind] + layout
-        tensors[name] = tensors.get(name, 0) + size
+        tensors[name] = tensors.get(name, 0) + count
     try:
         provenance = json.loads(image.section(9) or b"{}")
     except (ValueError, RecursionError):

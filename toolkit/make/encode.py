@@ -24,7 +24,7 @@ def open_vocabulary(path: Path) -> Vocab:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}; give an image or a GGUF file") from error
     if magic == b"QEDGEIMG":
-        return Vocab(open_image(path).section(3))
+        return Vocab(open_image(path).section(3) or b"")
     from qedge.toolkit.make import vocabulary_table
 
     if magic[:4] == b"GGUF":

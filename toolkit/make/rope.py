@@ -9,11 +9,12 @@ of a turn, and sine and cosine are polynomials in float64 with a fixed order of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Context, Decimal, localcontext
 
 import numpy as np
 
-from qedge.toolkit.source.model import ModelConfig, RopeScaling
+from qedge.toolkit.source.model import Floats, ModelConfig, RopeScaling
 
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 _ROWS = 1024  # positions made at a time
@@ -72,7 +73,7 @@ def _cosine(x: np.ndarray) -> np.ndarray:
     return 1.0 + z * p
 
 
-def tables(config: ModelConfig, context: int):
+def tables(config: ModelConfig, context: int) -> Iterator[Floats]:
     """Yields the table in pieces: float32 (positions, head_size / 2, 2), cosine then sine."""
     step = turns(config)
     for start in range(0, context, _ROWS):

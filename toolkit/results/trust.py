@@ -80,7 +80,7 @@ class Verdict:
 def judge(results: Mapping[str, Any]) -> Verdict:
     """The verdict on the results of runtime/measure, or on what a board sent of them: a fact
     that is missing, or None, raises no flag."""
-    found = results.get("samples")
+    found: Any = results.get("samples")
     samples = [one for one in found if isinstance(one, Mapping)] if _listed(found) else []
     flags = [*_of_results(results)]
     for rule in (_voltage, _throttled, _slow_clock, _swapped, _busy, _paging, _hot):
@@ -126,7 +126,7 @@ def _of_results(results: Mapping[str, Any]) -> Iterator[Flag]:
 
 def _not_closed(results: Mapping[str, Any]) -> str:
     rounds, within = results.get("repeat"), _number(results.get("within")) or 0.0
-    decode = results.get("decode")
+    decode: Any = results.get("decode")
     wide = []
     for one in decode if _listed(decode) else ():
         if not isinstance(one, Mapping) or not _listed(one.get("interval")):

@@ -306,15 +306,15 @@ def check_tensors(
                 "models with biases, experts or extra norms are not supported"
             )
     for name, shape in shapes.items():
-        tensor = tensors.get(name)
-        if tensor is None:
+        found = tensors.get(name)
+        if found is None:
             raise ImageError(
                 f"{path}: tensor {name} is missing (the model says {config.layers} layers); "
                 "the file is incomplete or not a Llama"
             )
-        if (tensor.rows, tensor.columns) != shape:
+        if (found.rows, found.columns) != shape:
             raise ImageError(
-                f"{path}: {name} is {tensor.rows} x {tensor.columns}, "
+                f"{path}: {name} is {found.rows} x {found.columns}, "
                 f"the configuration calls for {shape[0]} x {shape[1]}"
             )
     return {name: tensors[name] for name in shapes}

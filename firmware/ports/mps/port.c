@@ -2,8 +2,8 @@
  * that stands for NOR flash (QEMU keeps it in a file). The board file gives QF_UART_AT,
  * QF_UART_IRQ and QF_FLASH_AT, and the clock: QF_TIMER_AT of a CMSDK timer (MPS2) or
  * QF_COUNTER_AT of the SSE-300's system counter (MPS3).
- * Sources: Arm DDI 0479 (CMSDK: UART 4.3, timer 4.1), 101773 (SSE-300: system counter), DAI 0385
- * and DAI 0547 (memory maps). */
+ * Sources: Arm DDI 0479 (CMSDK: UART 4.3, timer 4.1), 101773 (SSE-300: system counter), DAI
+ * 0385 and DAI 0547 (memory maps). */
 #include "port.h"
 
 #define REGISTER(address) (*(volatile uint32_t *)(uintptr_t)(address))
@@ -17,7 +17,9 @@
 #define IRQ_FORGET REGISTER(0xE000E280 + QF_UART_IRQ / 32 * 4)
 
 enum { TRANSMIT_FULL = 1, RECEIVE_FULL = 2, RECEIVE_INTERRUPT = 2 };
-enum { LOOKS = 20000 }; /* at the line before sleeping: waking costs QEMU more than a byte does */
+enum {
+    LOOKS = 20000
+}; /* at the line before sleeping: waking costs QEMU more than a byte does */
 static const uint32_t UART_IRQ_BIT = 1u << QF_UART_IRQ % 32;
 
 static volatile uint8_t *const nor = (volatile uint8_t *)(uintptr_t)QF_FLASH_AT;
@@ -69,7 +71,7 @@ void port_open(void)
 {
     UART_DIVIDER = 16;
     __asm volatile("cpsid i"); /* interrupts wake the processor and are never entered */
-    UART_CONTROL = 0xB; /* transmitter, receiver, interrupt when something came */
+    UART_CONTROL = 0xB;        /* transmitter, receiver, interrupt when something came */
     IRQ_ENABLE = UART_IRQ_BIT;
     clock_open();
 }

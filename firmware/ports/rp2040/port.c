@@ -1,7 +1,7 @@
-/* rp2040/port.c - Raspberry Pi Pico: clocks at 125 MHz, UART 0 on GPIO 0 and 1, the flash behind
- * the SSI, written by commands from SRAM while nothing can be read from it.
- * Source: RP2040 datasheet (2.6.3 XIP, 2.15 clocks, 2.18 PLL, 4.2 UART, 4.6 timer, 4.7 watchdog,
- * 4.10 SSI); Winbond W25Q16JV (commands, status register 2). */
+/* rp2040/port.c - Raspberry Pi Pico: clocks at 125 MHz, UART 0 on GPIO 0 and 1, the flash
+ * behind the SSI, written by commands from SRAM while nothing can be read from it. Source:
+ * RP2040 datasheet (2.6.3 XIP, 2.15 clocks, 2.18 PLL, 4.2 UART, 4.6 timer, 4.7 watchdog, 4.10
+ * SSI); Winbond W25Q16JV (commands, status register 2). */
 
 enum {
     RESETS = 0x4000C000,
@@ -97,8 +97,8 @@ static IN_RAM void take_flash(void)
 }
 
 /* The flash as memory again: command EBh, address and data on four lines. The chip is told the
- * command every time (it is never in its continuous mode), so that nothing has to be left before
- * other commands. Six wait cycles: the mode bits' two and four. */
+ * command every time (it is never in its continuous mode), so that nothing has to be left
+ * before other commands. Six wait cycles: the mode bits' two and four. */
 static IN_RAM void serve_flash(void)
 {
     REGISTER(SSI + 0x08) = 0;

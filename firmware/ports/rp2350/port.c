@@ -30,7 +30,7 @@ __attribute__((section(".vectors.definition"), used)) static const uint32_t defi
 static void open_line(void)
 {
     out_of_reset(1u << 26 | 1u << 23 | 1u << 9 | 1u << 6); /* UART 0, timer 0, pads, IO */
-    open_uart(81, 24); /* 115,200 baud: 150 MHz / 16 / (81 + 24 / 64) */
+    open_uart(81, 24);                       /* 115,200 baud: 150 MHz / 16 / (81 + 24 / 64) */
     for (uint32_t pin = 0; pin < 2; pin++) { /* transmit, receive */
         REGISTER(IO_BANK0 + 8 * pin + 4) = 2;
         SET(PADS_BANK0 + 4 + 4 * pin) = 1u << 6;   /* input enabled */

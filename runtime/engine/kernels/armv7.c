@@ -132,12 +132,11 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
         qe_portable_matmul(m, first, count);
         return;
     }
-    for (uint32_t group = first; group < first + count; group++) {
+    for (uint32_t group = first; group < first + count; group++)
         if (m->type == QE_Q4_0)
             products(m, 1, group);
         else
             products(m, 0, group);
-    }
 }
 
 /* A key tile of whole blocks has the bytes of a q8_0 weight tile. */

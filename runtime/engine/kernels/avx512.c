@@ -232,17 +232,15 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
         return;
     const uint32_t end = first + count;
     for (uint32_t group = first; group < end; group += 2) {
-        if (m->type == QE_Q4_0) {
+        if (m->type == QE_Q4_0)
             if (group + 1 < end)
                 group_rows(m, 1, group, 2);
             else
                 group_rows(m, 1, group, 1);
-        } else {
-            if (group + 1 < end)
-                group_rows(m, 0, group, 2);
-            else
-                group_rows(m, 0, group, 1);
-        }
+        else if (group + 1 < end)
+            group_rows(m, 0, group, 2);
+        else
+            group_rows(m, 0, group, 1);
     }
 }
 

@@ -1,5 +1,5 @@
-/* dsp.c - the kernels of Arm processors with products of half-word pairs: Cortex-M4, M7 and M33,
- * and ARMv6 (Pi Zero). Equal to portable.c. */
+/* dsp.c - the kernels of Arm processors with products of half-word pairs: Cortex-M4, M7 and
+ * M33, and ARMv6 (Pi Zero). Equal to portable.c. */
 #if defined(__arm__) && defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_FEATURE_MVE)
 #include "fours_float.h"
 
@@ -23,13 +23,14 @@ INLINE uint32_t word_at(const void *p)
     return *(const uint32_t *)__builtin_assume_aligned(p, 4);
 }
 
-/* Where the compiler is left to order loads, it loads all of a block first and spills it: so the
- * steps below are in assembly, loads and products together. Any register goes with ldrd in
+/* Where the compiler is left to order loads, it loads all of a block first and spills it: so
+ * the steps below are in assembly, loads and products together. Any register goes with ldrd in
  * Thumb; ARM instructions want pairs, and load words. */
 #if defined(__thumb__)
 #define LOAD_TWO(offset) "ldrd %[t], %[u], [%[w], #" #offset "]\n\t"
 #else
-#define LOAD_TWO(offset) "ldr %[t], [%[w], #" #offset "]\n\tldr %[u], [%[w], #4+" #offset "]\n\t"
+#define LOAD_TWO(offset)                                                                       \
+    "ldr %[t], [%[w], #" #offset "]\n\tldr %[u], [%[w], #4+" #offset "]\n\t"
 #endif
 #define ROW(word, sum)                                                                         \
     "sxtb16 %[v], %[" #word "]\n\t"                                                            \

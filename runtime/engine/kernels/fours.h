@@ -110,9 +110,22 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
 
 #define FOURS_SET(set_name)                                                                    \
     {                                                                                          \
-        .name = set_name, .quantize = quantize, .matmul = matmul, .rmsnorm = rmsnorm,          \
-        .silu_mul = silu_mul, .score_q8 = score_q8, .softmax = softmax, .weigh_q8 = weigh_q8,  \
-        .mix_q8 = mix_q8, .score_f16 = score_f16, .mix_f16 = mix_f16, .score_f32 = score_f32,  \
-        .mix_f32 = mix_f32, .weights = weights, .order = order, .survey = survey,              \
-        .pick = pick, .first_largest = first_largest,                                          \
+        .name = set_name,                                                                      \
+        .quantize = quantize,                                                                  \
+        .matmul = matmul,                                                                      \
+        .rmsnorm = rmsnorm,                                                                    \
+        .silu_mul = silu_mul,                                                                  \
+        .score_q8 = score_q8,                                                                  \
+        .softmax = softmax,                                                                    \
+        .weigh_q8 = weigh_q8,                                                                  \
+        .mix_q8 = mix_q8,                                                                      \
+        .score_f16 = score_f16,                                                                \
+        .mix_f16 = mix_f16,                                                                    \
+        .score_f32 = score_f32,                                                                \
+        .mix_f32 = mix_f32,                                                                    \
+        .weights = weights,                                                                    \
+        .order = order,                                                                        \
+        .survey = survey,                                                                      \
+        .pick = pick,                                                                          \
+        .first_largest = first_largest,                                                        \
     }

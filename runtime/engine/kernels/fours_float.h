@@ -1,5 +1,5 @@
-/* fours_float.h - what the sets of fours.h have in common whose processors have a float unit (or
- * a compiler that takes its place): activations are read as they lie, floats are plain C.
+/* fours_float.h - what the sets of fours.h have in common whose processors have a float unit
+ * (or a compiler that takes its place): activations are read as they lie, floats are plain C.
  * Include it before fours.h. */
 #include "kernels.h"
 
@@ -21,7 +21,8 @@ INLINE void prepare_q4(const int8_t *x, columns *c)
 
 INLINE float half_at(const uint8_t *p)
 {
-#if defined(__ARM_FP) && __ARM_ARCH_PROFILE == 'M' /* FPv4 converts halves, subnormal ones too */
+#if defined(__ARM_FP) &&                                                                       \
+    __ARM_ARCH_PROFILE == 'M' /* FPv4 converts halves, subnormal ones too */
     float value;
     __asm__("vmov %0, %1\n\tvcvtb.f32.f16 %0, %0"
             : "=t"(value)

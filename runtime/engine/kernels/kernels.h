@@ -72,7 +72,8 @@ typedef struct {
                       float *s);
     void (*mix_f32)(const uint8_t *v, uint32_t n, uint32_t head_size, const float *e,
                     float *out);
-    /* w[i] = (uint32) (exp((x[i] - top) * scale) * 2^30) | 1, or 0 where w[i] was below least. */
+    /* w[i] = (uint32) (exp((x[i] - top) * scale) * 2^30) | 1, or 0 where w[i] was below least.
+     */
     void (*weights)(const float *x, uint32_t n, float top, float scale, uint32_t least,
                     uint32_t *w);
     /* Patterns of floats in an order that integers can compare; 0 is none. */

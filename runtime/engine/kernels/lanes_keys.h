@@ -1,6 +1,6 @@
-/* lanes_keys.h - the sampler's passes over all tokens (SPEC 2.11) on vectors of the machine's own
- * width. The end of lanes.h, and of no use without it. A set that defines QE_OWN_SURVEY brings
- * its own survey and pick. */
+/* lanes_keys.h - the sampler's passes over all tokens (SPEC 2.11) on vectors of the machine's
+ * own width. The end of lanes.h, and of no use without it. A set that defines QE_OWN_SURVEY
+ * brings its own survey and pick. */
 
 static void weights(const float *x, uint32_t n, float top, float scale, uint32_t least,
                     uint32_t *w)
@@ -15,8 +15,8 @@ static void weights(const float *x, uint32_t n, float top, float scale, uint32_t
         memcpy(w + i, &whole, sizeof whole);
     }
     for (; i < n; i++)
-        w[i] = w[i] < least ? 0
-                            : (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
+        w[i] =
+            w[i] < least ? 0 : (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
 }
 
 static void order(const float *x, uint32_t n, uint32_t *keys)

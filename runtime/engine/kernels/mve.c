@@ -8,8 +8,7 @@
 /* A row's words, `step` bytes apart. */
 INLINE int8x16_t row_words(const uint8_t *w, uint32x4_t at)
 {
-    return vreinterpretq_s8_s32(
-        vldrwq_gather_offset_s32((const int32_t *)(const void *)w, at));
+    return vreinterpretq_s8_s32(vldrwq_gather_offset_s32((const int32_t *)(const void *)w, at));
 }
 
 INLINE uint32x4_t steps_of(uint32_t step)

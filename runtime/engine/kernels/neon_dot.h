@@ -95,8 +95,8 @@ INLINE void values_by_heads(const uint8_t *values, uint32_t tiles, uint32_t head
             load_pair(uq + h * stride, &u[h][0], &u[h][1]);
         }
 #define STEP(g)                                                                                \
-    load_pair(values + (g)*step, &v[0], &v[1]);                                                \
-    load_pair(values + (g)*step + 32, &v[2], &v[3]);                                           \
+    load_pair(values + (g) * step, &v[0], &v[1]);                                              \
+    load_pair(values + (g) * step + 32, &v[2], &v[3]);                                         \
     for (int r = 0; r < 4; r++) {                                                              \
         for (int h = 0; h < heads; h++)                                                        \
             isum[h][r] = vdotq_laneq_s32(isum[h][r], v[r], u[h][(g) / 4], (g) % 4);            \

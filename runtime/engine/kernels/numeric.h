@@ -133,12 +133,11 @@ static inline float qe_sqrt_soft(float x)
         return qe_float(QE_NAN_BITS);
     int32_t e = (int32_t)(u >> 23);
     uint32_t m = u & 0x7FFFFFu;
-    if (e == 0) {
+    if (e == 0)
         for (e = 1; !(m & 0x800000u); e--)
             m <<= 1;
-    } else {
+    else
         m |= 0x800000u;
-    }
     e -= 127;
     if (e & 1) {
         m <<= 1;

@@ -44,9 +44,8 @@ static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t
 static float plain_row(const uint8_t *w, uint32_t type, const float *x, uint32_t columns)
 {
     float s[16] = {0};
-    for (uint32_t i = 0; i < columns; i++) {
+    for (uint32_t i = 0; i < columns; i++)
         s[i % 16] = s[i % 16] + plain_value(w, i, type == QE_F16) * x[i];
-    }
     return halves(s);
 }
 

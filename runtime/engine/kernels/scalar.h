@@ -129,8 +129,8 @@ static void weights(const float *x, uint32_t n, float top, float scale, uint32_t
                     uint32_t *w)
 {
     for (uint32_t i = 0; i < n; i++)
-        w[i] = w[i] < least ? 0
-                            : (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
+        w[i] =
+            w[i] < least ? 0 : (uint32_t)(int32_t)(qe_exp((x[i] - top) * scale) * 0x1p30f) | 1u;
 }
 
 static void order(const float *x, uint32_t n, uint32_t *keys)

@@ -1,7 +1,7 @@
 /* soft.h - float products and sums in integers, for processors without a float unit and with
- * 32-bit products only (thumb.c). They round as IEEE 754 says, to nearest, ties to even; whatever
- * is not a normal number is left to the compiler's own routines, which are right and slow.
- * Floats are passed as their bits. */
+ * 32-bit products only (thumb.c). They round as IEEE 754 says, to nearest, ties to even;
+ * whatever is not a normal number is left to the compiler's own routines, which are right and
+ * slow. Floats are passed as their bits. */
 #ifndef QE_SOFT_H
 #define QE_SOFT_H
 
@@ -39,7 +39,7 @@ static inline uint32_t soft_mul_half(uint16_t half, uint32_t x)
     /* 11 and 24 bits; the product's upper part, and its 12 last bits as one */
     const uint32_t a = (size & 0x3FF) | 0x400, b = (x & SOFT_FRACTION) | SOFT_ONE;
     const uint32_t low = a * (b & 0xFFF);
-    uint32_t m = a * (b >> 12) + (low >> 12); /* 2^21 .. 2^23 */
+    uint32_t m = a * (b >> 12) + (low >> 12);             /* 2^21 .. 2^23 */
     m = m << 6 | (low >> 6 & 0x3F) | ((low & 0x3F) != 0); /* 28 or 29 bits */
     const uint32_t sign = ((uint32_t)half << 16 ^ x) & 0x80000000u;
     if (m >> 28)
@@ -129,7 +129,8 @@ static inline uint32_t soft_add(uint32_t a, uint32_t b)
         return a;
     if (e - 40 >= 214 || soft_exponent(b) < 1) /* so that nothing below can be subnormal */
         return qe_bits(SOFT_ADD_ELSE(qe_float(a), qe_float(b)));
-    uint32_t m = ((a & SOFT_FRACTION) | SOFT_ONE) << 6, n = ((b & SOFT_FRACTION) | SOFT_ONE) << 6;
+    uint32_t m = ((a & SOFT_FRACTION) | SOFT_ONE) << 6, n = ((b & SOFT_FRACTION) | SOFT_ONE)
+                                                            << 6;
     if (apart >= 30)
         n = 1; /* only that it is there matters */
     else if (apart)

@@ -1,7 +1,7 @@
-/* soft_calls.c - float arithmetic for the Cortex-M0+ and M3 in place of the compiler's: as exact
- * (IEEE 754, to nearest, ties to even), which zig's division is not, and on an M0+ half as long
- * as gcc's. The linker sends calls here (--wrap, by the board file); what is not a normal number goes on to the
- * compiler's. */
+/* soft_calls.c - float arithmetic for the Cortex-M0+ and M3 in place of the compiler's: as
+ * exact (IEEE 754, to nearest, ties to even), which zig's division is not, and on an M0+ half
+ * as long as gcc's. The linker sends calls here (--wrap, by the board file); what is not a
+ * normal number goes on to the compiler's. */
 #if defined(__thumb__) && !defined(__ARM_FP) && !defined(__linux__)
 float __real___aeabi_fmul(float a, float b);
 float __real___aeabi_fadd(float a, float b);

@@ -43,23 +43,20 @@ static const uint8_t *look_up(const uint8_t *array, uint32_t count, uint32_t wor
         uint32_t half = low + (high - low) / 2;
         const uint8_t *entry = array + (size_t)half * words * 4;
         uint32_t found = qe_vocab_load(entry, 0) >> shift;
-        if (found == key) {
+        if (found == key)
             return entry;
-        }
-        if (found < key) {
+        if (found < key)
             low = half + 1;
-        } else {
+        else
             high = half;
-        }
     }
     return NULL;
 }
 
 static int put(const qe_vocab *vocab, characters *out, uint32_t code_point, int order)
 {
-    if (out->count == out->max) {
+    if (out->count == out->max)
         return QE_ERR_SPACE;
-    }
     code_point &= 0x1FFFFF;
     if (order) {
         const uint8_t *entry = look_up(vocab->classes, vocab->class_count, 1, 8, code_point);
@@ -81,20 +78,16 @@ static int put_mapped(const qe_vocab *vocab, const uint8_t *mapping, uint32_t ma
         return error || !trailing ? error : put(vocab, out, TRAILING + trailing, 0);
     }
     const uint8_t *entry = look_up(mapping, mappings, 2, 5, code_point);
-    if (!entry) {
+    if (!entry)
         return put(vocab, out, code_point, order);
-    }
     uint32_t count = qe_vocab_load(entry, 0) & 31, where = qe_vocab_load(entry, 1);
-    if (count == 1) {
+    if (count == 1)
         return put(vocab, out, where, order);
-    }
-    if (where > vocab->pool_count || count > vocab->pool_count - where) {
+    if (where > vocab->pool_count || count > vocab->pool_count - where)
         return QE_ERR_IMAGE;
-    }
     int error = QE_OK;
-    for (uint32_t i = 0; i < count && !error; i++) {
+    for (uint32_t i = 0; i < count && !error; i++)
         error = put(vocab, out, qe_vocab_load(vocab->pool, (size_t)where + i), order);
-    }
     return error;
 }
 
@@ -106,29 +99,25 @@ static int order_run(characters *c, uint32_t *run, size_t count)
         for (size_t i = 1; i < count; i++) {
             uint32_t value = run[i];
             size_t at = i;
-            for (; at > 0 && CLASS(run[at - 1]) > CLASS(value); at--) {
+            for (; at > 0 && CLASS(run[at - 1]) > CLASS(value); at--)
                 run[at] = run[at - 1];
-            }
             run[at] = value;
         }
         return QE_OK;
     }
-    if (c->max - c->count < count + 256) {
+    if (c->max - c->count < count + 256)
         return QE_ERR_SPACE;
-    }
     uint32_t *starts = c->values + c->count, *sorted = starts + 256, sum = 0;
     memset(starts, 0, 256 * sizeof *starts);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         starts[CLASS(run[i])]++;
-    }
     for (int i = 0; i < 256; i++) {
         uint32_t here = starts[i];
         starts[i] = sum;
         sum += here;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         sorted[starts[CLASS(run[i])]++] = run[i];
-    }
     memcpy(run, sorted, count * sizeof *run);
     return QE_OK;
 }
@@ -137,13 +126,11 @@ static int order_marks(characters *c)
 {
     for (size_t at = 0; at < c->count;) {
         size_t end = at;
-        while (end < c->count && CLASS(c->values[end]) != 0) {
+        while (end < c->count && CLASS(c->values[end]) != 0)
             end++;
-        }
         int error = order_run(c, c->values + at, end - at);
-        if (error) {
+        if (error)
             return error;
-        }
         at = end + 1;
     }
     return QE_OK;
@@ -152,9 +139,8 @@ static int order_marks(characters *c)
 /* What two characters make together, or 0. */
 static uint32_t composite(const qe_vocab *vocab, uint32_t first, uint32_t second)
 {
-    if (first - LEADING < LEADINGS && second - VOWEL < VOWELS) {
+    if (first - LEADING < LEADINGS && second - VOWEL < VOWELS)
         return HANGUL + ((first - LEADING) * VOWELS + (second - VOWEL)) * TRAILINGS;
-    }
     if (first - HANGUL < HANGULS && (first - HANGUL) % TRAILINGS == 0 &&
         second - TRAILING - 1 < TRAILINGS - 1) {
         return first + second - TRAILING;
@@ -165,14 +151,12 @@ static uint32_t composite(const qe_vocab *vocab, uint32_t first, uint32_t second
         uint32_t half = low + (high - low) / 2;
         const uint8_t *entry = vocab->pairs + (size_t)half * 12;
         uint32_t a = qe_vocab_load(entry, 0), b = qe_vocab_load(entry, 1);
-        if (a == first && b == second) {
+        if (a == first && b == second)
             return CODE_POINT(qe_vocab_load(entry, 2));
-        }
-        if (a < first || (a == first && b < second)) {
+        if (a < first || (a == first && b < second))
             low = half + 1;
-        } else {
+        else
             high = half;
-        }
     }
     return 0;
 }
@@ -180,13 +164,13 @@ static uint32_t composite(const qe_vocab *vocab, uint32_t first, uint32_t second
 static void compose(const qe_vocab *vocab, characters *c)
 {
     size_t count = 0, starter = 0;
-    int has_starter = 0, last = -1; /* the class before, since the starter; -1 right behind it */
+    int has_starter = 0,
+        last = -1; /* the class before, since the starter; -1 right behind it */
     for (size_t i = 0; i < c->count; i++) {
         uint32_t value = c->values[i], made = 0;
         int class = (int)CLASS(value);
-        if (has_starter && last < class) {
+        if (has_starter && last < class)
             made = composite(vocab, CODE_POINT(c->values[starter]), CODE_POINT(value));
-        }
         if (made) {
             uint32_t stands = STANDS(c->values[starter]) + STANDS(value);
             c->values[starter] = made | (stands < 3 ? stands : 3) << 29;
@@ -225,37 +209,32 @@ int qe_step_characters(const qe_vocab *vocab, const uint8_t *step, const uint8_t
 {
     uint32_t argument = qe_vocab_load(step, ARGUMENT), offset = qe_vocab_load(step, MAPPING);
     uint32_t mappings = qe_vocab_load(step, MAPPING_COUNT);
-    if (offset % 4 != 0 || offset > vocab->bytes || mappings > (vocab->bytes - offset) / 8) {
+    if (offset % 4 != 0 || offset > vocab->bytes || mappings > (vocab->bytes - offset) / 8)
         return QE_ERR_IMAGE;
-    }
-    size_t origins = 0, stood = 0; /* characters of the origin; of the text, in what is written */
+    size_t origins = 0,
+           stood = 0; /* characters of the origin; of the text, in what is written */
     int order = (argument & QE_CHARACTERS_ORDER) != 0, error = QE_OK;
     uintptr_t slack = (uintptr_t)(-(uintptr_t)room->base) & 3;
-    if (room->bytes < slack) {
+    if (room->bytes < slack)
         return QE_ERR_SPACE;
-    }
     characters c = {(uint32_t *)(room->base + slack), 0, (room->bytes - slack) / 4, 0};
     for (size_t at = 0; at < bytes && !error;) {
         uint32_t code_point;
         size_t length = qe_utf8_read(text + at, bytes - at, &code_point);
-        if (length == 0) { /* half a sequence: a special token was cut out of it */
+        if (length == 0) /* half a sequence: a special token was cut out of it */
             return QE_ERR_IMAGE;
-        }
         c.stands = STANDS_FOR_ONE;
         origins += at < *origin;
         error = put_mapped(vocab, vocab->base + offset, mappings, &c, code_point, order);
         error = error ? error : qe_work_did(work, 16);
         at += length;
     }
-    if (order && !error) {
+    if (order && !error)
         error = order_marks(&c);
-    }
-    if (error) {
+    if (error)
         return error;
-    }
-    if (argument & QE_CHARACTERS_COMPOSE) {
+    if (argument & QE_CHARACTERS_COMPOSE)
         compose(vocab, &c);
-    }
     /* in place: a character's bytes are at most four, and begin below what is not read yet */
     *origin = 0;
     for (size_t i = 0; i < c.count; i++) {

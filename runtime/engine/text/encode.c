@@ -10,9 +10,8 @@ enum { RAW, SPECIAL_FIRST, SPECIAL_REST, STRIPPED };
 
 size_t qe_vocab_scratch_bytes(const qe_vocab *vocab, size_t text_bytes)
 {
-    if (text_bytes > QE_VOCAB_TEXT_MAX) {
+    if (text_bytes > QE_VOCAB_TEXT_MAX)
         return SIZE_MAX;
-    }
     if (vocab->flags & QE_VOCAB_FOLDER) {
         uint64_t bytes = qe_folder_scratch_bytes(vocab, text_bytes);
         return bytes > SIZE_MAX ? SIZE_MAX : (size_t)bytes;
@@ -26,9 +25,8 @@ static int is_utf8(const uint8_t *text, size_t bytes)
     for (size_t at = 0; at < bytes;) {
         uint32_t code_point;
         size_t length = text[at] < 0x80 ? 1 : qe_utf8_read(text + at, bytes - at, &code_point);
-        if (length == 0) {
+        if (length == 0)
             return 0;
-        }
         at += length;
     }
     return 1;
@@ -41,11 +39,9 @@ static int is_ascii_space(uint8_t c)
 
 static int is_raw(const uint8_t *map, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i++) {
-        if (map[i] != RAW) {
+    for (size_t i = 0; i < bytes; i++)
+        if (map[i] != RAW)
             return 0;
-        }
-    }
     return 1;
 }
 
@@ -54,19 +50,15 @@ static int is_raw(const uint8_t *map, size_t bytes)
 static size_t mark_special(const uint8_t *text, size_t bytes, uint8_t *map, size_t at,
                            uint32_t string_bytes, unsigned attributes)
 {
-    if (attributes & QE_TOKEN_LSTRIP) {
-        for (size_t i = at; i > 0 && map[i - 1] == RAW && is_ascii_space(text[i - 1]); i--) {
+    if (attributes & QE_TOKEN_LSTRIP)
+        for (size_t i = at; i > 0 && map[i - 1] == RAW && is_ascii_space(text[i - 1]); i--)
             map[i - 1] = STRIPPED;
-        }
-    }
     map[at] = SPECIAL_FIRST;
     memset(map + at + 1, SPECIAL_REST, string_bytes - 1);
     at += string_bytes;
-    if (attributes & QE_TOKEN_RSTRIP) {
-        while (at < bytes && map[at] == RAW && is_ascii_space(text[at])) {
+    if (attributes & QE_TOKEN_RSTRIP)
+        while (at < bytes && map[at] == RAW && is_ascii_space(text[at]))
             map[at++] = STRIPPED;
-        }
-    }
     return at;
 }
 
@@ -78,9 +70,8 @@ static int claim(const uint8_t *text, size_t bytes, uint8_t *map, const uint8_t 
     while (bytes - at >= string_bytes) {
         if (at - told >= 4096) {
             int error = qe_work_did(work, at - told);
-            if (error) {
+            if (error)
                 return error;
-            }
             told = at;
         }
         if (text[at] != string[0] || memcmp(text + at, string, string_bytes) != 0 ||
@@ -99,9 +90,8 @@ static int claim_specials(const qe_vocab *vocab, const uint8_t *text, size_t byt
 {
     uint8_t is_present[256] = {
         0}; /* most texts have no byte that a special token begins with */
-    for (size_t i = 0; i < bytes; i++) {
+    for (size_t i = 0; i < bytes; i++)
         is_present[text[i]] = 1;
-    }
     for (uint32_t i = 0; i < vocab->special_count; i++) {
         uint32_t id = qe_vocab_load(vocab->specials, i), string_bytes = 0;
         const uint8_t *string = qe_vocab_string(vocab, id, &string_bytes);
@@ -113,9 +103,8 @@ static int claim_specials(const qe_vocab *vocab, const uint8_t *text, size_t byt
         if ((attributes & QE_TOKEN_TYPE) == QE_TOKEN_USER_DEFINED ||
             (flags & QE_ENCODE_SPECIAL)) {
             int error = claim(text, bytes, map, string, string_bytes, attributes, work);
-            if (error) {
+            if (error)
                 return error;
-            }
         }
     }
     return QE_OK;
@@ -126,17 +115,17 @@ static uint32_t claimable(const qe_vocab *vocab, uint32_t index, uint32_t flags,
                           qe_special *special)
 {
     while (qe_special_read(vocab, &vocab->raw, index, special)) {
-        if (!(special->attributes & QE_TOKEN_SPECIAL) || (flags & QE_ENCODE_SPECIAL)) {
+        if (!(special->attributes & QE_TOKEN_SPECIAL) || (flags & QE_ENCODE_SPECIAL))
             return index;
-        }
         index = special->shorter;
     }
     return QE_VOCAB_NONE;
 }
 
 /* The same with many tokens, that are sorted: `found` has the entry that each place of the text
- * begins with, the longest that is left. Every length goes through the text once, longest first;
- * what is in the way is at least as long, so it covers an end of what it is in the way of. */
+ * begins with, the longest that is left. Every length goes through the text once, longest
+ * first; what is in the way is at least as long, so it covers an end of what it is in the way
+ * of. */
 static int claim_sorted(const qe_vocab *vocab, const uint8_t *text, size_t bytes, uint8_t *map,
                         uint32_t *found, uint32_t flags, qe_work *work)
 {
@@ -146,29 +135,24 @@ static int claim_sorted(const qe_vocab *vocab, const uint8_t *text, size_t bytes
     qe_special_first_bytes(vocab, &vocab->raw, first_bytes);
     for (size_t i = 0; i < bytes; i++) {
         found[i] = QE_VOCAB_NONE;
-        if (!(first_bytes[text[i] >> 3] & 1 << (text[i] & 7))) {
+        if (!(first_bytes[text[i] >> 3] & 1 << (text[i] & 7)))
             continue;
-        }
         int error = qe_work_did(work, 8);
-        if (error) {
+        if (error)
             return error;
-        }
         uint32_t index = qe_special_longest(vocab, &vocab->raw, text + i, bytes - i);
         found[i] = claimable(vocab, index, flags, &special);
-        if (found[i] != QE_VOCAB_NONE && special.bytes > length) {
+        if (found[i] != QE_VOCAB_NONE && special.bytes > length)
             length = special.bytes;
-        }
     }
     while (length > 0) {
         uint32_t next = 0; /* the longest that is shorter */
         int error = qe_work_did(work, bytes);
-        if (error) {
+        if (error)
             return error;
-        }
         for (size_t i = 0; i < bytes; i++) {
-            if (found[i] == QE_VOCAB_NONE) {
+            if (found[i] == QE_VOCAB_NONE)
                 continue;
-            }
             if (map[i] != RAW || !qe_special_read(vocab, &vocab->raw, found[i], &special)) {
                 found[i] = QE_VOCAB_NONE;
                 continue;
@@ -181,9 +165,8 @@ static int claim_sorted(const qe_vocab *vocab, const uint8_t *text, size_t bytes
                 }
                 found[i] = claimable(vocab, special.shorter, flags, &special);
             }
-            if (found[i] != QE_VOCAB_NONE && special.bytes > next) {
+            if (found[i] != QE_VOCAB_NONE && special.bytes > next)
                 next = special.bytes;
-            }
         }
         length = next;
     }
@@ -212,9 +195,8 @@ static uint32_t find_special(const qe_vocab *vocab, const uint8_t *text, size_t 
 static int encode_piece(qe_merging *merging, const uint8_t *text, size_t bytes, int prefix,
                         uint8_t *copy, qe_id_sink *sink)
 {
-    if (merging->vocab->kind == QE_VOCAB_BPE) {
+    if (merging->vocab->kind == QE_VOCAB_BPE)
         return qe_bpe_encode(merging, text, bytes, sink);
-    }
     if (prefix && qe_vocab_adds_space_prefix(merging->vocab)) {
         copy[0] = ' ';
         memcpy(copy + 1, text, bytes);
@@ -231,21 +213,18 @@ static int encode_pieces(qe_merging *merging, const uint8_t *text, size_t bytes,
         int error = QE_OK;
         size_t end = at + 1;
         if (map[at] == RAW) {
-            while (end < bytes && map[end] == RAW) {
+            while (end < bytes && map[end] == RAW)
                 end++;
-            }
             error = encode_piece(merging, text + at, end - at, after_special, copy, sink);
             after_special = 0;
         } else if (map[at] == SPECIAL_FIRST) {
-            while (end < bytes && map[end] == SPECIAL_REST) {
+            while (end < bytes && map[end] == SPECIAL_REST)
                 end++;
-            }
             error = qe_sink_put(sink, find_special(merging->vocab, text + at, end - at));
             after_special = 1;
         }
-        if (error) {
+        if (error)
             return error;
-        }
         at = end;
     }
     return QE_OK;
@@ -276,22 +255,18 @@ int32_t qe_vocab_encode_polled(const qe_vocab *vocab, const uint8_t *text, size_
                                size_t scratch_bytes, const qe_poll *poll)
 {
     const int is_folder = (vocab->flags & QE_VOCAB_FOLDER) != 0;
-    if (text_bytes > QE_VOCAB_TEXT_MAX) {
+    if (text_bytes > QE_VOCAB_TEXT_MAX)
         return QE_ERR_USAGE;
-    }
-    if (!is_folder && scratch_bytes < qe_vocab_scratch_bytes(vocab, text_bytes)) {
+    if (!is_folder && scratch_bytes < qe_vocab_scratch_bytes(vocab, text_bytes))
         return QE_ERR_SPACE;
-    }
-    if (!is_utf8(text, text_bytes)) {
+    if (!is_utf8(text, text_bytes))
         return QE_ERR_TEXT;
-    }
     qe_work work = {poll, 0};
     qe_merging merging = {.vocab = vocab, .work = &work};
     qe_id_sink sink = {ids, 0, max_ids, vocab->token_count};
     int error = QE_OK;
-    if ((flags & QE_ENCODE_BOS) && qe_vocab_adds_bos(vocab) && vocab->bos != QE_VOCAB_NONE) {
+    if ((flags & QE_ENCODE_BOS) && qe_vocab_adds_bos(vocab) && vocab->bos != QE_VOCAB_NONE)
         error = qe_sink_put(&sink, vocab->bos);
-    }
     if (!error && text_bytes) {
         const qe_room room = {scratch, scratch_bytes};
         error = is_folder ? qe_folder_encode(&merging, text, text_bytes, flags, room, &sink)

@@ -35,14 +35,12 @@ static int copy_piece(const qe_vocab *vocab, int is_first, qe_room *room, const 
         (marks && *bytes >= sizeof MARK && memcmp(from, MARK, sizeof MARK) == 0)) {
         prefix = 0;
     }
-    if (!prefix && !marks) {
+    if (!prefix && !marks)
         return QE_OK;
-    }
     size_t written = 0;
     for (size_t i = 0; i < *bytes || prefix;) {
-        if (room->bytes - written < sizeof MARK) {
+        if (room->bytes - written < sizeof MARK)
             return QE_ERR_SPACE;
-        }
         if (prefix || (marks && from[i] == ' ')) {
             memcpy(room->base + written, space, space_bytes);
             written += space_bytes;
@@ -68,9 +66,8 @@ static int is_mark(const uint8_t *text, size_t bytes)
 static size_t next_marked(const uint8_t *text, size_t bytes, size_t start)
 {
     size_t at = start + 1;
-    while (at < bytes && !is_mark(text + at, bytes - at)) {
+    while (at < bytes && !is_mark(text + at, bytes - at))
         at++;
-    }
     return at;
 }
 
@@ -78,9 +75,8 @@ static int encode_word(qe_merging *m, const uint8_t *text, size_t bytes, size_t 
                        qe_id_sink *sink)
 {
     int error = bytes > most ? QE_ERR_SPACE : qe_work_did(m->work, bytes + 1);
-    if (error) {
+    if (error)
         return error;
-    }
     return m->vocab->kind == QE_VOCAB_SPM ? qe_spm_encode(m, text, bytes, sink)
                                           : qe_folder_word(m, text, bytes, sink);
 }
@@ -90,9 +86,8 @@ static int encode_piece(qe_merging *m, int is_first, qe_room room, const uint8_t
 {
     const qe_vocab *vocab = m->vocab;
     int error = copy_piece(vocab, is_first, &room, &text, &bytes);
-    if (error) {
+    if (error)
         return error;
-    }
     size_t slack = (size_t)(-(uintptr_t)room.base) & 3;
     size_t words = room.bytes < slack ? 0 : (room.bytes - slack) / (5 * 4);
     size_t most = words < bytes ? words : bytes;
@@ -103,8 +98,8 @@ static int encode_piece(qe_merging *m, int is_first, qe_room room, const uint8_t
     m->tree = m->priorities + most;
     if (vocab->pretokenizer == QE_PRE_NONE || vocab->pretokenizer == QE_PRE_MARKS) {
         for (size_t start = 0; start < bytes && !error;) {
-            size_t end = vocab->pretokenizer == QE_PRE_NONE ? bytes
-                                                            : next_marked(text, bytes, start);
+            size_t end =
+                vocab->pretokenizer == QE_PRE_NONE ? bytes : next_marked(text, bytes, start);
             error = encode_word(m, text + start, end - start, most, sink);
             start = end;
         }
@@ -112,9 +107,8 @@ static int encode_piece(qe_merging *m, int is_first, qe_room room, const uint8_t
     }
     qe_words cut;
     qe_words_start(&cut, vocab, text, bytes);
-    for (size_t start = 0, end; !error && (end = qe_words_next(&cut)) != 0; start = end) {
+    for (size_t start = 0, end; !error && (end = qe_words_next(&cut)) != 0; start = end)
         error = encode_word(m, text + start, end - start, most, sink);
-    }
     return error;
 }
 
@@ -126,9 +120,8 @@ static int encode_raw(qe_merging *m, int is_first, int no_special, qe_room room,
     const qe_vocab *vocab = m->vocab;
     size_t origin;
     int more, error = qe_normalize(vocab, &room, is_first, m->work, &text, &bytes, &origin);
-    if (error) {
+    if (error)
         return error;
-    }
     if (text == room.base) {
         room.base += bytes;
         room.bytes -= bytes;
@@ -139,11 +132,10 @@ static int encode_raw(qe_merging *m, int is_first, int no_special, qe_room room,
     while ((more = qe_matcher_next(&matcher, m->work, &piece)) > 0) {
         error = piece.id != QE_VOCAB_NONE
                     ? qe_sink_put(sink, piece.id)
-                    : encode_piece(m, is_first && piece.start < origin, room, text + piece.start,
-                                   piece.end - piece.start, sink);
-        if (error) {
+                    : encode_piece(m, is_first && piece.start < origin, room,
+                                   text + piece.start, piece.end - piece.start, sink);
+        if (error)
             return error;
-        }
     }
     return more;
 }
@@ -161,15 +153,15 @@ int qe_folder_encode(qe_merging *m, const uint8_t *text, size_t bytes, uint32_t 
                     ? qe_sink_put(sink, piece.id)
                     : encode_raw(m, piece.start == 0, no_special, room, text + piece.start,
                                  piece.end - piece.start, sink);
-        if (error) {
+        if (error)
             return error;
-        }
     }
     return more;
 }
 
 /* The symbols of a word: those of its bytes, or of its characters, which without a symbol go as
- * the symbols of their bytes, or are unknown. They need no text: what merges is a pair of ids. */
+ * the symbols of their bytes, or are unknown. They need no text: what merges is a pair of ids.
+ */
 typedef struct {
     qe_merging *merging;
     uint32_t count;
@@ -199,12 +191,10 @@ static void add_known(symbols *s, uint32_t id)
 static void add_unknown(symbols *s)
 {
     const qe_vocab *vocab = s->merging->vocab;
-    if (vocab->unknown == QE_VOCAB_NONE) {
+    if (vocab->unknown == QE_VOCAB_NONE)
         return;
-    }
-    if (s->unknown && !(vocab->traits & QE_TRAIT_FUSE_UNKNOWN)) {
+    if (s->unknown && !(vocab->traits & QE_TRAIT_FUSE_UNKNOWN))
         add(s, vocab->unknown);
-    }
     s->unknown = 1;
 }
 
@@ -223,9 +213,8 @@ static void add_character(symbols *s, const uint8_t *text, size_t bytes)
             return;
         }
     }
-    for (size_t i = 0; i < bytes; i++) {
+    for (size_t i = 0; i < bytes; i++)
         add(s, of_bytes[i]);
-    }
 }
 
 int qe_folder_word(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink *sink)
@@ -233,20 +222,18 @@ int qe_folder_word(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink 
     const qe_vocab *vocab = m->vocab;
     if (vocab->flags & QE_VOCAB_IGNORE_MERGES) {
         uint32_t id = qe_vocab_find(vocab, text, bytes);
-        if (id != QE_VOCAB_NONE) {
+        if (id != QE_VOCAB_NONE)
             return qe_sink_put(sink, id);
-        }
     }
     symbols s = {m, 0, 0};
     for (size_t at = 0; at < bytes;) {
         size_t length = 1;
         if (vocab->kind == QE_VOCAB_BPE) {
             uint32_t id = qe_vocab_load(vocab->byte_tokens, text[at]);
-            if (id < vocab->token_count) {
+            if (id < vocab->token_count)
                 add_known(&s, id);
-            } else {
+            else
                 add_unknown(&s);
-            }
         } else {
             uint32_t code_point;
             length = qe_utf8_read(text + at, bytes - at, &code_point);
@@ -255,15 +242,12 @@ int qe_folder_word(qe_merging *m, const uint8_t *text, size_t bytes, qe_id_sink 
         }
         at += length;
     }
-    if (s.unknown) {
+    if (s.unknown)
         add(&s, vocab->unknown);
-    }
     m->count = s.count;
     int error = qe_merging_run(m);
-    for (uint32_t at = 0; at < s.count && !error; at += m->lengths[at]) {
-        if (m->ids[at] < vocab->token_count) {
+    for (uint32_t at = 0; at < s.count && !error; at += m->lengths[at])
+        if (m->ids[at] < vocab->token_count)
             error = qe_sink_put(sink, m->ids[at]);
-        }
-    }
     return error;
 }

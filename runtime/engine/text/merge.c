@@ -9,9 +9,8 @@ enum { SCAN_BYTES = 40 };
 static uint32_t pair(const qe_merging *m, uint32_t left, uint32_t *merged)
 {
     uint32_t middle = left + m->lengths[left];
-    if (middle >= m->count) {
+    if (middle >= m->count)
         return QE_VOCAB_NONE;
-    }
     return m->vocab->kind == QE_VOCAB_SPM ? qe_spm_pair(m, left, middle, merged)
                                           : qe_bpe_pair(m, left, middle, merged);
 }
@@ -35,18 +34,16 @@ static void play(const qe_merging *m, uint32_t node)
 
 static void replay(const qe_merging *m, uint32_t position)
 {
-    for (uint32_t node = (position + m->count) / 2; node > 0; node /= 2) {
+    for (uint32_t node = (position + m->count) / 2; node > 0; node /= 2)
         play(m, node);
-    }
 }
 
 /* Joins the symbol at left with the next one; non-zero when it did. */
 static int join(qe_merging *m, uint32_t left, int use_tree)
 {
     uint32_t merged = QE_VOCAB_NONE;
-    if (pair(m, left, &merged) == QE_VOCAB_NONE) {
+    if (pair(m, left, &merged) == QE_VOCAB_NONE)
         return 0;
-    }
     uint32_t middle = left + m->lengths[left];
     m->ids[left] = merged;
     m->lengths[left] += m->lengths[middle];
@@ -56,9 +53,8 @@ static int join(qe_merging *m, uint32_t left, int use_tree)
     if (left > 0) {
         uint32_t before = m->starts[left - 1];
         m->priorities[before] = pair(m, before, &merged);
-        if (use_tree) {
+        if (use_tree)
             replay(m, before);
-        }
     }
     if (use_tree) {
         replay(m, middle);
@@ -70,45 +66,39 @@ static int join(qe_merging *m, uint32_t left, int use_tree)
 int qe_merging_run(qe_merging *m)
 {
     uint32_t count = m->count, merged;
-    if (count < 2) {
+    if (count < 2)
         return QE_OK;
-    }
     memset(m->priorities, 0xFF, (size_t)count * 4);
     for (uint32_t at = 0, told = 0; at < count; at += m->lengths[at]) {
         m->priorities[at] = pair(m, at, &merged);
         if (at - told >= QE_WORK_STEP) {
             int error = qe_work_did(m->work, 2 * QE_WORK_STEP);
-            if (error) {
+            if (error)
                 return error;
-            }
             told = at;
         }
     }
     if (count <= SCAN_BYTES) {
         for (;;) {
             uint32_t best = 0;
-            for (uint32_t at = 0; at < count; at += m->lengths[at]) {
-                if (m->priorities[at] < m->priorities[best]) {
+            for (uint32_t at = 0; at < count; at += m->lengths[at])
+                if (m->priorities[at] < m->priorities[best])
                     best = at;
-                }
-            }
-            if (m->priorities[best] == QE_VOCAB_NONE || !join(m, best, 0)) {
+            if (m->priorities[best] == QE_VOCAB_NONE || !join(m, best, 0))
                 return QE_OK;
-            }
         }
     }
     for (uint32_t node = count - 1; node > 0; node--) {
         play(m, node);
         int error = node % QE_WORK_STEP ? QE_OK : qe_work_did(m->work, QE_WORK_STEP);
-        if (error) {
+        if (error)
             return error;
-        }
     }
     while (m->priorities[m->tree[1]] != QE_VOCAB_NONE && join(m, m->tree[1], 1)) {
-        int error = qe_work_did(m->work, 16); /* about what a byte costs elsewhere, times that */
-        if (error) {
+        int error =
+            qe_work_did(m->work, 16); /* about what a byte costs elsewhere, times that */
+        if (error)
             return error;
-        }
     }
     return QE_OK;
 }

@@ -30,9 +30,8 @@ static int read_texts(const qe_vocab *vocab, const uint8_t *step, texts *t)
 
 static int append(const qe_room *room, size_t *written, const uint8_t *from, size_t bytes)
 {
-    if (bytes > room->bytes - *written) {
+    if (bytes > room->bytes - *written)
         return QE_ERR_SPACE;
-    }
     memcpy(room->base + *written, from, bytes);
     *written += bytes;
     return QE_OK;
@@ -43,16 +42,13 @@ static size_t find(const uint8_t *text, size_t bytes, size_t at, const texts *t)
 {
     while (bytes - at >= t->first_bytes) {
         const uint8_t *hit = NULL;
-        for (size_t i = at; i <= bytes - t->first_bytes && !hit; i++) {
+        for (size_t i = at; i <= bytes - t->first_bytes && !hit; i++)
             hit = text[i] == t->first[0] ? text + i : NULL;
-        }
-        if (!hit) {
+        if (!hit)
             break;
-        }
         at = (size_t)(hit - text);
-        if (memcmp(hit, t->first, t->first_bytes) == 0) {
+        if (memcmp(hit, t->first, t->first_bytes) == 0)
             return at;
-        }
         at++;
     }
     return bytes;
@@ -64,9 +60,8 @@ static int replace(const texts *t, const uint8_t *text, size_t bytes, const qe_r
                    qe_work *work, size_t *written, size_t *origin)
 {
     size_t at = 0, made = 0, last = t->first_bytes - 1;
-    while (last > 0 && (t->first[last] & 0xC0) == 0x80) {
+    while (last > 0 && (t->first[last] & 0xC0) == 0x80)
         last--;
-    }
     while (at < bytes) {
         size_t hit = find(text, bytes, at, t);
         int error = append(room, written, text + at, hit - at);
@@ -77,9 +72,8 @@ static int replace(const texts *t, const uint8_t *text, size_t bytes, const qe_r
             error = append(room, written, t->second, t->second_bytes);
             made += hit + last < *origin ? t->second_bytes : 0;
         }
-        if (error) {
+        if (error)
             return error;
-        }
         at = hit < bytes ? hit + t->first_bytes : bytes;
     }
     *origin = made;
@@ -92,18 +86,16 @@ static void strip(uint32_t argument, const uint8_t **text, size_t *bytes, size_t
     uint32_t code_point;
     while ((argument & QE_STRIP_LEFT) && *bytes) {
         size_t length = qe_utf8_read(*text, *bytes, &code_point);
-        if (length == 0 || !(qe_unicode_class(code_point) & QE_UNICODE_SPACE)) {
+        if (length == 0 || !(qe_unicode_class(code_point) & QE_UNICODE_SPACE))
             break;
-        }
         *text += length;
         *bytes -= length;
         *origin -= length < *origin ? length : *origin;
     }
     while ((argument & QE_STRIP_RIGHT) && *bytes) {
         size_t start = *bytes - 1;
-        while (start > 0 && *bytes - start < 4 && ((*text)[start] & 0xC0) == 0x80) {
+        while (start > 0 && *bytes - start < 4 && ((*text)[start] & 0xC0) == 0x80)
             start--;
-        }
         if (qe_utf8_read(*text + start, *bytes - start, &code_point) != *bytes - start ||
             !(qe_unicode_class(code_point) & QE_UNICODE_SPACE)) {
             break;
@@ -119,15 +111,12 @@ static int run_step(const qe_vocab *vocab, const uint8_t *step, const uint8_t *t
     texts t;
     int error;
     uint32_t op = qe_vocab_load(step, OP);
-    if (op == QE_STEP_CHARACTERS) {
+    if (op == QE_STEP_CHARACTERS)
         return qe_step_characters(vocab, step, text, bytes, room, work, written, origin);
-    }
-    if (op == QE_STEP_SENTENCEPIECE) {
+    if (op == QE_STEP_SENTENCEPIECE)
         return qe_step_sentencepiece(vocab, step, text, bytes, is_first, room, work, written);
-    }
-    if (!read_texts(vocab, step, &t)) {
+    if (!read_texts(vocab, step, &t))
         return QE_ERR_IMAGE;
-    }
     if (op == QE_STEP_REPLACE) {
         return t.first_bytes ? replace(&t, text, bytes, room, work, written, origin)
                              : QE_ERR_IMAGE;
@@ -138,8 +127,7 @@ static int run_step(const qe_vocab *vocab, const uint8_t *step, const uint8_t *t
 }
 
 /* A step that leaves the text as it is must not copy it: most texts need no normalizing. */
-static int leaves(const qe_vocab *vocab, const uint8_t *step, const uint8_t *text,
-                  size_t bytes)
+static int leaves(const qe_vocab *vocab, const uint8_t *step, const uint8_t *text, size_t bytes)
 {
     texts t;
     switch (qe_vocab_load(step, OP)) {
@@ -150,9 +138,8 @@ static int leaves(const qe_vocab *vocab, const uint8_t *step, const uint8_t *tex
         for (size_t at = 0; at < bytes;) {
             uint32_t code_point;
             size_t length = qe_utf8_read(text + at, bytes - at, &code_point);
-            if (length == 0 || code_point >= qe_vocab_load(step, SECOND)) {
+            if (length == 0 || code_point >= qe_vocab_load(step, SECOND))
                 return 0;
-            }
             at += length;
         }
         return 1;
@@ -172,15 +159,14 @@ int qe_normalize(const qe_vocab *vocab, const qe_room *room, int is_first, qe_wo
             strip(qe_vocab_load(step, ARGUMENT), text, bytes, origin);
             continue;
         }
-        if (leaves(vocab, step, *text, *bytes)) {
+        if (leaves(vocab, step, *text, *bytes))
             continue;
-        }
         qe_room rest = {room->base + kept, room->bytes - kept};
         size_t written = 0;
-        int error = run_step(vocab, step, *text, *bytes, is_first, &rest, work, &written, origin);
-        if (error) {
+        int error =
+            run_step(vocab, step, *text, *bytes, is_first, &rest, work, &written, origin);
+        if (error)
             return error;
-        }
         memmove(room->base, rest.base, written);
         *text = room->base;
         *bytes = kept = written;

@@ -31,22 +31,19 @@ static character read_wide(const span *s, size_t position)
         c.value = 0xFFFD;
     }
     c.class = qe_unicode_class(c.value);
-    if ((c.class & QE_UNICODE_LATER) && !s->is_folder) {
+    if ((c.class & QE_UNICODE_LATER) && !s->is_folder)
         c.class = 0;
-    }
     c.next = position + bytes;
     return c;
 }
 
 static inline character read(const span *s, size_t position)
 {
-    if (position >= s->end) {
+    if (position >= s->end)
         return (character){0, CLASS_END, position};
-    }
     const uint8_t first = s->text[position];
-    if (first < 0x80) {
+    if (first < 0x80)
         return (character){first, qe_unicode_ascii[first], position + 1};
-    }
     return read_wide(s, position);
 }
 
@@ -65,9 +62,8 @@ static size_t skip_class(const span *s, size_t position, unsigned class)
 {
     for (;;) {
         character c = read(s, position);
-        if (!(c.class & class)) {
+        if (!(c.class & class))
             return position;
-        }
         position = c.next;
     }
 }
@@ -76,37 +72,32 @@ static size_t skip_other(const span *s, size_t position)
 {
     for (;;) {
         character c = read(s, position);
-        if (!is_other(c)) {
+        if (!is_other(c))
             return position;
-        }
         position = c.next;
     }
 }
 
-/* 's 't 'm 'd 're 've 'll, in lower case only or in any: the end, or 0. For a folder any case is
- * Unicode's, where the long s is one of s. */
+/* 's 't 'm 'd 're 've 'll, in lower case only or in any: the end, or 0. For a folder any case
+ * is Unicode's, where the long s is one of s. */
 static size_t contraction(const span *s, size_t position, int any_case)
 {
     size_t left = s->end - position;
-    if (left < 2 || s->text[position] != '\'') {
+    if (left < 2 || s->text[position] != '\'')
         return 0;
-    }
     uint8_t fold = any_case ? 0x20 : 0;
     uint8_t a = (uint8_t)(s->text[position + 1] | fold);
-    if (a == 's' || a == 't' || a == 'm' || a == 'd') {
+    if (a == 's' || a == 't' || a == 'm' || a == 'd')
         return position + 2;
-    }
-    if (left < 3) {
+    if (left < 3)
         return 0;
-    }
     if (any_case && s->is_folder && s->text[position + 1] == 0xC5 &&
         s->text[position + 2] == 0xBF) {
         return position + 3;
     }
     uint8_t b = (uint8_t)(s->text[position + 2] | fold);
-    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) {
+    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l'))
         return position + 3;
-    }
     return 0;
 }
 
@@ -116,16 +107,14 @@ static size_t spaces(const span *s, size_t position, int newlines)
     size_t at = position, last = position, after_newline = 0;
     character c = read(s, at);
     while (c.class & QE_UNICODE_SPACE) {
-        if (is_newline(c)) {
+        if (is_newline(c))
             after_newline = c.next;
-        }
         last = at;
         at = c.next;
         c = read(s, at);
     }
-    if (newlines && after_newline) {
+    if (newlines && after_newline)
         return after_newline;
-    }
     /* the last space of several goes with what follows */
     return c.class != CLASS_END && last > position ? last : at;
 }
@@ -134,24 +123,20 @@ static size_t spaces(const span *s, size_t position, int newlines)
 static size_t next_gpt2(const span *s, size_t position)
 {
     size_t word_end = contraction(s, position, 0);
-    if (word_end) {
+    if (word_end)
         return word_end;
-    }
     character c = read(s, position);
     size_t at = position;
     if (c.value == ' ') {
         at = c.next;
         c = read(s, at);
     }
-    if (c.class & QE_UNICODE_LETTER) {
+    if (c.class & QE_UNICODE_LETTER)
         return skip_class(s, c.next, QE_UNICODE_LETTER);
-    }
-    if (c.class & QE_UNICODE_NUMBER) {
+    if (c.class & QE_UNICODE_NUMBER)
         return skip_class(s, c.next, QE_UNICODE_NUMBER);
-    }
-    if (is_other(c)) {
+    if (is_other(c))
         return skip_other(s, c.next);
-    }
     return spaces(s, position, 0);
 }
 
@@ -161,9 +146,8 @@ static size_t skip_digits(const span *s, character c, int digits)
     size_t at = c.next;
     for (int taken = 1; taken < digits; taken++) {
         c = read(s, at);
-        if (!(c.class & QE_UNICODE_NUMBER)) {
+        if (!(c.class & QE_UNICODE_NUMBER))
             break;
-        }
         at = c.next;
     }
     return at;
@@ -174,49 +158,41 @@ static size_t skip_digits(const span *s, character c, int digits)
 static size_t next_llama3(const span *s, size_t position, int digits)
 {
     size_t word_end = contraction(s, position, 1);
-    if (word_end) {
+    if (word_end)
         return word_end;
-    }
     character c = read(s, position);
-    if (c.class & QE_UNICODE_LETTER) {
+    if (c.class & QE_UNICODE_LETTER)
         return skip_class(s, c.next, QE_UNICODE_LETTER);
-    }
-    if (c.class & QE_UNICODE_NUMBER) {
+    if (c.class & QE_UNICODE_NUMBER)
         return skip_digits(s, c, digits);
-    }
     character following = read(s, c.next);
-    if (!is_newline(c) && (following.class & QE_UNICODE_LETTER)) {
+    if (!is_newline(c) && (following.class & QE_UNICODE_LETTER))
         return skip_class(s, following.next, QE_UNICODE_LETTER);
-    }
-    if (c.value == ' ' && is_other(following)) {
+    if (c.value == ' ' && is_other(following))
         c = following;
-    }
     if (is_other(c)) {
         size_t at = skip_other(s, c.next);
-        while (at < s->end && (s->text[at] == '\r' || s->text[at] == '\n')) {
+        while (at < s->end && (s->text[at] == '\r' || s->text[at] == '\n'))
             at++;
-        }
         return at;
     }
     return spaces(s, position, 1);
 }
 
 /* The letters of tekken and o200k: of the first part of a word, of the second, or of both. A
- * folder asks for the case of letters and takes marks; llama.cpp asks for that of ASCII only. */
+ * folder asks for the case of letters and takes marks; llama.cpp asks for that of ASCII only.
+ */
 enum { FIRST_PART = 1, SECOND_PART = 2 };
 
 static unsigned part(const span *s, character c)
 {
-    if (s->is_folder && (c.class & QE_UNICODE_MARK)) {
+    if (s->is_folder && (c.class & QE_UNICODE_MARK))
         return FIRST_PART | SECOND_PART;
-    }
-    if (!(c.class & QE_UNICODE_LETTER)) {
+    if (!(c.class & QE_UNICODE_LETTER))
         return 0;
-    }
     unsigned cased = c.class & (QE_UNICODE_UPPER | QE_UNICODE_LOWER);
-    if (cased == 0 || (!s->is_folder && c.value >= 0x80)) {
+    if (cased == 0 || (!s->is_folder && c.value >= 0x80))
         return FIRST_PART | SECOND_PART;
-    }
     return cased == QE_UNICODE_UPPER ? FIRST_PART : SECOND_PART;
 }
 
@@ -247,14 +223,13 @@ static size_t cased_word(const span *s, size_t position, int second_needed)
 static size_t any_word(const span *s, size_t position)
 {
     character c = read(s, position);
-    int opens = !is_newline(c) &&
-                !(c.class & (QE_UNICODE_LETTER | QE_UNICODE_NUMBER | CLASS_END));
+    int opens =
+        !is_newline(c) && !(c.class & (QE_UNICODE_LETTER | QE_UNICODE_NUMBER | CLASS_END));
     for (int second_needed = 1; second_needed >= 0; second_needed--) {
         size_t end = opens ? cased_word(s, c.next, second_needed) : 0;
         end = end ? end : cased_word(s, position, second_needed);
-        if (end) {
+        if (end)
             return end;
-        }
     }
     return 0;
 }
@@ -269,13 +244,11 @@ static size_t next_cased(const span *s, size_t position, int digits, int contrac
         return end ? end : at;
     }
     character c = read(s, position);
-    if (c.class & QE_UNICODE_NUMBER) {
+    if (c.class & QE_UNICODE_NUMBER)
         return skip_digits(s, c, digits);
-    }
     character following = read(s, c.next);
-    if (c.value == ' ' && is_other(following)) {
+    if (c.value == ' ' && is_other(following))
         c = following;
-    }
     if (is_other(c)) {
         at = skip_other(s, c.next);
         while (at < s->end &&
@@ -293,9 +266,8 @@ static size_t next_cased(const span *s, size_t position, int digits, int contrac
 static size_t cut_newline(const span *s, size_t position)
 {
     size_t at = position;
-    while (at < s->end && s->text[at] != '\r' && s->text[at] != '\n') {
+    while (at < s->end && s->text[at] != '\r' && s->text[at] != '\n')
         at++;
-    }
     return at == position ? at + 1 : at;
 }
 
@@ -304,9 +276,8 @@ static size_t cut_number(const span *s, size_t position)
 {
     size_t at = position;
     character c = read(s, at);
-    if (c.class & QE_UNICODE_NUMBER) {
+    if (c.class & QE_UNICODE_NUMBER)
         return c.next;
-    }
     while (!(c.class & (QE_UNICODE_NUMBER | CLASS_END))) {
         at = c.next;
         c = read(s, at);
@@ -321,9 +292,8 @@ static size_t cut_spaced(const span *s, size_t position, unsigned class)
     character c = read(s, at);
     while (c.class != CLASS_END) {
         character following = read(s, c.next);
-        if ((c.class & class) || ((c.class & QE_UNICODE_SPACE) && (following.class & class))) {
+        if ((c.class & class) || ((c.class & QE_UNICODE_SPACE) && (following.class & class)))
             return at == position ? skip_class(s, c.next, class) : at;
-        }
         at = c.next;
         c = following;
     }
@@ -364,21 +334,17 @@ static size_t next_deepseek_coder(qe_words *words)
 {
     span s = {words->text, words->end, words->is_folder};
     size_t at = words->position, *cuts = words->cuts;
-    if (cuts[0] <= at) {
+    if (cuts[0] <= at)
         cuts[0] = cut_newline(&s, at);
-    }
     s.end = cuts[0];
-    if (cuts[1] <= at) {
+    if (cuts[1] <= at)
         cuts[1] = cut_spaced(&s, at, QE_UNICODE_LETTER);
-    }
     s.end = cuts[1];
-    if (cuts[2] <= at) {
+    if (cuts[2] <= at)
         cuts[2] = cut_spaced(&s, at, QE_UNICODE_PUNCTUATION);
-    }
     s.end = cuts[2];
-    if (cuts[3] <= at) {
+    if (cuts[3] <= at)
         cuts[3] = cut_deepseek_run(&s, at);
-    }
     s.end = cuts[3];
     return cut_number(&s, at);
 }
@@ -386,17 +352,15 @@ static size_t next_deepseek_coder(qe_words *words)
 size_t qe_words_next(qe_words *words)
 {
     size_t at = words->position;
-    if (at >= words->end) {
+    if (at >= words->end)
         return 0;
-    }
     size_t end = words->end;
     span s = {words->text, end, words->is_folder};
     switch (words->pretokenizer) {
     case QE_PRE_GPT2: end = next_gpt2(&s, at); break;
     case QE_PRE_SMOLLM: /* \p{N} alone, then gpt-2 on the pieces between */
-        if (words->cuts[0] <= at) {
+        if (words->cuts[0] <= at)
             words->cuts[0] = cut_number(&s, at);
-        }
         s.end = words->cuts[0];
         end = next_gpt2(&s, at);
         break;

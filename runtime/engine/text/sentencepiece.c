@@ -27,24 +27,20 @@ static uint32_t offset_of(uint32_t unit)
 /* The longest key of the map that the text begins with: its bytes, and its value. */
 static size_t longest_key(const table *t, const uint8_t *text, size_t bytes, uint32_t *value)
 {
-    if (t->units == 0) {
+    if (t->units == 0)
         return 0;
-    }
     size_t longest = 0;
     uint32_t node = offset_of(qe_vocab_load(t->map, 0));
     for (size_t i = 0; i < bytes; i++) {
         node ^= text[i];
-        if (node >= t->units) {
+        if (node >= t->units)
             break;
-        }
         uint32_t unit = qe_vocab_load(t->map, node);
-        if ((unit & 0x800000FF) != text[i]) {
+        if ((unit & 0x800000FF) != text[i])
             break;
-        }
         node ^= offset_of(unit);
-        if (node >= t->units) {
+        if (node >= t->units)
             break;
-        }
         if (unit & 256) {
             longest = i + 1;
             *value = qe_vocab_load(t->map, node) & 0x7FFFFFFF;
@@ -58,15 +54,13 @@ static prefix read_prefix(const table *t, const uint8_t *text, size_t bytes)
 {
     qe_special special;
     uint32_t found = qe_special_longest(t->vocab, &t->vocab->normal, text, bytes), value = 0;
-    if (qe_special_read(t->vocab, &t->vocab->normal, found, &special)) {
+    if (qe_special_read(t->vocab, &t->vocab->normal, found, &special))
         return (prefix){text, special.bytes, special.bytes};
-    }
     size_t key = longest_key(t, text, bytes, &value);
     if (key && value < t->texts_bytes) {
         size_t end = value;
-        while (end < t->texts_bytes && t->texts[end] != 0) {
+        while (end < t->texts_bytes && t->texts[end] != 0)
             end++;
-        }
         return (prefix){t->texts + value, end - value, key};
     }
     uint32_t code_point;
@@ -79,9 +73,8 @@ static const uint8_t MARK[3] = {0xE2, 0x96, 0x81};
 
 static int put(const qe_room *room, size_t *written, const uint8_t *from, size_t bytes)
 {
-    if (bytes > room->bytes - *written) {
+    if (bytes > room->bytes - *written)
         return QE_ERR_SPACE;
-    }
     memcpy(room->base + *written, from, bytes);
     *written += bytes;
     return QE_OK;
@@ -109,9 +102,8 @@ int qe_step_sentencepiece(const qe_vocab *vocab, const uint8_t *step, const uint
     size_t at = 0;
     while (squeeze && at < bytes) {
         prefix p = read_prefix(&t, text + at, bytes - at);
-        if (!is_space(&p)) {
+        if (!is_space(&p))
             break;
-        }
         at += p.taken;
     }
     if (at < bytes && (argument & QE_SENTENCEPIECE_PREFIX) &&
@@ -123,12 +115,10 @@ int qe_step_sentencepiece(const qe_vocab *vocab, const uint8_t *step, const uint
         prefix p = read_prefix(&t, text + at, bytes - at);
         at += p.taken;
         size_t i = 0;
-        while (after_space && i < p.bytes && p.text[i] == ' ') {
+        while (after_space && i < p.bytes && p.text[i] == ' ')
             i++;
-        }
-        if (i < p.bytes) {
+        if (i < p.bytes)
             after_space = squeeze && p.text[p.bytes - 1] == ' ';
-        }
         for (; i < p.bytes && !error; i++) {
             error = p.text[i] == ' ' ? put(room, written, MARK, sizeof MARK)
                                      : put(room, written, p.text + i, 1);

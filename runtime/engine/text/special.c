@@ -1,6 +1,6 @@
-/* special.c - special tokens in a text: a table of their texts, sorted, finds the longest one at
- * a place; the matcher takes them out of a text as Hugging Face's tokenizers do. llama.cpp's way,
- * the longest tokens of the whole text first, is encode.c's.
+/* special.c - special tokens in a text: a table of their texts, sorted, finds the longest one
+ * at a place; the matcher takes them out of a text as Hugging Face's tokenizers do. llama.cpp's
+ * way, the longest tokens of the whole text first, is encode.c's.
  */
 #include "unicode.h"
 #include "vocab_internal.h"
@@ -14,9 +14,8 @@ enum { STRING, BYTES, ID, SHORTER, ENTRY_BYTES = 16, BYTES_MAX = (1 << 24) - 1 }
 int qe_special_read(const qe_vocab *vocab, const qe_special_table *table, uint32_t index,
                     qe_special *special)
 {
-    if (index >= table->count) {
+    if (index >= table->count)
         return 0;
-    }
     const uint8_t *entry = table->entries + (size_t)index * ENTRY_BYTES;
     uint32_t start = qe_vocab_load(entry, STRING), word = qe_vocab_load(entry, BYTES);
     special->bytes = word & BYTES_MAX;
@@ -44,9 +43,8 @@ uint32_t qe_special_longest(const qe_vocab *vocab, const qe_special_table *table
     qe_special special;
     while (low < high) {
         uint32_t half = low + (high - low) / 2;
-        if (!qe_special_read(vocab, table, half, &special)) {
+        if (!qe_special_read(vocab, table, half, &special))
             return QE_VOCAB_NONE;
-        }
         size_t most = special.bytes < bytes ? special.bytes : bytes;
         size_t equal = low_equal < high_equal ? low_equal : high_equal;
         equal = equal < most ? equal : most;
@@ -54,11 +52,9 @@ uint32_t qe_special_longest(const qe_vocab *vocab, const qe_special_table *table
                memcmp(special.string + equal, text + equal, BLOCK) == 0) {
             equal += BLOCK;
         }
-        while (equal < most && special.string[equal] == text[equal]) {
+        while (equal < most && special.string[equal] == text[equal])
             equal++;
-        }
-        if (equal == special.bytes ||
-            (equal < bytes && special.string[equal] < text[equal])) {
+        if (equal == special.bytes || (equal < bytes && special.string[equal] < text[equal])) {
             low = half + 1;
             low_equal = equal;
         } else {
@@ -68,9 +64,8 @@ uint32_t qe_special_longest(const qe_vocab *vocab, const qe_special_table *table
     }
     uint32_t index = low - 1; /* with low 0 it is beyond every table */
     while (qe_special_read(vocab, table, index, &special)) {
-        if (special.bytes <= low_equal) {
+        if (special.bytes <= low_equal)
             return index;
-        }
         index = special.shorter;
     }
     return QE_VOCAB_NONE;
@@ -81,11 +76,9 @@ void qe_special_first_bytes(const qe_vocab *vocab, const qe_special_table *table
 {
     qe_special special;
     memset(bits, 0, 32);
-    for (uint32_t i = 0; i < table->count; i++) {
-        if (qe_special_read(vocab, table, i, &special)) {
+    for (uint32_t i = 0; i < table->count; i++)
+        if (qe_special_read(vocab, table, i, &special))
             bits[special.string[0] >> 3] |= (uint8_t)(1 << (special.string[0] & 7));
-        }
-    }
 }
 
 void qe_matcher_start(qe_matcher *m, const qe_vocab *vocab, const qe_special_table *table,
@@ -104,9 +97,8 @@ void qe_matcher_start(qe_matcher *m, const qe_vocab *vocab, const qe_special_tab
 static unsigned class_before(const uint8_t *text, size_t position, size_t *start)
 {
     size_t at = position - 1;
-    while (at > 0 && position - at < 4 && (text[at] & 0xC0) == 0x80) {
+    while (at > 0 && position - at < 4 && (text[at] & 0xC0) == 0x80)
         at--;
-    }
     uint32_t code_point;
     *start = at;
     return qe_utf8_read(text + at, position - at, &code_point) == position - at
@@ -125,10 +117,10 @@ static unsigned class_after(const uint8_t *text, size_t position, size_t bytes, 
 /* \w: letters, marks, digits, connectors and a few more. */
 static int is_word(unsigned class)
 {
-    if (class & (QE_UNICODE_LETTER | QE_UNICODE_MARK)) {
+    if (class & (QE_UNICODE_LETTER | QE_UNICODE_MARK))
         return 1;
-    }
-    return class & QE_UNICODE_NUMBER ? !(class & QE_UNICODE_ODD) : (class & QE_UNICODE_ODD) != 0;
+    return class & QE_UNICODE_NUMBER ? !(class & QE_UNICODE_ODD)
+                                     : (class & QE_UNICODE_ODD) != 0;
 }
 
 static int is_single_word(const qe_matcher *m, size_t start, size_t end)
@@ -146,9 +138,8 @@ static size_t end_of_spaces(qe_matcher *m, size_t position)
         m->spaces = m->nonspace = position;
         while (m->nonspace < m->bytes) {
             size_t end;
-            if (!(class_after(m->text, m->nonspace, m->bytes, &end) & QE_UNICODE_SPACE)) {
+            if (!(class_after(m->text, m->nonspace, m->bytes, &end) & QE_UNICODE_SPACE))
                 break;
-            }
             m->nonspace = end;
         }
     }
@@ -162,15 +153,12 @@ static int take(qe_matcher *m, const qe_special *special, size_t start, qe_piece
 {
     size_t stop = start + special->bytes, before;
     if (special->attributes & QE_TOKEN_LSTRIP) {
-        while (start > m->done &&
-               (class_before(m->text, start, &before) & QE_UNICODE_SPACE)) {
+        while (start > m->done && (class_before(m->text, start, &before) & QE_UNICODE_SPACE))
             start = before;
-        }
         start = start > m->done ? start : m->done;
     }
-    if (special->attributes & QE_TOKEN_RSTRIP) {
+    if (special->attributes & QE_TOKEN_RSTRIP)
         stop = end_of_spaces(m, stop);
-    }
     const int has_piece = m->done < start, has_token = start < stop;
     m->next = (qe_piece){start, stop, special->id};
     m->has_next = has_piece && has_token;
@@ -189,30 +177,25 @@ int qe_matcher_next(qe_matcher *m, qe_work *work, qe_piece *piece)
     while (m->at < m->bytes) {
         size_t at = m->at++;
         uint8_t byte = m->text[at];
-        if (!(m->first_bytes[byte >> 3] & 1 << (byte & 7))) {
+        if (!(m->first_bytes[byte >> 3] & 1 << (byte & 7)))
             continue;
-        }
         int error = qe_work_did(work, 8);
-        if (error) {
+        if (error)
             return error;
-        }
         qe_special special;
         uint32_t found = qe_special_longest(m->vocab, m->table, m->text + at, m->bytes - at);
-        if (!qe_special_read(m->vocab, m->table, found, &special)) {
+        if (!qe_special_read(m->vocab, m->table, found, &special))
             continue;
-        }
         m->at = at + special.bytes; /* also when it is not taken */
         if ((m->no_special && (special.attributes & QE_TOKEN_SPECIAL)) ||
             ((special.attributes & QE_TOKEN_SINGLE_WORD) && !is_single_word(m, at, m->at))) {
             continue;
         }
-        if (take(m, &special, at, piece)) {
+        if (take(m, &special, at, piece))
             return 1;
-        }
     }
-    if (m->done >= m->bytes) {
+    if (m->done >= m->bytes)
         return 0;
-    }
     *piece = (qe_piece){m->done, m->bytes, QE_VOCAB_NONE};
     m->done = m->bytes;
     return 1;

@@ -1,4 +1,5 @@
-/* vocab.c - opens a packed vocabulary and finds strings in it. SPEC-vocab.md has the bytes. Opening checks extents only; whoever reads an index from a table checks it.
+/* vocab.c - opens a packed vocabulary and finds strings in it. SPEC-vocab.md has the bytes.
+ * Opening checks extents only; whoever reads an index from a table checks it.
  */
 #include "vocab_internal.h"
 
@@ -62,9 +63,8 @@ static int take(const qe_vocab *vocab, uint32_t word, uint32_t count, uint32_t e
 {
     uint32_t offset = qe_vocab_load(vocab->base, word);
     uint64_t bytes = (uint64_t)count * entry_bytes;
-    if (offset % 4 != 0 || offset > vocab->bytes || bytes > vocab->bytes - offset) {
+    if (offset % 4 != 0 || offset > vocab->bytes || bytes > vocab->bytes - offset)
         return QE_ERR_IMAGE;
-    }
     *array = vocab->base + offset;
     return QE_OK;
 }
@@ -78,8 +78,7 @@ static int knows_words(const qe_vocab *v)
         return v->pretokenizer < QE_PRE_MARKS && (is_folder || v->pretokenizer != QE_PRE_NONE);
     case QE_VOCAB_SPM: return v->pretokenizer == QE_PRE_NONE;
     case QE_VOCAB_CHARACTERS:
-        return is_folder &&
-               (v->pretokenizer == QE_PRE_NONE || v->pretokenizer == QE_PRE_MARKS);
+        return is_folder && (v->pretokenizer == QE_PRE_NONE || v->pretokenizer == QE_PRE_MARKS);
     default: return 0;
     }
 }
@@ -103,9 +102,8 @@ static int read_header(qe_vocab *v)
     v->eos = qe_vocab_load(base, WORD_EOS);
     v->unknown = qe_vocab_load(base, WORD_UNKNOWN);
     v->string_bytes = qe_vocab_load(base, WORD_STRING_BYTES);
-    if ((v->flags & ~(uint32_t)QE_VOCAB_FLAGS) != 0 || !knows_words(v)) {
+    if ((v->flags & ~(uint32_t)QE_VOCAB_FLAGS) != 0 || !knows_words(v))
         return QE_ERR_VERSION;
-    }
     if (v->token_count == 0 || v->symbol_count > COUNT_MAX || v->merge_count > COUNT_MAX ||
         v->token_count > v->symbol_count || v->special_count > v->token_count ||
         v->stop_count > v->token_count || v->index_slots > COUNT_MAX ||
@@ -128,9 +126,8 @@ static int take_counted(const qe_vocab *v, const uint8_t *rules, uint32_t word,
 {
     uint32_t offset = qe_vocab_load(rules, word + 1);
     *count = qe_vocab_load(rules, word);
-    if (offset % 4 != 0 || offset > v->bytes || *count > (v->bytes - offset) / entry_bytes) {
+    if (offset % 4 != 0 || offset > v->bytes || *count > (v->bytes - offset) / entry_bytes)
         return QE_ERR_IMAGE;
-    }
     *array = v->base + offset;
     return QE_OK;
 }
@@ -138,9 +135,8 @@ static int take_counted(const qe_vocab *v, const uint8_t *rules, uint32_t word,
 static int read_rules(qe_vocab *v)
 {
     uint32_t offset = qe_vocab_load(v->base, WORD_RULES);
-    if ((v->flags & (QE_VOCAB_FOLDER | QE_VOCAB_SORTED)) == 0) {
+    if ((v->flags & (QE_VOCAB_FOLDER | QE_VOCAB_SORTED)) == 0)
         return offset == 0 ? QE_OK : QE_ERR_IMAGE;
-    }
     if (offset % 4 != 0 || offset < HEADER_WORDS * 4 || offset > v->bytes ||
         v->bytes - offset < QE_RULE_WORDS * 4) {
         return QE_ERR_IMAGE;
@@ -149,9 +145,8 @@ static int read_rules(qe_vocab *v)
     v->traits = qe_vocab_load(rules, RULE_TRAITS);
     v->growth = qe_vocab_load(rules, RULE_GROWTH);
     v->growth_bytes = qe_vocab_load(rules, RULE_GROWTH_BYTES);
-    if ((v->traits & ~(uint32_t)QE_TRAITS) != 0) {
+    if ((v->traits & ~(uint32_t)QE_TRAITS) != 0)
         return QE_ERR_VERSION;
-    }
     if (take_counted(v, rules, RULE_STEPS, QE_STEP_WORDS * 4, &v->step_count, &v->steps) ||
         take_counted(v, rules, RULE_RAW, 16, &v->raw.count, &v->raw.entries) ||
         take_counted(v, rules, RULE_NORMAL, 16, &v->normal.count, &v->normal.entries) ||
@@ -163,9 +158,8 @@ static int read_rules(qe_vocab *v)
     }
     for (uint32_t i = 0; i < v->step_count; i++) {
         uint32_t op = qe_vocab_load(v->steps + (size_t)i * 4 * QE_STEP_WORDS, 0);
-        if (i >= QE_STEPS_MAX || op < QE_STEP_PREPEND || op > QE_STEP_SENTENCEPIECE) {
+        if (i >= QE_STEPS_MAX || op < QE_STEP_PREPEND || op > QE_STEP_SENTENCEPIECE)
             return QE_ERR_VERSION;
-        }
     }
     return QE_OK;
 }
@@ -178,17 +172,14 @@ int qe_vocab_open(qe_vocab *v, const void *section, size_t bytes)
         qe_vocab_load(v->base, WORD_MAGIC) != MAGIC) {
         return QE_ERR_IMAGE;
     }
-    if (qe_vocab_load(v->base, WORD_VERSION) != VERSION) {
+    if (qe_vocab_load(v->base, WORD_VERSION) != VERSION)
         return QE_ERR_VERSION;
-    }
     v->bytes = qe_vocab_load(v->base, WORD_SECTION_BYTES);
-    if (qe_vocab_load(v->base, WORD_HEADER_BYTES) != HEADER_WORDS * 4 || v->bytes > bytes) {
+    if (qe_vocab_load(v->base, WORD_HEADER_BYTES) != HEADER_WORDS * 4 || v->bytes > bytes)
         return QE_ERR_IMAGE;
-    }
     int error = read_header(v);
-    if (error) {
+    if (error)
         return error;
-    }
     int is_spm = v->kind == QE_VOCAB_SPM;
     if (take(v, WORD_OFFSETS, v->symbol_count + 1, 4, &v->offsets) ||
         take(v, WORD_ATTRIBUTES, v->token_count, 1, &v->attributes) ||
@@ -211,14 +202,12 @@ int qe_vocab_open(qe_vocab *v, const void *section, size_t bytes)
 
 const uint8_t *qe_vocab_string(const qe_vocab *vocab, uint32_t id, uint32_t *bytes)
 {
-    if (id >= vocab->symbol_count) {
+    if (id >= vocab->symbol_count)
         return NULL;
-    }
     uint32_t start = qe_vocab_load(vocab->offsets, id);
     uint32_t end = qe_vocab_load(vocab->offsets, (size_t)id + 1);
-    if (start > end || end > vocab->string_bytes) {
+    if (start > end || end > vocab->string_bytes)
         return NULL;
-    }
     *bytes = end - start;
     return vocab->strings + start;
 }
@@ -232,22 +221,19 @@ static uint32_t hash_byte(uint32_t hash, uint8_t byte)
 static uint32_t hash_text(const uint8_t *text, size_t bytes, int space_is_mark)
 {
     uint32_t hash = 2166136261U;
-    for (size_t i = 0; i < bytes; i++) {
-        if (space_is_mark && text[i] == ' ') {
+    for (size_t i = 0; i < bytes; i++)
+        if (space_is_mark && text[i] == ' ')
             hash = hash_byte(hash_byte(hash_byte(hash, 0xE2), 0x96), 0x81);
-        } else {
+        else
             hash = hash_byte(hash, text[i]);
-        }
-    }
     return hash ^ hash >> 15;
 }
 
 static int equals(const uint8_t *text, size_t bytes, const uint8_t *string,
                   uint32_t string_bytes, int space_is_mark)
 {
-    if (!space_is_mark) {
+    if (!space_is_mark)
         return bytes == string_bytes && memcmp(text, string, bytes) == 0;
-    }
     size_t at = 0;
     for (size_t i = 0; i < bytes; i++) {
         if (text[i] == ' ') {
@@ -265,21 +251,18 @@ static int equals(const uint8_t *text, size_t bytes, const uint8_t *string,
 
 uint32_t qe_vocab_find(const qe_vocab *vocab, const uint8_t *text, size_t bytes)
 {
-    if (bytes > vocab->longest_key_bytes || vocab->index_slots == 0) {
+    if (bytes > vocab->longest_key_bytes || vocab->index_slots == 0)
         return QE_VOCAB_NONE;
-    }
     int space_is_mark = vocab->kind == QE_VOCAB_SPM;
     uint32_t slot = hash_text(text, bytes, space_is_mark);
     for (uint32_t probe = 0; probe < vocab->index_probes; probe++, slot++) {
         uint32_t entry = qe_vocab_load(vocab->index, slot & (vocab->index_slots - 1));
         uint32_t string_bytes = 0;
-        if (entry == 0 || entry > vocab->token_count) {
+        if (entry == 0 || entry > vocab->token_count)
             return QE_VOCAB_NONE;
-        }
         const uint8_t *string = qe_vocab_string(vocab, entry - 1, &string_bytes);
-        if (string && equals(text, bytes, string, string_bytes, space_is_mark)) {
+        if (string && equals(text, bytes, string, string_bytes, space_is_mark))
             return entry - 1;
-        }
     }
     return QE_VOCAB_NONE;
 }
@@ -288,9 +271,8 @@ int qe_vocab_put_byte(const qe_vocab *vocab, uint8_t byte, qe_id_sink *sink)
 {
     uint32_t id = qe_vocab_load(vocab->byte_tokens, byte);
     if (id >= vocab->token_count) {
-        if (vocab->kind == QE_VOCAB_BPE || vocab->unknown == QE_VOCAB_NONE) {
+        if (vocab->kind == QE_VOCAB_BPE || vocab->unknown == QE_VOCAB_NONE)
             return QE_OK;
-        }
         id = vocab->unknown;
     }
     return qe_sink_put(sink, id);
@@ -298,11 +280,9 @@ int qe_vocab_put_byte(const qe_vocab *vocab, uint8_t byte, qe_id_sink *sink)
 
 int qe_vocab_is_stop(const qe_vocab *vocab, uint32_t id)
 {
-    for (uint32_t i = 0; i < vocab->stop_count; i++) {
-        if (qe_vocab_load(vocab->stops, i) == id) {
+    for (uint32_t i = 0; i < vocab->stop_count; i++)
+        if (qe_vocab_load(vocab->stops, i) == id)
             return 1;
-        }
-    }
     return 0;
 }
 

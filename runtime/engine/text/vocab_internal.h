@@ -36,8 +36,8 @@ enum {
 
 /* What the rules block says besides its arrays. */
 enum {
-    QE_TRAIT_FUSE_UNKNOWN = 1, /* neighbouring unknown characters are one unknown token */
-    QE_TRAIT_PREFIX_FIRST = 2, /* a space before the text, unless it begins with one */
+    QE_TRAIT_FUSE_UNKNOWN = 1,  /* neighbouring unknown characters are one unknown token */
+    QE_TRAIT_PREFIX_FIRST = 2,  /* a space before the text, unless it begins with one */
     QE_TRAIT_PREFIX_ALWAYS = 4, /* and before every piece between special tokens */
     QE_TRAIT_MARKS = 8,         /* spaces of a piece become U+2581 */
     QE_TRAITS = 15
@@ -62,7 +62,7 @@ enum {
     QE_CHARACTERS_ORDER = 1,   /* decompose Hangul too, and put marks in order */
     QE_CHARACTERS_COMPOSE = 2, /* and compose again */
     QE_SENTENCEPIECE_PREFIX = 1,
-    QE_SENTENCEPIECE_SQUEEZE = 2,   /* spaces: none around the text, one between words */
+    QE_SENTENCEPIECE_SQUEEZE = 2,    /* spaces: none around the text, one between words */
     QE_SENTENCEPIECE_PREFIX_ONCE = 4 /* the prefix before the text's first piece only */
 };
 
@@ -93,9 +93,8 @@ enum { QE_WORK_BYTES = 1 << 18, QE_WORK_STEP = 4096 };
 static inline int qe_work_did(qe_work *work, size_t bytes)
 {
     work->done += bytes;
-    if (work->done < QE_WORK_BYTES) {
+    if (work->done < QE_WORK_BYTES)
         return QE_OK;
-    }
     work->done = 0;
     return work->poll && work->poll->stop(work->poll->context) ? QE_ERR_STOPPED : QE_OK;
 }
@@ -164,12 +163,10 @@ static inline uint32_t qe_vocab_load(const uint8_t *array, size_t index)
 
 static inline int qe_sink_put(qe_id_sink *sink, uint32_t id)
 {
-    if (id >= sink->token_count) {
+    if (id >= sink->token_count)
         return QE_ERR_IMAGE;
-    }
-    if (sink->count >= sink->max) {
+    if (sink->count >= sink->max)
         return QE_ERR_SPACE;
-    }
     sink->ids[sink->count++] = id;
     return QE_OK;
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from typing import Literal
 
 # Characters that Unicode 9.0 decomposes or gives a combining class lie in these ranges, and
 # none that a later version added. Hangul is arithmetic.
@@ -58,7 +59,7 @@ def _covered() -> tuple[str, ...]:
 @cache
 def mapping(form: str) -> dict[str, str]:
     """The full decomposition of each character that has one, by form (C as D), sorted."""
-    decomposed = "NFKD" if "K" in form else "NFD"
+    decomposed: Literal["NFKD", "NFD"] = "NFKD" if "K" in form else "NFD"
     found = {letter: unicodedata.normalize(decomposed, letter) for letter in _covered()}
     return {letter: text for letter, text in found.items() if text != letter}
 

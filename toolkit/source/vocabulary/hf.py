@@ -103,7 +103,7 @@ def from_hf(folder: Path) -> Vocabulary:
     stops = mark_by_text(texts, types)
     ends = template_ends(tokenizer.get("post_processor"), number_of, path)
     found = named_ids(files, ends, stops, number_of, path)
-    made_of = [None] * len(texts)
+    made_of: list[bytes | None] = [None] * len(texts)
     for text, number in vocab.items():
         made_of[number] = raw_bytes(_encoded(text)) if is_bytes else _encoded(text)
     ignore_merges = bool(model.get("ignore_merges"))
@@ -114,8 +114,8 @@ def from_hf(folder: Path) -> Vocabulary:
         for text, kind in zip(texts, types, strict=True)
     )
     if ignore_merges:
-        for number, text in enumerate(made_of):
-            if text is not None and text != tokens[number]:
+        for number, made in enumerate(made_of):
+            if made is not None and made != tokens[number]:
                 raise ImageError(
                     f"{path}: model.ignore_merges with added token"
                     f" {shown(texts[number].decode())} is not supported: its ids would not be"
