@@ -32,7 +32,7 @@ static struct {
     uint32_t
         text_at; /* where the rest of the run's last token's text begins; 0: all was said */
     const char *reason; /* why the run ends after that, or NULL */
-    qf_golden golden;
+    qe_golden golden;
     qf_tokens tokens;
 } job;
 
@@ -68,8 +68,10 @@ static int begin_golden(void)
     const int error = model_open(job.slot);
     if (error)
         return link_error_of(error);
-    if (!model_golden(&job.golden))
+    if (qe_image_golden(&model.image, &job.golden))
         return LINK_TEST;
+    if (job.golden.prompt_count + job.golden.expected_count > model.session.options.context + 1)
+        return LINK_ENGINE - QE_ERR_CONTEXT;
     job.tokens.sampler = sampling_greedy;
     begin_tokens(job.golden.prompt_count, job.golden.expected_count, 1);
     return LINK_OK;

@@ -38,22 +38,3 @@ int model_open(int slot)
         model.slot = slot;
     return error;
 }
-
-int model_golden(qf_golden *golden)
-{
-    uint64_t bytes;
-    const uint8_t *section = qe_image_section(&model.image, QE_SECTION_GOLDEN, &bytes);
-    if (!section || bytes < 48 || bytes > 1u << 20)
-        return 0;
-    const uint32_t *words = (const uint32_t *)(const void *)section;
-    const uint32_t prompt = words[1], expected = words[2], most = (uint32_t)bytes / 4 - 12;
-    if (!prompt || !expected || prompt > most || expected > most - prompt ||
-        prompt + expected > model.session.options.context + 1)
-        return 0;
-    *golden = (qf_golden){.prompt = words + 12,
-                          .expected = words + 12 + prompt,
-                          .digest = section + 16,
-                          .prompt_count = prompt,
-                          .expected_count = expected};
-    return 1;
-}

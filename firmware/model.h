@@ -24,14 +24,4 @@ void model_distrust(int slot, int error);
 /* As much of it as reading needs: the image, without a session. */
 int model_peek(int slot, qe_image *image);
 
-/* Greedy tokens and the hash of their logits must be what the image's golden section says. */
-typedef struct {
-    const uint32_t *prompt, *expected;
-    const uint8_t *digest;
-    uint32_t prompt_count, expected_count;
-} qf_golden;
-
-/* The golden section of the open image; 0 when it has none that can be run. */
-int model_golden(qf_golden *golden);
-
 #endif

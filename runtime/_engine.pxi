@@ -20,6 +20,11 @@ cdef extern from "host/host.h" nogil:
     ctypedef struct qe_tensor:
         uint32_t kind, layer, type, layout, rows, columns
         uint64_t bytes
+    ctypedef struct qe_golden:
+        const uint32_t *prompt
+        const uint32_t *expected
+        uint32_t prompt_count, expected_count
+        const uint8_t *digest
     ctypedef struct qe_workers:
         pass
     ctypedef struct qe_session:
@@ -36,6 +41,7 @@ cdef extern from "host/host.h" nogil:
 
     int qe_image_open(qe_image *, const void *, uint64_t)
     int32_t qe_image_verify(const qe_image *, uint32_t, uint32_t)
+    int qe_image_golden(const qe_image *, qe_golden *)
     const uint8_t *qe_image_section(const qe_image *, uint32_t, uint64_t *)
     qe_tensor qe_image_tensor(const qe_image *, uint32_t)
     uint32_t qe_image_tensor_count(const qe_image *)

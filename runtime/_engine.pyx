@@ -277,6 +277,15 @@ cdef class Image:
         cdef uint64_t n
         return None if qe_image_section(&self.image, kind, &n) == NULL else n
 
+    def golden(self):
+        """(prompt's ids, expected ids, SHA-256 of the logits in hexadecimal), or None."""
+        cdef qe_golden g
+        if qe_image_golden(&self.image, &g) != 0:
+            return None
+        return ([g.prompt[i] for i in range(g.prompt_count)],
+                [g.expected[i] for i in range(g.expected_count)],
+                PyBytes_FromStringAndSize(<const char *>g.digest, 32).hex())
+
     def tensors(self):
         """(kind, layer, type, rows of the layout, group, rows, columns, bytes) of each tensor."""
         cdef qe_tensor t

@@ -111,25 +111,6 @@ def check_untouched(image: Image, path: str) -> None:
         )
 
 
-def golden_of(image: Image) -> tuple[list[int], list[int], str] | None:
-    """The image's own proof: prompt, expected tokens, logits_hash; None when it has none that
-    can be run."""
-    section = image.section(8)
-    if section is None or len(section) < 48:
-        return None
-    words = memoryview(section[: len(section) // 4 * 4]).cast("I")
-    prompt, expected = words[1], words[2]
-    if not prompt or not expected or 12 + prompt + expected > len(words):
-        return None
-    if max(words[12 : 12 + prompt + expected]) >= image.config["vocab_size"]:
-        return None
-    return (
-        list(words[12 : 12 + prompt]),
-        list(words[12 + prompt : 12 + prompt + expected]),
-        section[16:48].hex(),
-    )
-
-
 def provenance_of(image: Image) -> dict[str, Any]:
     """What the image says of where it comes from; {} when that cannot be read."""
     import json

@@ -11,7 +11,7 @@ from qedge.runtime._engine import EngineError, Image, Session
 from qedge.runtime.chat import chat
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, UsageError
 from qedge.runtime.generation import Clock, Generation, Stats, pieces
-from qedge.runtime.image import KV_NAMES, check_untouched, golden_of, open_image, provenance_of
+from qedge.runtime.image import KV_NAMES, check_untouched, open_image, provenance_of
 from qedge.runtime.sampling import GREEDY, MOST_TOKENS, Sampling
 from qedge.runtime.session import RESIDENT_BYTES, open_session
 from qedge.runtime.text import engine_failure, text_failure
@@ -406,7 +406,7 @@ class Model:
 
     def golden(self) -> tuple[list[int], list[int], str] | None:
         """The image's own proof: prompt, expected tokens, logits_hash; None: it has none."""
-        return golden_of(self._image)
+        return self._image.golden()
 
     def test(self) -> str:
         """Runs the golden section; returns the logits_hash. BoardTestError when it differs."""

@@ -1,5 +1,6 @@
 /* forward.c - the pass of SPEC 2.8, read from top to bottom. Shapes are in session.h; which
  * token and which row runs where never changes a result. */
+#include "layout.h"
 #include "session.h"
 
 typedef struct {
@@ -126,7 +127,7 @@ static void run_tokens(token_step *step)
 /* x = row `token` of the embedding, dequantized. */
 static void embed(const qe_session *s, uint32_t token, float *x)
 {
-    const qe_tensor t = qe_image_tensor(s->image, 0);
+    const qe_tensor t = qe_image_tensor(s->image, QE_EMBED);
     const uint32_t columns = qe_ceil(t.columns, 32), R = t.layout & 255u, g = t.layout >> 8;
     if (t.type == QE_F32 || t.type == QE_F16) {
         const uint8_t *row = t.data + (size_t)token * columns * (t.type == QE_F16 ? 2 : 4);
@@ -163,7 +164,7 @@ static int is_finite(const float *x, uint32_t n)
 static void head(qe_session *s, uint32_t first, uint32_t rows, float *out, size_t out_stride)
 {
     const qe_config *c = &s->image->config;
-    const uint32_t dim = qe_ceil(c->dim, 32), output = c->tied ? 0 : 2;
+    const uint32_t dim = qe_ceil(c->dim, 32), output = qe_tensor_index(c, 0, QE_OUTPUT);
     float *x = qe_floats(s, AT_X), *n = qe_floats(s, AT_N);
     products p = {.s = s};
     if (first) {
@@ -171,7 +172,7 @@ static void head(qe_session *s, uint32_t first, uint32_t rows, float *out, size_
         memmove(n, n + (size_t)first * dim, (size_t)rows * dim * 4);
     }
     token_step step = {.s = s,
-                       .norm = norm_weights(s, 1),
+                       .norm = norm_weights(s, QE_OUT_NORM),
                        .added = n,
                        .input = n,
                        .n = c->dim,
@@ -188,24 +189,29 @@ static void layer_pass(qe_session *s, uint32_t layer, uint32_t first, uint32_t t
     const qe_config *c = &s->image->config;
     const uint32_t dim = qe_ceil(c->dim, 32), att = qe_ceil(c->heads * c->head_size, 32),
                    kv = qe_ceil(c->kv_heads * c->head_size, 32), ffn = qe_ceil(c->ffn, 32);
-    const uint32_t base =
-        3 - c->tied + 9 * layer; /* tensors: attn_norm, q, k, v, o, norm, ... */
+    /* where this layer's tensors stand */
+    const uint32_t attn_norm = qe_tensor_index(c, layer, QE_ATTN_NORM),
+                   wq = qe_tensor_index(c, layer, QE_Q), wk = qe_tensor_index(c, layer, QE_K),
+                   wv = qe_tensor_index(c, layer, QE_V), wo = qe_tensor_index(c, layer, QE_O),
+                   ffn_norm = qe_tensor_index(c, layer, QE_FFN_NORM),
+                   w_gate = qe_tensor_index(c, layer, QE_GATE),
+                   w_up = qe_tensor_index(c, layer, QE_UP),
+                   w_down = qe_tensor_index(c, layer, QE_DOWN);
     float *n = qe_floats(s, AT_N), *a = qe_floats(s, AT_A), *gate = qe_floats(s, AT_GATE);
     products p = {.s = s};
 
     token_step norm = {.s = s,
-                       .norm = norm_weights(s, base),
+                       .norm = norm_weights(s, attn_norm),
                        .added = layer ? n : NULL,
                        .input = n,
                        .n = c->dim,
                        .stride = dim,
                        .tokens = tokens,
-                       .quantize = quantized(s, base + 1) || quantized(s, base + 2) ||
-                                   quantized(s, base + 3)};
+                       .quantize = quantized(s, wq) || quantized(s, wk) || quantized(s, wv)};
     run_tokens(&norm);
-    add_product(&p, base + 1, n, dim, qe_floats(s, AT_Q), att, tokens);
-    add_product(&p, base + 2, n, dim, qe_floats(s, AT_K), kv, tokens);
-    add_product(&p, base + 3, n, dim, qe_floats(s, AT_V), kv, tokens);
+    add_product(&p, wq, n, dim, qe_floats(s, AT_Q), att, tokens);
+    add_product(&p, wk, n, dim, qe_floats(s, AT_K), kv, tokens);
+    add_product(&p, wv, n, dim, qe_floats(s, AT_V), kv, tokens);
     run_products(&p);
 
     qe_attend(s, layer, first, tokens);
@@ -214,22 +220,22 @@ static void layer_pass(qe_session *s, uint32_t layer, uint32_t first, uint32_t t
                         .n = c->heads * c->head_size,
                         .stride = att,
                         .tokens = tokens,
-                        .quantize = quantized(s, base + 4)};
+                        .quantize = quantized(s, wo)};
     run_tokens(&mixed);
-    add_product(&p, base + 4, a, att, n, dim, tokens);
+    add_product(&p, wo, a, att, n, dim, tokens);
     run_products(&p);
 
     token_step norm2 = {.s = s,
-                        .norm = norm_weights(s, base + 5),
+                        .norm = norm_weights(s, ffn_norm),
                         .added = n,
                         .input = n,
                         .n = c->dim,
                         .stride = dim,
                         .tokens = tokens,
-                        .quantize = quantized(s, base + 6) || quantized(s, base + 7)};
+                        .quantize = quantized(s, w_gate) || quantized(s, w_up)};
     run_tokens(&norm2);
-    add_product(&p, base + 6, n, dim, gate, ffn, tokens);
-    add_product(&p, base + 7, n, dim, qe_floats(s, AT_UP), ffn, tokens);
+    add_product(&p, w_gate, n, dim, gate, ffn, tokens);
+    add_product(&p, w_up, n, dim, qe_floats(s, AT_UP), ffn, tokens);
     run_products(&p);
 
     token_step hidden = {.s = s,
@@ -238,9 +244,9 @@ static void layer_pass(qe_session *s, uint32_t layer, uint32_t first, uint32_t t
                          .stride = ffn,
                          .tokens = tokens,
                          .silu = 1,
-                         .quantize = quantized(s, base + 8)};
+                         .quantize = quantized(s, w_down)};
     run_tokens(&hidden);
-    add_product(&p, base + 8, gate, ffn, n, dim, tokens);
+    add_product(&p, w_down, gate, ffn, n, dim, tokens);
     run_products(&p);
 }
 

@@ -1,8 +1,14 @@
 /* image.c - opens an image in place and proves every bound before anything is used (SPEC 3).
  * The only reader of the format; it never touches a weight. */
 #include "kernels/kernels.h"
+#include "layout.h"
 
-enum { HEADER_BYTES = 128, ENTRY_BYTES = 32, TENSOR_BYTES = 40, MAX_SECTIONS = 64 };
+enum {
+    HEADER_BYTES = sizeof(qe_header),
+    ENTRY_BYTES = sizeof(qe_entry),
+    TENSOR_BYTES = sizeof(qe_tensor_entry),
+    MAX_SECTIONS = 64
+};
 
 static int power_of_two(uint32_t n, uint32_t low, uint32_t high)
 {
@@ -16,13 +22,13 @@ static int inside(uint64_t offset, uint64_t bytes, uint64_t end)
 
 static uint64_t tree_offset(const qe_image *image)
 {
-    return qe_load64(image->base + 48);
+    return QE_U64(image->base, qe_header, tree);
 }
 
 int32_t qe_image_verify(const qe_image *image, uint32_t first, uint32_t count)
 {
-    const uint64_t end = tree_offset(image), leaf = qe_load32(image->base + 44);
-    const uint32_t leaves = qe_load32(image->base + 56);
+    const uint64_t end = tree_offset(image), leaf = QE_U32(image->base, qe_header, leaf_bytes);
+    const uint32_t leaves = QE_U32(image->base, qe_header, leaves);
     int32_t done = 0;
     for (uint32_t i = first; i < leaves && i - first < count; i++, done++) {
         uint64_t start = i * leaf, bytes = end - start < leaf ? end - start : leaf;
@@ -39,11 +45,11 @@ int32_t qe_image_verify(const qe_image *image, uint32_t first, uint32_t count)
 
 const uint8_t *qe_image_section(const qe_image *image, uint32_t type, uint64_t *bytes)
 {
-    const uint8_t *entry = image->base + qe_load64(image->base + 32);
-    for (uint32_t n = qe_load32(image->base + 24); n; n--, entry += ENTRY_BYTES) {
-        if (qe_load32(entry) == type) {
-            *bytes = qe_load64(entry + 16);
-            return image->base + qe_load64(entry + 8);
+    const uint8_t *entry = image->base + QE_U64(image->base, qe_header, table);
+    for (uint32_t n = QE_U32(image->base, qe_header, sections); n; n--, entry += ENTRY_BYTES) {
+        if (QE_U32(entry, qe_entry, type) == type) {
+            *bytes = QE_U64(entry, qe_entry, bytes);
+            return image->base + QE_U64(entry, qe_entry, offset);
         }
     }
     *bytes = 0;
@@ -55,7 +61,7 @@ uint64_t qe_image_front(const void *base, uint64_t bytes)
     const uint8_t *h = base;
     if (bytes < HEADER_BYTES || memcmp(h, "QEDGEIMG", 8) != 0)
         return 0;
-    const uint64_t checked = qe_load64(h + 64);
+    const uint64_t checked = QE_U64(h, qe_header, checked);
     return checked > bytes ? 0 : checked < HEADER_BYTES ? HEADER_BYTES : checked;
 }
 
@@ -65,21 +71,23 @@ static int check_frame(qe_image *image)
     const uint8_t *h = image->base;
     if (image->bytes < HEADER_BYTES || memcmp(h, "QEDGEIMG", 8) != 0)
         return QE_ERR_IMAGE;
-    if (qe_load32(h + 8) != QE_VERSION)
+    if (QE_U32(h, qe_header, version) != QE_VERSION)
         return QE_ERR_VERSION;
-    const uint64_t bytes = qe_load64(h + 16), table = qe_load64(h + 32),
-                   tree = qe_load64(h + 48), checked = qe_load64(h + 64);
-    const uint32_t sections = qe_load32(h + 24), leaf = qe_load32(h + 44),
-                   leaves = qe_load32(h + 56);
-    if (qe_load32(h + 12) != HEADER_BYTES || bytes > image->bytes ||
-        bytes < HEADER_BYTES + 64 || !power_of_two(qe_load32(h + 40), 64, 1u << 20) ||
+    const uint64_t bytes = QE_U64(h, qe_header, bytes), table = QE_U64(h, qe_header, table),
+                   tree = QE_U64(h, qe_header, tree), checked = QE_U64(h, qe_header, checked);
+    const uint32_t sections = QE_U32(h, qe_header, sections),
+                   leaf = QE_U32(h, qe_header, leaf_bytes),
+                   leaves = QE_U32(h, qe_header, leaves);
+    if (QE_U32(h, qe_header, header_bytes) != HEADER_BYTES || bytes > image->bytes ||
+        bytes < HEADER_BYTES + 64 ||
+        !power_of_two(QE_U32(h, qe_header, alignment), 64, 1u << 20) ||
         !power_of_two(leaf, 256, 1u << 20))
         return QE_ERR_IMAGE;
     if (tree >= bytes || tree % 4 || !leaves || (tree + leaf - 1) / leaf != leaves ||
         bytes - tree != 32ull * leaves + 32)
         return QE_ERR_IMAGE;
-    if (sections > MAX_SECTIONS || qe_load32(h + 28) != ENTRY_BYTES || table % 8 ||
-        !inside(table, (uint64_t)sections * ENTRY_BYTES, tree) || checked > tree ||
+    if (sections > MAX_SECTIONS || QE_U32(h, qe_header, entry_bytes) != ENTRY_BYTES ||
+        table % 8 || !inside(table, (uint64_t)sections * ENTRY_BYTES, tree) || checked > tree ||
         !inside(table, (uint64_t)sections * ENTRY_BYTES, checked))
         return QE_ERR_IMAGE;
     image->bytes = bytes;
@@ -97,13 +105,13 @@ static int check_frame(qe_image *image)
 
     for (uint32_t i = 0; i < sections; i++) {
         const uint8_t *entry = h + table + (uint64_t)i * ENTRY_BYTES;
-        const uint64_t offset = qe_load64(entry + 8);
-        const uint32_t type = qe_load32(entry);
+        const uint64_t offset = QE_U64(entry, qe_entry, offset),
+                       size = QE_U64(entry, qe_entry, bytes);
+        const uint32_t type = QE_U32(entry, qe_entry, type);
         const int bulk = type == QE_SECTION_ROPE || type == QE_SECTION_WEIGHTS;
-        if (offset % 64 || !inside(offset, qe_load64(entry + 16), tree))
+        if (offset % 64 || !inside(offset, size, tree))
             return QE_ERR_IMAGE;
-        if (type <= QE_SECTION_PROVENANCE && !bulk &&
-            !inside(offset, qe_load64(entry + 16), checked))
+        if (type <= QE_SECTION_CHAT && !bulk && !inside(offset, size, checked))
             return QE_ERR_IMAGE;
     }
     return QE_OK;
@@ -114,14 +122,15 @@ static int read_config(qe_image *image)
     uint64_t bytes;
     const uint8_t *p = qe_image_section(image, QE_SECTION_CONFIG, &bytes);
     qe_config *c = &image->config;
-    if (!p || bytes < 64 || qe_load32(p) != 64)
+    if (!p || bytes < sizeof(qe_config_bytes) ||
+        QE_U32(p, qe_config_bytes, size) != sizeof(qe_config_bytes))
         return QE_ERR_IMAGE;
     uint32_t *fields[] = {&c->dim,       &c->layers, &c->heads,      &c->kv_heads,
                           &c->head_size, &c->ffn,    &c->vocab_size, &c->trained_context};
     for (uint32_t i = 0; i < 8; i++)
-        *fields[i] = qe_load32(p + 4 + 4 * i);
-    c->norm_eps = qe_float(qe_load32(p + 36));
-    c->tied = qe_load32(p + 40);
+        *fields[i] = qe_load32(p + offsetof(qe_config_bytes, fields) + 4 * i);
+    c->norm_eps = qe_float(QE_U32(p, qe_config_bytes, norm_eps));
+    c->tied = QE_U32(p, qe_config_bytes, tied);
     if (!c->dim || c->dim > 65536 || !c->layers || c->layers > 512 || !c->heads ||
         !c->kv_heads || c->heads > 1024 || c->heads % c->kv_heads ||
         c->heads / c->kv_heads > QE_MAX_GROUP || !c->head_size || c->head_size % 4 ||
@@ -136,14 +145,15 @@ static int read_plan(qe_image *image)
 {
     uint64_t bytes;
     const uint8_t *p = qe_image_section(image, QE_SECTION_PLAN, &bytes);
-    if (!p || bytes < 128 || qe_load32(p) != 128)
+    if (!p || bytes < sizeof(qe_plan_bytes) ||
+        QE_U32(p, qe_plan_bytes, size) != sizeof(qe_plan_bytes))
         return QE_ERR_IMAGE;
-    image->plan.context = qe_load32(p + 4);
-    image->plan.batch = qe_load32(p + 8);
-    image->plan.threads = qe_load32(p + 12);
-    image->plan.kv = qe_load32(p + 16);
-    image->plan_arena_bytes = qe_load64(p + 24);
-    memcpy(image->board, p + 32, 32);
+    image->plan = (qe_session_options){.context = QE_U32(p, qe_plan_bytes, context),
+                                       .batch = QE_U32(p, qe_plan_bytes, batch),
+                                       .threads = QE_U32(p, qe_plan_bytes, threads),
+                                       .kv = QE_U32(p, qe_plan_bytes, kv)};
+    image->plan_arena_bytes = QE_U64(p, qe_plan_bytes, arena_bytes);
+    memcpy(image->board, p + offsetof(qe_plan_bytes, board), 32);
     image->board[32] = 0;
     uint64_t need = qe_session_size(&image->config, &image->plan);
     return need && need == image->plan_arena_bytes ? QE_OK : QE_ERR_IMAGE;
@@ -151,44 +161,45 @@ static int read_plan(qe_image *image)
 
 uint32_t qe_image_tensor_count(const qe_image *image)
 {
-    return 2 + !image->config.tied + 9 * image->config.layers;
+    return qe_tensor_index(&image->config, image->config.layers, QE_ATTN_NORM);
 }
 
 qe_tensor qe_image_tensor(const qe_image *image, uint32_t index)
 {
     const uint8_t *e = image->tensors + (size_t)index * TENSOR_BYTES;
-    return (qe_tensor){.data = image->base + qe_load64(e + 24),
-                       .kind = qe_load32(e),
-                       .layer = qe_load32(e + 4),
-                       .type = qe_load32(e + 8),
-                       .layout = qe_load32(e + 12),
-                       .rows = qe_load32(e + 16),
-                       .columns = qe_load32(e + 20),
-                       .bytes = qe_load64(e + 32)};
+    return (qe_tensor){.data = image->base + QE_U64(e, qe_tensor_entry, offset),
+                       .kind = QE_U32(e, qe_tensor_entry, kind),
+                       .layer = QE_U32(e, qe_tensor_entry, layer),
+                       .type = QE_U32(e, qe_tensor_entry, type),
+                       .layout = QE_U32(e, qe_tensor_entry, layout),
+                       .rows = QE_U32(e, qe_tensor_entry, rows),
+                       .columns = QE_U32(e, qe_tensor_entry, columns),
+                       .bytes = QE_U64(e, qe_tensor_entry, bytes)};
 }
 
 /* Kind, layer and shape that entry number index must have: SPEC 3.5. */
 static qe_tensor expected(const qe_config *c, uint32_t index)
 {
-    const uint32_t first = 3 - c->tied, q = c->heads * c->head_size,
-                   kv = c->kv_heads * c->head_size;
-    const uint32_t dim = c->dim, ffn = c->ffn;
-    const uint32_t shapes[12][2] = {{c->vocab_size, dim},
-                                    {1, dim},
-                                    {c->vocab_size, dim},
-                                    {1, dim},
-                                    {q, dim},
-                                    {kv, dim},
-                                    {kv, dim},
-                                    {dim, q},
-                                    {1, dim},
-                                    {ffn, dim},
-                                    {ffn, dim},
-                                    {dim, ffn}};
+    const uint32_t first = qe_tensor_index(c, 0, QE_ATTN_NORM), q = c->heads * c->head_size,
+                   kv = c->kv_heads * c->head_size, dim = c->dim, ffn = c->ffn;
+    const uint32_t shapes[QE_ROLES][2] = {
+        [QE_EMBED] = {c->vocab_size, dim},
+        [QE_OUT_NORM] = {1, dim},
+        [QE_OUTPUT] = {c->vocab_size, dim},
+        [QE_ATTN_NORM] = {1, dim},
+        [QE_Q] = {q, dim},
+        [QE_K] = {kv, dim},
+        [QE_V] = {kv, dim},
+        [QE_O] = {dim, q},
+        [QE_FFN_NORM] = {1, dim},
+        [QE_GATE] = {ffn, dim},
+        [QE_UP] = {ffn, dim},
+        [QE_DOWN] = {dim, ffn},
+    };
     qe_tensor t = {.kind = index, .layer = 0};
     if (index >= first) {
-        t.kind = 3 + (index - first) % 9;
-        t.layer = (index - first) / 9;
+        t.kind = QE_ATTN_NORM + (index - first) % QE_LAYER_ROLES;
+        t.layer = (index - first) / QE_LAYER_ROLES;
     }
     t.rows = shapes[t.kind][0];
     t.columns = shapes[t.kind][1];
@@ -217,13 +228,16 @@ static int read_tensors(qe_image *image)
     const uint8_t *p = qe_image_section(image, QE_SECTION_TENSORS, &bytes);
     const uint8_t *w = qe_image_section(image, QE_SECTION_WEIGHTS, &weight_bytes);
     const uint32_t count = qe_image_tensor_count(image);
-    if (!p || !w || bytes < 8 || qe_load32(p) != count || qe_load32(p + 4) != TENSOR_BYTES ||
-        bytes - 8 < (uint64_t)count * TENSOR_BYTES)
+    if (!p || !w || bytes < sizeof(qe_tensor_table) ||
+        QE_U32(p, qe_tensor_table, count) != count ||
+        QE_U32(p, qe_tensor_table, entry_bytes) != TENSOR_BYTES ||
+        bytes - sizeof(qe_tensor_table) < (uint64_t)count * TENSOR_BYTES)
         return QE_ERR_IMAGE;
     const uint64_t start = (uint64_t)(w - image->base), end = start + weight_bytes;
-    image->tensors = p + 8;
+    image->tensors = p + sizeof(qe_tensor_table);
     for (uint32_t i = 0; i < count; i++) {
-        const uint64_t offset = qe_load64(image->tensors + (size_t)i * TENSOR_BYTES + 24);
+        const uint64_t offset =
+            QE_U64(image->tensors + (size_t)i * TENSOR_BYTES, qe_tensor_entry, offset);
         const qe_tensor want = expected(&image->config, i);
         if (offset % 64 || offset < start || offset > end)
             return QE_ERR_IMAGE;
@@ -232,10 +246,34 @@ static int read_tensors(qe_image *image)
             t.columns != want.columns || !t.bytes || t.bytes != tensor_bytes(&t) ||
             !inside(offset, t.bytes, end))
             return QE_ERR_IMAGE;
-        if (t.rows == 1 && want.kind != 0 && want.kind != 2 && t.type != QE_F32 &&
-            (want.kind == 1 || want.kind == 3 || want.kind == 8))
-            return QE_ERR_IMAGE; /* norms are f32 */
+        const int is_norm =
+            want.kind == QE_OUT_NORM || want.kind == QE_ATTN_NORM || want.kind == QE_FFN_NORM;
+        if (is_norm && t.type != QE_F32)
+            return QE_ERR_IMAGE;
     }
+    return QE_OK;
+}
+
+int qe_image_golden(const qe_image *image, qe_golden *golden)
+{
+    uint64_t bytes;
+    const uint8_t *p = qe_image_section(image, QE_SECTION_GOLDEN, &bytes);
+    if (!p || bytes < sizeof(qe_golden_bytes) || bytes > 1u << 20)
+        return QE_ERR_IMAGE;
+    const uint32_t most = (uint32_t)(bytes - sizeof(qe_golden_bytes)) / 4,
+                   prompt = QE_U32(p, qe_golden_bytes, prompt_count),
+                   expected = QE_U32(p, qe_golden_bytes, expected_count);
+    if (!prompt || !expected || prompt > most || expected > most - prompt)
+        return QE_ERR_IMAGE;
+    const uint32_t *ids = (const uint32_t *)(const void *)(p + sizeof(qe_golden_bytes));
+    for (uint32_t i = 0; i < prompt + expected; i++)
+        if (ids[i] >= image->config.vocab_size)
+            return QE_ERR_IMAGE;
+    *golden = (qe_golden){.prompt = ids,
+                          .expected = ids + prompt,
+                          .prompt_count = prompt,
+                          .expected_count = expected,
+                          .digest = p + offsetof(qe_golden_bytes, digest)};
     return QE_OK;
 }
 

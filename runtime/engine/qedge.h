@@ -47,7 +47,25 @@ enum qe_section {
     QE_SECTION_TENSORS,
     QE_SECTION_WEIGHTS,
     QE_SECTION_GOLDEN,
-    QE_SECTION_PROVENANCE
+    QE_SECTION_PROVENANCE,
+    QE_SECTION_CHAT
+};
+
+/* Kinds of tensors: SPEC 3.5. From QE_ATTN_NORM on each layer has its own. */
+enum qe_role {
+    QE_EMBED,
+    QE_OUT_NORM,
+    QE_OUTPUT,
+    QE_ATTN_NORM,
+    QE_Q,
+    QE_K,
+    QE_V,
+    QE_O,
+    QE_FFN_NORM,
+    QE_GATE,
+    QE_UP,
+    QE_DOWN,
+    QE_ROLES
 };
 
 /* ---- SHA-256 (FIPS 180-4) ---- */
@@ -122,6 +140,15 @@ enum { QE_SIGNATURE_BYTES = 80 };
 enum qe_signed { QE_UNSIGNED, QE_SIGNED, QE_SIGNED_BY_ANOTHER /* or damaged */ };
 int qe_image_signature(const qe_image *image, const void *trailer, uint64_t bytes,
                        const uint8_t key[32], uint32_t *counter);
+
+/* What the image promises of itself (SPEC 3.6): greedy tokens behind a prompt, and the hash of
+ * the logits that they are drawn from. QE_ERR_IMAGE when it has none that can be run. */
+typedef struct {
+    const uint32_t *prompt, *expected; /* ids, all of them tokens */
+    uint32_t prompt_count, expected_count;
+    const uint8_t *digest; /* 32 bytes */
+} qe_golden;
+int qe_image_golden(const qe_image *image, qe_golden *golden);
 
 /* Tensor number index of the table (SPEC 3.5). */
 qe_tensor qe_image_tensor(const qe_image *image, uint32_t index);

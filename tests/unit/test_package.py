@@ -16,7 +16,8 @@ def test_qedge_has_the_model_the_errors_and_a_version() -> None:
     assert qedge.__version__ == version("qedge")
     for name in qedge.runtime.__all__:
         assert getattr(qedge, name) is getattr(qedge.runtime, name)
-    assert set(qedge.__all__) == {*qedge.runtime.__all__, "__version__"} <= set(dir(qedge))
+    assert set(qedge.__all__) == {*qedge.runtime.__all__, "Board", "__version__"}
+    assert set(qedge.__all__) <= set(dir(qedge)) and qedge.Board.connect
 
 
 def test_a_wrong_name_says_what_there_is() -> None:
