@@ -2,6 +2,15 @@
 # ignored: the module lies in another package than its folder says.
 
 cdef extern from "host/host.h" nogil:
+    enum:
+        QE_SECTION_CONFIG, QE_SECTION_PLAN, QE_SECTION_VOCAB, QE_SECTION_TEMPLATE
+        QE_SECTION_ROPE, QE_SECTION_TENSORS, QE_SECTION_WEIGHTS, QE_SECTION_GOLDEN
+        QE_SECTION_PROVENANCE, QE_SECTION_CHAT
+        QE_KV_F32, QE_KV_F16, QE_KV_Q8_0
+        QE_F32, QE_F16, QE_Q4_0, QE_Q8_0
+        QE_EMBED, QE_OUT_NORM, QE_OUTPUT, QE_ATTN_NORM, QE_Q, QE_K, QE_V, QE_O
+        QE_FFN_NORM, QE_GATE, QE_UP, QE_DOWN
+        QE_ERR_CONTEXT, QE_ERR_TEXT, QE_ERR_SPACE, QE_ERR_NUMERIC, QE_ERR_USAGE
     ctypedef struct qe_config:
         uint32_t dim, layers, heads, kv_heads, head_size, ffn, vocab_size, trained_context, tied
         float norm_eps

@@ -8,6 +8,16 @@ class EngineError(Exception):
     code: int
     def __init__(self, code: int) -> None: ...
 
+SECTIONS: dict[str, int]
+KV_TYPES: dict[str, int]
+TYPES: dict[str, int]
+ROLES: dict[str, int]
+ERR_CONTEXT: int
+ERR_TEXT: int
+ERR_SPACE: int
+ERR_NUMERIC: int
+ERR_USAGE: int
+
 def kernel_sets() -> list[tuple[str, bool]]: ...
 def wrong_kernels() -> str | None: ...
 def cpus() -> int: ...

@@ -28,6 +28,25 @@ class EngineError(Exception):
         self.code = code
 
 
+# The numbers of the image, by the names that people see; engine/qedge.h is their home.
+SECTIONS = {
+    "config": QE_SECTION_CONFIG, "plan": QE_SECTION_PLAN, "vocabulary": QE_SECTION_VOCAB,
+    "chat template": QE_SECTION_TEMPLATE, "rope": QE_SECTION_ROPE,
+    "tensors": QE_SECTION_TENSORS, "weights": QE_SECTION_WEIGHTS,
+    "golden": QE_SECTION_GOLDEN, "provenance": QE_SECTION_PROVENANCE, "chat": QE_SECTION_CHAT,
+}
+KV_TYPES = {"f32": QE_KV_F32, "f16": QE_KV_F16, "q8_0": QE_KV_Q8_0}
+TYPES = {"f32": QE_F32, "f16": QE_F16, "q4_0": QE_Q4_0, "q8_0": QE_Q8_0}
+ROLES = {
+    "token_embd": QE_EMBED, "output_norm": QE_OUT_NORM, "output": QE_OUTPUT,
+    "attn_norm": QE_ATTN_NORM, "attn_q": QE_Q, "attn_k": QE_K, "attn_v": QE_V,
+    "attn_output": QE_O, "ffn_norm": QE_FFN_NORM, "ffn_gate": QE_GATE, "ffn_up": QE_UP,
+    "ffn_down": QE_DOWN,
+}
+ERR_CONTEXT, ERR_TEXT, ERR_SPACE = QE_ERR_CONTEXT, QE_ERR_TEXT, QE_ERR_SPACE
+ERR_NUMERIC, ERR_USAGE = QE_ERR_NUMERIC, QE_ERR_USAGE
+
+
 cdef int checked(int result) except -1:
     if result < 0:
         raise EngineError(result)

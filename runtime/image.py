@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from qedge.runtime._engine import EngineError, Image
+from qedge.runtime._engine import KV_TYPES, SECTIONS, EngineError, Image
 from qedge.runtime.arguments import path_name
 from qedge.runtime.errors import BudgetError, ImageError
 
@@ -15,21 +15,9 @@ if TYPE_CHECKING:  # importing it takes milliseconds of a start that is counted 
 
 _MAGIC = b"QEDGEIMG"
 _SIZE_AT = 16  # of the image's size in its header
-KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 KV_NAMES = {code: name for name, code in KV_TYPES.items()}
-SECTIONS = {
-    1: "config",
-    2: "plan",
-    3: "vocabulary",
-    4: "chat template",
-    5: "rope",
-    6: "tensors",
-    7: "weights",
-    8: "golden",
-    9: "provenance",
-    10: "chat",
-}
-TEMPLATE, CHAT = 4, 10
+PLAN, VOCABULARY = SECTIONS["plan"], SECTIONS["vocabulary"]
+TEMPLATE, CHAT, PROVENANCE = (SECTIONS[n] for n in ("chat template", "chat", "provenance"))
 # A chat template that begins so asks for every prompt that a program is given (SPEC 3.9).
 EVERY_PROMPT = "{#- every prompt is a turn -#}"
 
@@ -116,7 +104,7 @@ def provenance_of(image: Image) -> dict[str, Any]:
     import json
 
     try:
-        found = json.loads(image.section(9) or b"{}")
+        found = json.loads(image.section(PROVENANCE) or b"{}")
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -7,11 +7,11 @@ from _thread import RLock
 from _weakref import ref
 
 from qedge.runtime import arguments
-from qedge.runtime._engine import EngineError, Image, Session
+from qedge.runtime._engine import ERR_SPACE, ERR_USAGE, EngineError, Image, Session
 from qedge.runtime.chat import chat
 from qedge.runtime.errors import BoardTestError, BudgetError, ImageError, UsageError
 from qedge.runtime.generation import Clock, Generation, Stats, pieces
-from qedge.runtime.image import KV_NAMES, check_untouched, open_image, provenance_of
+from qedge.runtime.image import KV_NAMES, TEMPLATE, check_untouched, open_image, provenance_of
 from qedge.runtime.sampling import GREEDY, MOST_TOKENS, Sampling
 from qedge.runtime.session import RESIDENT_BYTES, open_session
 from qedge.runtime.text import engine_failure, text_failure
@@ -21,9 +21,6 @@ if TYPE_CHECKING:  # importing these takes milliseconds of a start that is count
     import os
     from collections.abc import Iterator, Sequence
     from typing import Any
-
-_TEMPLATE = 4
-_ERR_SPACE, _ERR_USAGE = -7, -9
 
 
 class Model:
@@ -235,7 +232,7 @@ class Model:
     @property
     def chat_template(self) -> str | None:
         """The model's own Jinja template; rendering it is the toolkit's business."""
-        section = self._image.section(_TEMPLATE)
+        section = self._image.section(TEMPLATE)
         return None if section is None else section.decode("utf-8", "replace")
 
     @property
@@ -260,7 +257,7 @@ class Model:
         except (OverflowError, TypeError):
             raise self._wrong_ids() from None
         except EngineError as error:
-            if error.code == _ERR_USAGE:
+            if error.code == ERR_USAGE:
                 raise self._wrong_ids() from None
             raise ImageError(f"{self._path}: {error}") from None
 
@@ -300,7 +297,7 @@ class Model:
         try:
             return self.engine.encode(text, special, bos)
         except EngineError as error:
-            if error.code == _ERR_SPACE:
+            if error.code == ERR_SPACE:
                 raise BudgetError(
                     f"the prompt has {len(text):,} bytes and cannot fit a context of "
                     f"{self.context:,} tokens; shorten it or open with a longer context"
@@ -332,7 +329,7 @@ class Model:
         except (OverflowError, TypeError):
             raise self._wrong_ids() from None
         except EngineError as error:
-            if error.code == _ERR_USAGE:
+            if error.code == ERR_USAGE:
                 raise self._wrong_ids() from None
             raise engine_failure(self._path, error) from None
 

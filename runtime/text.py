@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import codecs
 
-from qedge.runtime._engine import EngineError
+from qedge.runtime._engine import ERR_CONTEXT, ERR_NUMERIC, ERR_TEXT, ERR_USAGE, EngineError
 from qedge.runtime.errors import BudgetError, ImageError, QedgeError
 
-_ERR_CONTEXT, _ERR_TEXT, _ERR_NUMERIC, _ERR_USAGE = -5, -6, -8, -9  # qedge.h
 _MOST_BYTES = 1 << 26  # QE_VOCAB_TEXT_MAX
 
 
 def text_failure(what: str, size: int, error: EngineError) -> QedgeError:
     """The error to raise for a text of `size` bytes that the engine does not encode."""
-    if error.code == _ERR_TEXT:
+    if error.code == ERR_TEXT:
         return ImageError(f"{what} is not UTF-8; convert it first")
-    if error.code == _ERR_USAGE:
+    if error.code == ERR_USAGE:
         return BudgetError(f"{what} has {size:,} bytes, of at most {_MOST_BYTES:,}; split it")
     return ImageError(f"{what}: {error}")
 
@@ -50,11 +49,11 @@ def _escape(one: str) -> str:
 
 def engine_failure(path: str, error: EngineError) -> QedgeError:
     """The error to raise for tokens that the engine does not evaluate, or draw."""
-    if error.code == _ERR_NUMERIC:
+    if error.code == ERR_NUMERIC:
         return ImageError(
             f"{path}: {error}; check the weights with `qedge inspect --verify {path}`"
         )
-    if error.code == _ERR_CONTEXT:
+    if error.code == ERR_CONTEXT:
         return BudgetError(f"{path}: {error}; open with a longer context")
     return ImageError(f"{path}: {error}")
 

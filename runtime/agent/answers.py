@@ -10,7 +10,7 @@ import hashlib
 import struct
 import sys
 
-from qedge.runtime._engine import EngineError
+from qedge.runtime._engine import SECTIONS, EngineError
 from qedge.runtime.agent import cbor, fields
 from qedge.runtime.agent.jobs import TICK_HZ, Jobs
 from qedge.runtime.agent.keys import KEY_PATH
@@ -61,7 +61,7 @@ PAGE_BYTES = 4096
 TRIES = 3  # of an image that ends the agent, or the board, while it is tested
 SECTION_BYTES = 16384
 READ, WRITE = 0, 2  # SMP's operations
-_BULK = (5, 7)  # sections that are not verified as an image is opened: rope, weights
+_BULK = (SECTIONS["rope"], SECTIONS["weights"])  # not verified as an image is opened
 _HEAD = struct.Struct(">BBHHBB")
 _REASONS = {
     LINK_NO_IMAGE: "there is no such image in its slot",

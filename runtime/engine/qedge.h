@@ -36,6 +36,9 @@ enum qe_error {
 
 #define QE_VERSION 1u /* of the image */
 
+/* Of tensors; the numbers are GGML's. */
+enum qe_type { QE_F32 = 0, QE_F16 = 1, QE_Q4_0 = 2, QE_Q8_0 = 8 };
+
 enum qe_kv { QE_KV_F32 = 0, QE_KV_F16 = 1, QE_KV_Q8_0 = 8 };
 
 enum qe_section {

@@ -12,8 +12,7 @@ import pytest
 from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.runtime import Model
-from qedge.runtime._engine import session_size
-from qedge.runtime.image import KV_TYPES
+from qedge.runtime._engine import KV_TYPES, session_size
 from qedge.toolkit import board
 from qedge.toolkit.make.budget import Room, engine_config, measure
 from qedge.toolkit.make.build import build, tensor_table

@@ -9,6 +9,7 @@ from typing import Any
 
 from qedge.runtime.arguments import whole
 from qedge.runtime.errors import QedgeError, UsageError
+from qedge.runtime.image import PLAN
 from qedge.runtime.measure.rounds import FIELDS
 from qedge.runtime.sizes import parse_size
 from qedge.toolkit.board import Board, load
@@ -19,7 +20,6 @@ from qedge.toolkit.device.target import SESSION, Ask, Progress, Rounds
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.make.predict import predict_measured
 
-_PLAN = 2  # the section (runtime/engine/SPEC.md 3.2)
 _MOST = {"context": (1 << 32) - 1, "threads": 64, "batch": 512}
 
 
@@ -252,7 +252,7 @@ def _option(name: str) -> str:
 def _planned_arena(device: Device) -> int | None:
     """The arena that the active image's plan says, of the board's; None when it has none."""
     try:
-        plan = device.section(_PLAN)
+        plan = device.section(PLAN)
     except QedgeError:  # older firmware
         return None
     return None if plan is None or len(plan) < 32 else int.from_bytes(plan[24:32], "little")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qedge.runtime._engine import session_size
+from qedge.runtime._engine import KV_TYPES, session_size
 from qedge.runtime.errors import BudgetError, ImageError, UsageError
-from qedge.runtime.image import KV_TYPES
 from qedge.runtime.machine import total_bytes
 from qedge.runtime.session import RESIDENT_BYTES
 from qedge.runtime.sizes import show_size

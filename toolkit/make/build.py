@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
+from qedge.runtime._engine import ROLES, TYPES
 from qedge.runtime.errors import ImageError, NoBoardError, QedgeError, UsageError, WriteError
 from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
@@ -23,7 +24,6 @@ from qedge.toolkit.files import new_file
 from qedge.toolkit.make import rope
 from qedge.toolkit.make.budget import Plan, plan
 from qedge.toolkit.make.image import (
-    KINDS,
     Golden,
     ImageWriter,
     TensorEntry,
@@ -31,7 +31,7 @@ from qedge.toolkit.make.image import (
 )
 from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
-from qedge.toolkit.quant.quantize import TYPES, layout_for, pack, packed_bytes
+from qedge.toolkit.quant.quantize import layout_for, pack, packed_bytes
 from qedge.toolkit.quant.recipe import Recipe, type_named
 from qedge.toolkit.source.locate import model_name
 from qedge.toolkit.source.model import SourceModel, SourceTensor
@@ -64,7 +64,7 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
     names = ["token_embd.weight", "output_norm.weight"]
     if not source.config.tied:
         names.append("output.weight")
-    order = list(KINDS)[3:]
+    order = list(ROLES)[3:]
     names += [f"blk.{n}.{part}.weight" for n in range(source.config.layers) for part in order]
     entries = []
     for name in names:
@@ -75,7 +75,7 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
         size = packed_bytes(kind, layout, tensor.rows, tensor.columns)
         entries.append(
             TensorEntry(
-                name, KINDS[role], layer, kind, layout, tensor.rows, tensor.columns, size
+                name, ROLES[role], layer, kind, layout, tensor.rows, tensor.columns, size
             )
         )
     return entries

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from qedge.runtime._engine import SECTIONS, TYPES
 from qedge.runtime.errors import ImageError
-from qedge.runtime.image import KV_NAMES, SECTIONS, open_image, verify_image
-from qedge.toolkit.quant.quantize import TYPES
+from qedge.runtime.image import KV_NAMES, PROVENANCE, open_image, verify_image
 from qedge.toolkit.source.gguf_file import read_all_metadata
 from qedge.toolkit.source.gguf_header import MAGIC
 from qedge.toolkit.source.locate import FIRST_BYTES, refuse_placeholder
@@ -38,7 +38,7 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
         name = _TYPE_NAMES[kind] + layout
         tensors[name] = tensors.get(name, 0) + count
     try:
-        provenance = json.loads(image.section(9) or b"{}")
+        provenance = json.loads(image.section(PROVENANCE) or b"{}")
     except (ValueError, RecursionError):
         provenance = {}
     if not isinstance(provenance, dict):
@@ -53,7 +53,7 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
         "config": image.config,
         "sections": {
             name: size
-            for kind, name in SECTIONS.items()
+            for name, kind in SECTIONS.items()
             if (size := image.section_bytes(kind)) is not None
         },
         "tensors": tensors,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qedge.runtime._engine import EngineError, Vocab
 from qedge.runtime.errors import ImageError
-from qedge.runtime.image import open_image
+from qedge.runtime.image import VOCABULARY, open_image
 from qedge.runtime.text import text_failure
 
 
@@ -24,7 +24,7 @@ def open_vocabulary(path: Path) -> Vocab:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}; give an image or a GGUF file") from error
     if magic == b"QEDGEIMG":
-        return Vocab(open_image(path).section(3) or b"")
+        return Vocab(open_image(path).section(VOCABULARY) or b"")
     from qedge.toolkit.make import vocabulary_table
 
     if magic[:4] == b"GGUF":

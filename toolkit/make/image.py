@@ -13,31 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from qedge.runtime.image import KV_TYPES
+from qedge.runtime._engine import KV_TYPES, SECTIONS, TYPES
 from qedge.runtime.machine import cpus
 from qedge.toolkit.board import Board, Layout
 from qedge.toolkit.files import new_file as new_file
 from qedge.toolkit.make.budget import Plan
-from qedge.toolkit.quant.quantize import TYPES
 from qedge.toolkit.source.model import ModelConfig
 
 VERSION = 1
 HEADER_BYTES, ENTRY_BYTES, TENSOR_BYTES, GOLDEN_BYTES = 128, 32, 40, 4096
-CONFIG, PLAN, VOCAB, TEMPLATE, ROPE, TENSORS, WEIGHTS, GOLDEN, PROVENANCE, CHAT = range(1, 11)
-KINDS = {
-    "token_embd": 0,
-    "output_norm": 1,
-    "output": 2,
-    "attn_norm": 3,
-    "attn_q": 4,
-    "attn_k": 5,
-    "attn_v": 6,
-    "attn_output": 7,
-    "ffn_norm": 8,
-    "ffn_gate": 9,
-    "ffn_up": 10,
-    "ffn_down": 11,
-}
+CONFIG, PLAN, VOCAB, TEMPLATE, ROPE = (
+    SECTIONS[name] for name in ("config", "plan", "vocabulary", "chat template", "rope")
+)
+TENSORS, WEIGHTS, GOLDEN, PROVENANCE, CHAT = (
+    SECTIONS[name] for name in ("tensors", "weights", "golden", "provenance", "chat")
+)
 _SECTION_ALIGNMENT = 64
 _LEAVES_AT_ONCE = 64
 

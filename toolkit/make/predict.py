@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qedge.runtime._engine import Image
+from qedge.runtime._engine import ROLES, Image
 from qedge.runtime.image import KV_NAMES
 from qedge.toolkit.board import Board
-from qedge.toolkit.make.image import KINDS, TensorEntry
+from qedge.toolkit.make.image import TensorEntry
 from qedge.toolkit.source.model import ModelConfig
 
 
@@ -49,10 +49,10 @@ def read_bytes_per_token(weights: Iterable[Weights], kv_bytes: int = 0) -> int:
     """Bytes that decoding a token reads: every weight, but one row alone of an embedding that
     is not the output matrix too; and kv_bytes of keys and values."""
     found = list(weights)
-    tied = all(tensor.kind != KINDS["output"] for tensor in found)
+    tied = all(tensor.kind != ROLES["output"] for tensor in found)
     total = kv_bytes
     for tensor in found:
-        looked_up = tensor.kind == KINDS["token_embd"] and not tied
+        looked_up = tensor.kind == ROLES["token_embd"] and not tied
         total += tensor.bytes // tensor.rows if looked_up else tensor.bytes
     return total
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from qedge.runtime._engine import TYPES
 from qedge.runtime.errors import UsageError
 from qedge.runtime.machine import cpus
 from qedge.toolkit.board import Layout
@@ -20,7 +21,6 @@ from qedge.toolkit.quant import _tiles as tiles
 from qedge.toolkit.source.model import Bytes, SourceTensor
 
 BLOCK = 32  # columns of a block; rows are padded to whole ones
-TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}  # GGML's ids
 _BLOCK_BYTES = {"f32": 128, "f16": 64, "q4_0": 18, "q8_0": 34}
 _FLOATS = ("F32", "F16", "BF16")  # that tiles.c reads as they lie
 _VALUES_AT_ONCE = 1 << 21  # 8 MiB of float32

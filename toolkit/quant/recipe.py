@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from qedge.runtime._engine import KV_TYPES, TYPES
 from qedge.runtime.errors import UsageError
-from qedge.runtime.image import KV_TYPES
-from qedge.toolkit.quant.quantize import TYPES
 
 # Other names of the same types.
 SAME = {

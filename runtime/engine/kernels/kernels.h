@@ -7,8 +7,6 @@
 #include "numeric.h"
 #include "../qedge.h"
 
-enum { QE_F32 = 0, QE_F16 = 1, QE_Q4_0 = 2, QE_Q8_0 = 8 };
-
 #define QE_LAYOUT(rows, group) ((uint32_t)(rows) | (uint32_t)(group) << 8)
 #define QE_LAYOUT_PLAIN QE_LAYOUT(1, 1)
 #define QE_MAX_HEAD 512u
