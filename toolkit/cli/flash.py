@@ -59,11 +59,10 @@ def flash(
     as_json: bool,
 ) -> None:
     """Put IMAGE on a board: changed blocks only, verified and tested there, then active."""
-    from qedge.runtime.image import open_image
     from qedge.toolkit.board import load
     from qedge.toolkit.cli import show
-    from qedge.toolkit.device import flash as flashing
-    from qedge.toolkit.device.reach import reach
+    from qedge.toolkit.device.visit import flash_board, would_flash
+    from qedge.toolkit.make.signature import SignedImage
 
     board = load(name)
     fields: dict[str, Any]
@@ -94,36 +93,28 @@ def flash(
         from qedge.toolkit.linux.service import check_line
 
         check_line(service)
-    open_image(image)  # what is wrong with it is said before a board is looked for
+    signed = SignedImage.open(image)  # what is wrong with it is said before a board is met
     if dry_run:
-        fields = _would_flash(image, board, port, identity)
+        fields = would_flash(board, port, signed, identity=identity, say=show.say)
         emit(as_json, fields)
         if not as_json:
             show.table("would write", fields, answer=True)
         return
-    with (
-        _stopped(),
-        reach(board, port, identity, show.say, service=bool(service)) as there,
-        show.bar(True, lines=True) as tell,
-    ):
-        plan = flashing.plan(there.device, image, board)
-        done = flashing.apply(there.device, plan, tell)
-        if service and there.linux is not None:
-            from qedge.toolkit.linux.service import enable, unit
-
-            found = there.linux
-            text = unit(board, found.python, found.runtime, open_image(image), service)
-            there.device.reset()  # the service has its own lock
-            enable(found.shell, text)
-    fields = asdict(done)
-    if there.seconds:
-        fields["seconds_before"] = there.seconds
+    with _stopped(), show.bar(True, lines=True) as tell:
+        visit = flash_board(
+            board, port, signed, identity=identity, service=service, say=show.say, progress=tell
+        )
+    fields = asdict(visit.flashed)
+    before = visit.seconds_before
+    if before:
+        fields["seconds_before"] = before
     emit(as_json, fields)
     if not as_json:
-        if there.seconds:
-            parts = (f"{name} {seconds:.1f}" for name, seconds in there.seconds.items())
+        if before:
+            parts = (f"{name} {seconds:.1f}" for name, seconds in before.items())
             fields["seconds_before"] = ", ".join(parts)
-        show.table("flashed", {**fields, "seconds": round(done.seconds, 2)}, answer=True)
+        fields["seconds"] = round(visit.flashed.seconds, 2)
+        show.table("flashed", fields, answer=True)
 
 
 @contextmanager
@@ -136,56 +127,6 @@ def _stopped() -> Iterator[None]:
     except KeyboardInterrupt:
         show.say("what is active on the board stays so; run this again, and it goes on")
         raise
-
-
-def _would_flash(
-    image: Path, board: Any, port: str | None, identity: str | None
-) -> dict[str, Any]:
-    """What --dry-run says."""
-    from qedge.runtime.image import open_image
-    from qedge.toolkit.board import device_of
-    from qedge.toolkit.cli import show
-    from qedge.toolkit.device import flash as flashing
-    from qedge.toolkit.device.reach import reach
-
-    if board.linux is None:
-        with reach(board, port, identity, show.say) as there:
-            plan = flashing.plan(there.device, image, board)
-        speed = {"seconds": plan.seconds(device_of(board).baud)}
-        return {**_planned(plan), **speed, "board_arena_bytes": plan.hello.arena}
-    from qedge.toolkit.linux.board import NotInstalled
-
-    try:
-        with reach(board, port, identity, show.say, dry=True) as there:
-            plan = flashing.plan(there.device, image, board)
-            return {**_planned(plan), "board_ram_bytes": plan.hello.ram, "runtime_bytes": 0}
-    except NotInstalled as found:
-        opened, size = open_image(image), image.stat().st_size
-        facts = found.facts
-        flashing.check_image(opened, size, image, facts.free, facts.ram, board)
-        return {
-            "board": board.name,
-            "board_id": facts.serial or None,
-            "slot": 0,
-            "image_id": opened.id.hex(),
-            "bytes_total": size,
-            "bytes_to_send": size,
-            "arena_bytes": opened.plan["arena_bytes"],
-            "board_ram_bytes": facts.ram,
-            "runtime_bytes": found.wheel.bytes,
-        }
-
-
-def _planned(plan: Any) -> dict[str, Any]:
-    return {
-        "board": plan.hello.board,
-        "board_id": plan.hello.board_id,
-        "slot": plan.slot,
-        "image_id": plan.image_id,
-        "bytes_total": plan.image_bytes,
-        "bytes_to_send": plan.bytes_sent,
-        "arena_bytes": plan.arena_bytes,
-    }
 
 
 VERBS = (flash,)

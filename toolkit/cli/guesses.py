@@ -44,10 +44,10 @@ HINTS = {
     "install": "qedge flash IMAGE -b BOARD",
     "write": "qedge flash IMAGE -b BOARD",
     "update": "qedge flash IMAGE -b BOARD",
-    "undo": "qedge rollback BOARD",
-    "restart": "qedge reset BOARD",
-    "reboot": "qedge reset BOARD",
-    "simulate": "qedge emulate BOARD",
+    "undo": "qedge rollback -b BOARD",
+    "restart": "qedge reset -b BOARD",
+    "reboot": "qedge reset -b BOARD",
+    "simulate": "qedge emulate -b BOARD",
     "keygen": "qedge keys new FILE",
 }
 

@@ -20,13 +20,14 @@ from qedge.runtime._engine import Image
 from qedge.runtime.agent.frame import encode
 from qedge.runtime.agent.numbers import DIGEST_BYTES, DIGESTS_AT_ONCE
 from qedge.runtime.errors import BudgetError, VerifyError, WrongBoardError
-from qedge.runtime.image import open_image, verify_image
+from qedge.runtime.image import verify_image
 from qedge.runtime.session import PRIVATE_BYTES
 from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board
 from qedge.toolkit.link import Device, Hello
 from qedge.toolkit.link.device import SourceGone
 from qedge.toolkit.make import signature
+from qedge.toolkit.make.signature import SignedImage
 
 Progress = Callable[[str, int, int], None]  # step, done, of
 WRITE_HEAD_BYTES = 55  # of its packet beside them: SMP's 8, and the keys and numbers
@@ -168,13 +169,13 @@ def _held(device: Device, hello: Hello, slot: int, most: int) -> list[bytes]:
     return _digests(device, slot, min(-(-size // hello.block), most))
 
 
-def plan(device: Device, path: Path, board: Board) -> Plan:
+def plan(device: Device, file: SignedImage | Path, board: Board) -> Plan:
     """Asks the board what it has and decides what to send. Writes nothing."""
-    image = open_image(path)
+    signed = file if isinstance(file, SignedImage) else SignedImage.open(file)
+    image, path, size = signed.image, signed.path, signed.bytes
     verify_image(image, path)
     hello = device.hello()
     check_board(hello, board, device.name)
-    size = signature.end(image)
     check_image(image, size, path, hello.capacity, hello.arena, board)
     if hello.key is not None:
         signature.check(image, path, hello.key, hello.floor)

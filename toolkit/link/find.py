@@ -53,5 +53,5 @@ def find(name: str, baud: int, ports: Iterable[str] | None = None) -> str:
     raise NoBoardError(
         f"no {name} answers at {', '.join(looked) or 'any port: there is none behind USB'}"
         f"{f' ({seen})' if seen else ''}; give its port with -p, or start an emulated one with "
-        f"`qedge emulate {name}`"
+        f"`qedge emulate -b {name}`"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -38,6 +39,22 @@ def end(image: Image) -> int:
     """Where the image in a file ends, with its signature when it has one."""
     signed = image.read(image.bytes, len(MAGIC)) == MAGIC
     return image.bytes + (_TRAILER.size if signed else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedImage:
+    """A file with an image and the signature behind it, if it has one: mapped once, so that
+    what was checked is what is sent, and no byte of it is held beside the mapping."""
+
+    path: Path
+    image: Image
+    bytes: int  # with the signature
+
+    @classmethod
+    def open(cls, path: Path) -> SignedImage:
+        """ImageError when it is damaged or none. Weights are not verified."""
+        image = open_image(path)
+        return cls(path, image, end(image))
 
 
 def is_signed(image: Image) -> bool:
