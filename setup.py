@@ -8,7 +8,8 @@ from setuptools import Extension, find_packages, setup
 
 ROOMS = {name: f"qedge.{name}" for name in ("runtime", "toolkit", "boards", "firmware")}
 
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+with open("runtime/engine/FLAGS", encoding="utf-8") as file:  # without them bits differ
+    FLAGS = [*file.read().split(), "-O3", "-fvisibility=hidden"]
 if os.environ.get("QEDGE_SANITIZE"):  # address,undefined: see CONTRIBUTING.md
     FLAGS += [f"-fsanitize={os.environ['QEDGE_SANITIZE']}", "-g", "-O1"]
 SANITIZE = [flag for flag in FLAGS if flag.startswith("-fsanitize")]

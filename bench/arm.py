@@ -27,7 +27,7 @@ from models import folder, image
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-static", "-g")
+FLAGS = (*(ROOT / "runtime" / "engine" / "FLAGS").read_text().split(), "-O3", "-static", "-g")
 AARCH64 = ("aarch64-linux-gnu-gcc",)
 ARMV7 = ("arm-linux-gnueabihf-gcc",)
 ARMV6 = (

@@ -14,8 +14,7 @@ class QedgeError(Exception):
 
 
 class UsageError(QedgeError):
-    """The call itself is wrong: an unknown option, a value out of range, a tool that it needs
-    and this machine does not have."""
+    """The call itself is wrong: an unknown option, a value out of range."""
 
     exit_code = 2
 
@@ -72,3 +71,10 @@ class FetchError(QedgeError):
     """What has to be fetched did not come: no network, or no such file there."""
 
     exit_code = 11
+
+
+class ToolError(QedgeError):
+    """A program or library that this needs is not on this machine, or failed: a compiler, npm,
+    apt, e2fsprogs, zig, jinja2."""
+
+    exit_code = 12

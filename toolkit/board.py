@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import platform
+import re
 import sys
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from qedge.runtime.errors import NoBoardError, UsageError
@@ -60,6 +62,14 @@ class Device:
     baud: int
     registers: dict[str, int]
     machine: str = ""  # QEMU's name of it
+    boot_crc: bool = False  # the boot ROM wants a checksum of the first 252 bytes of flash
+    uf2_firmware: int = 0  # the UF2 family of its firmware, and of data beside it; 0: no UF2
+    uf2_data: int = 0
+
+    @property
+    def is_process(self) -> bool:
+        """It runs as a process of this machine, built by its compiler."""
+        return self.emulator == "process"
 
     @property
     def image_bytes(self) -> int:
@@ -165,8 +175,11 @@ def host_name() -> str:
 
 
 def load(name: str) -> Board:
-    """The board called name; `host` is this machine's profile. NoBoardError when there is
-    none."""
+    """The board called name; `host` is this machine's profile; PATH.toml a board file of one's
+    own, whose name is the file's. NoBoardError when there is none, UsageError for a wrong
+    one."""
+    if name.endswith(".toml"):
+        return _from_file(Path(name))
     name = host_name() if name == "host" else name
     known = names()
     if name not in known:
@@ -174,6 +187,28 @@ def load(name: str) -> Board:
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)} and host"
         raise NoBoardError(f"no board is called {name}; {hint}")
     return parse(name, (resources.files("qedge.boards") / f"{name}.toml").read_text("utf-8"))
+
+
+def _from_file(path: Path) -> Board:
+    """A board of somebody's own. A port that begins with ./ is a folder beside its file."""
+    name = path.stem
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name):
+        raise UsageError(f"{path}: a board is called as its file: up to 31 of a-z, 0-9 and -")
+    if name in names():
+        raise UsageError(f"{path}: qedge has a board of that name; call this one otherwise")
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise NoBoardError(f"{path}: {why}; give a board's file or name") from None
+    board = parse(name, text)
+    device = board.device
+    if device is not None and device.port.startswith("./"):
+        folder = (path.parent / device.port).resolve()
+        if not folder.is_dir():
+            raise UsageError(f"{path}: its port {folder} is no folder")
+        board = replace(board, device=replace(device, port=str(folder)))
+    return board
 
 
 def with_ram(board: Board, ram_bytes: int | None) -> Board:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.tiny_models import TinyConfig, make_weights, write_gguf
 
-from qedge.toolkit.bare.firmware import FLAGS, defines, folders
+from qedge.toolkit.bare.firmware import FLAGS, defines, engine_flags, folders
 from qedge.toolkit.board import Board, device_of, load
 from qedge.toolkit.device import flash
 from qedge.toolkit.emulators.bare import Emulator
@@ -65,7 +65,7 @@ def compile_port(source: Path | None, output: Path, *flags: str) -> Path:
     else:
         rooms = [path for path in rooms if path.name != "main.c"]
     sources = [source, *rooms, *sorted((engine / "engine").rglob("*.c"))]
-    command = ["cc", *FLAGS, "-O2", *flags, *defines(sim, device_of(sim))]
+    command = ["cc", *engine_flags(), *FLAGS, "-O2", *flags, *defines(sim, device_of(sim))]
     command += [f"-I{firmware}", f"-I{engine}", *map(str, sources), "-o", str(output)]
     subprocess.run(command, check=True)
     return output

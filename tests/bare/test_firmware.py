@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bare.conftest import MakeImage
 
-from qedge.runtime.errors import NoBoardError, UsageError, WriteError
+from qedge.runtime.errors import NoBoardError, ToolError
 from qedge.runtime.model import Model
 from qedge.toolkit import kept
 from qedge.toolkit.bare import firmware
@@ -102,10 +102,10 @@ def test_what_zig_builds_computes_the_same(
 
 
 def test_a_compiler_s_complaint_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    with pytest.raises(WriteError, match="could not build"):
+    with pytest.raises(ToolError, match="could not build"):
         build(load("sim"), folder=tmp_path, flags=["-DQF_SLOT_BYTES=1u", "-Werror"])
     assert all(path.suffix == ".lock" for path in tmp_path.iterdir())
-    with pytest.raises(UsageError, match="no compiler"):
+    with pytest.raises(ToolError, match="no compiler"):
         build(load("sim"), compiler="borland")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conformance.test_kernels_equal import KERNELS_V1
 
-from qedge.toolkit.bare.firmware import folders
+from qedge.toolkit.bare.firmware import engine_flags, folders
 from qedge.toolkit.board import device_of, load
 
 CHECK = Path(__file__).parents[1] / "conformance"
@@ -36,7 +36,7 @@ def test_the_board_s_kernels_equal_portable(name: str, tmp_path: Path) -> None:
     script.write_text(SCRIPT.format(code=device.code_bytes, ram=device.flash_at))
     checks = [CHECK / f"kernel_{part}.c" for part in ("check", "rows", "attention", "matmul")]
     command = ["arm-none-eabi-gcc", "-mthumb", *device.cpu, "-std=gnu11", "-O2"]
-    command += ["-ffp-contract=off", "-fno-math-errno", "-w"]
+    command += [*(flag for flag in engine_flags() if "-std" not in flag), "-w"]
     command += [f"-DSTACK_TOP={device.flash_at + (15 << 20):#x}"]
     command += [str(Path(__file__).with_name("bare.c")), *map(str, checks)]
     command += [*map(str, sorted((engine / "engine").rglob("*.c"))), "-nostartfiles"]

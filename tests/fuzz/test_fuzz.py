@@ -20,7 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
-    *("-std=c11", "-D_DEFAULT_SOURCE", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno"),
+    *(ROOT / "runtime" / "engine" / "FLAGS").read_text("utf-8").split(),
+    *("-D_DEFAULT_SOURCE", "-O1", "-g"),
     *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
 ]
 CASES = 900  # of each image, in the suite

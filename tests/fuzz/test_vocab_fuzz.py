@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
-    *("-std=c11", "-D_DEFAULT_SOURCE", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno"),
+    *(ROOT / "runtime" / "engine" / "FLAGS").read_text("utf-8").split(),
+    *("-D_DEFAULT_SOURCE", "-O1", "-g"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]
 CASES = 4000  # of each section, in the suite

@@ -22,7 +22,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "conformance"
-FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno")
+FLAGS = (*(ROOT / "runtime" / "engine" / "FLAGS").read_text("utf-8").split(), "-O3")
 LIBRARIES = ("-lm", "-pthread")
 SOURCES = {
     "cpus_check": ("cpus_check.c",),

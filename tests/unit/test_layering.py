@@ -197,7 +197,7 @@ FREESTANDING = [*sorted(ENGINE.rglob("*.c")), ROOT / "toolkit" / "quant" / "tile
 def test_object_calls_no_library(source: Path, tmp_path: Path) -> None:
     assert shutil.which("gcc"), "install gcc"
     flags = "-std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -fno-pie"
-    flags += " -ffp-contract=off -fno-math-errno"
+    flags += " " + (ENGINE / "FLAGS").read_text("utf-8")
     item = tmp_path / "object.o"
     subprocess.run(["gcc", *flags.split(), "-c", source, "-o", item], check=True)
     symbols = subprocess.run(

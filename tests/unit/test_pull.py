@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from qedge.runtime.errors import ImageError, UsageError, WriteError
+from qedge.runtime.errors import ImageError, ToolError, UsageError, WriteError
 from qedge.toolkit.fetch import pull as pulling
 from qedge.toolkit.fetch.pull import PackagedModel, Pulled, PullError, cache_folder, pull
 
@@ -400,7 +400,7 @@ def test_hub_without_its_client_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"pip install 'qedge\[hub\]'"):
+    with pytest.raises(ToolError, match=r"pip install 'qedge\[hub\]'"):
         pull("hf:org/repo/model.gguf", tmp_path)
 
 

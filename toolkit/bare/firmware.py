@@ -18,13 +18,13 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from qedge.runtime.errors import UsageError, WriteError
+from qedge.runtime.errors import ToolError
 from qedge.toolkit.bare.elf import fill_boot_crc, segments
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.files import cache_folder
 from qedge.toolkit.kept import kept_or_made, zig_environment
 
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
+FLAGS = ["-O3", "-Wall", "-Wextra"]  # beside those of runtime/engine/FLAGS
 BARE = ["-ffunction-sections", "-fdata-sections"]
 GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
 LINK = ["-Wl,--gc-sections"]
@@ -58,10 +58,15 @@ def folders() -> tuple[Path, Path]:
     )
 
 
+def engine_flags() -> list[str]:
+    """Those without which the engine's bits would differ."""
+    return (folders()[1] / "engine" / "FLAGS").read_text("utf-8").split()
+
+
 def compilers(device: Device) -> list[Compiler]:
     """Those of this machine that can build for a device, the best first."""
     found = []
-    if device.port == "host":
+    if device.is_process:
         for name in ("cc", "gcc", "clang"):
             if path := shutil.which(name):
                 found.append(Compiler(name, (path,), ()))
@@ -71,7 +76,7 @@ def compilers(device: Device) -> list[Compiler]:
     if find_spec("ziglang"):
         command = (sys.executable, "-m", "ziglang", "cc")
         bare: tuple[str, ...] = ()
-        if device.port != "host":
+        if not device.is_process:
             hard = "hf" if "-mfloat-abi=hard" in device.cpu else ""
             target = ["-target", f"thumb-freestanding-eabi{hard}", f"-mcpu={device.zig_cpu}"]
             bare = (*target, *BARE)
@@ -85,7 +90,7 @@ def _choose(board: Board, device: Device, wanted: str | None) -> Compiler:
         if wanted in (None, compiler.name):
             return compiler
     have = ", ".join(c.name for c in known) or "none"
-    raise UsageError(
+    raise ToolError(
         f"no compiler for {board.name}{f' called {wanted}' if wanted else ''} (here: {have}); "
         "install gcc-arm-none-eabi, or `pip install ziglang`"
     )
@@ -111,9 +116,9 @@ def defines(board: Board, device: Device) -> list[str]:
 
 def _sources(firmware: Path, engine: Path, device: Device) -> list[Path]:
     found = sorted(firmware.glob("*.c")) + sorted((engine / "engine").rglob("*.c"))
-    if device.port != "host":
+    if not device.is_process:
         found += sorted((firmware / "cortex").glob("*.c"))
-    return found + sorted((firmware / "ports" / device.port).glob("*.[cS]"))
+    return found + sorted((firmware / "ports" / device.port).glob("*.[cS]"))  # or its own
 
 
 def _script(firmware: Path, device: Device) -> str:
@@ -124,10 +129,10 @@ def _script(firmware: Path, device: Device) -> str:
     return text
 
 
-def _key(command: list[str], firmware: Path, engine: Path) -> str:
+def _key(command: list[str], firmware: Path, engine: Path, port: str) -> str:
     """Of everything that goes into a build."""
     digest = hashlib.sha256("\0".join(command).encode())
-    for folder in (firmware, engine / "engine"):
+    for folder in (firmware, engine / "engine", firmware / "ports" / port):
         for path in sorted(folder.rglob("*.[chSl]*")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -151,8 +156,8 @@ def build(
     flags: Sequence[str] = (),
     key: bytes | None = None,
 ) -> Firmware:
-    """The board's firmware; built unless the same was built before. UsageError without a
-    compiler, WriteError when it fails.
+    """The board's firmware; built unless the same was built before. ToolError without a
+    compiler, or when it fails.
 
     compiler: arm-none-eabi-gcc, zig, cc …; default: the first there is. folder: for the result;
     default: the cache. flags: more for the compiler. key: the
@@ -162,15 +167,22 @@ def build(
     firmware, engine = folders()
     sources = _sources(firmware, engine, device)
     includes = [f"-I{firmware}", f"-I{engine}"]
-    if device.port != "host":
+    if not device.is_process:
         includes.append(f"-isystem{firmware / 'cortex' / 'include'}")
-    command = [*chosen.command, *chosen.bare, *FLAGS, *defines(board, device), *includes]
+    command = [
+        *chosen.command,
+        *chosen.bare,
+        *engine_flags(),
+        *FLAGS,
+        *defines(board, device),
+        *includes,
+    ]
     command += flags
     if key is not None:
         command.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
     place = folder or cache_folder() / "firmware"
     script = _script(firmware, device)
-    key_of = _key([*command, script, version("qedge")], firmware, engine)
+    key_of = _key([*command, script, version("qedge")], firmware, engine, device.port)
     output = place / f"{board.name}-{key_of}.elf"
 
     def compiled() -> bytes:
@@ -178,7 +190,7 @@ def build(
             made = Path(work) / output.name
             link = list(LINK)
             link += [f"-Wl,--wrap={name}" for name in device.wrap]
-            if device.port != "host":
+            if not device.is_process:
                 (Path(work) / "board.ld").write_text(script, "utf-8")
                 link.append(f"-Wl,-T,{Path(work) / 'board.ld'}")
                 link += ["-lgcc"] if chosen.name != "zig" else []
@@ -187,15 +199,15 @@ def build(
                 line, capture_output=True, text=True, check=False, env=zig_environment()
             )
             if done.returncode:
-                raise WriteError(
+                raise ToolError(
                     f"{board.name}: {chosen.name} could not build the firmware:\n{done.stderr}"
                 )
-            if device.port == "rp2040":
+            if device.boot_crc:
                 fill_boot_crc(made, device.flash_at)
             return made.read_bytes()
 
-    kept_or_made(output, compiled, runs=device.port == "host")
+    kept_or_made(output, compiled, runs=device.is_process)
     code = ram = 0
-    if device.port != "host":
+    if not device.is_process:
         code, ram = _sizes(output, device)
     return Firmware(board.name, output, chosen.name, code, ram)

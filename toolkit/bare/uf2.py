@@ -24,8 +24,6 @@ from qedge.toolkit.make.build import check_output
 FIRST, SECOND, LAST = 0x0A324655, 0x9E5D5157, 0x0AB16F30
 FAMILY_GIVEN = 0x2000
 PAYLOAD, BLOCK = 256, 512
-# (firmware, model): the RP2040's ROM takes its own family only; the RP2350's has one for data.
-FAMILIES = {"rp2040": (0xE48BFF56, 0xE48BFF56), "rp2350": (0xE48BFF59, 0xE48BFF58)}
 _HEAD = struct.Struct("<8I")
 # firmware/slots.c: magic, sequence, bytes, counter, id; a CRC-32 follows
 DROPPED, _MARK = 0x52444551, struct.Struct("<4I32s")
@@ -76,7 +74,7 @@ def write(
     tests it when it starts, and then activates it."""
     device = device_of(board)
     check_output(output)
-    if device.port not in FAMILIES:
+    if not device.uf2_firmware:
         raise NoBoardError(f"{board.name} has no boot ROM that takes UF2 files; flash it by -p")
     opened = open_image(image)
     verify_image(opened, image)
@@ -92,7 +90,7 @@ def write(
     firmware = flat(build(board, key=key).path, device.flash_at)
     slot = device.flash_at + device.slot_at
     stem = output.name.removesuffix(".uf2")
-    for_firmware, for_model = FAMILIES[device.port]
+    for_firmware, for_model = device.uf2_firmware, device.uf2_data
     files = []
     model = _dropped(opened.id, device) + opened.read(0, size)
     for what, bytes_, address, family in (

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qedge.runtime.errors import NoBoardError, UsageError, WriteError
+from qedge.runtime.errors import ToolError, UsageError, WriteError
 
 SECTOR = 512
 PROGRAMS = ("debugfs", "e2fsck", "e2undo")
@@ -284,7 +284,7 @@ class FileSystem:
     def __init__(self, path: Path, card: int, partition: Partition, folder: Path) -> None:
         """folder: for temporary files, the undo files among them."""
         if absent := [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]:
-            raise NoBoardError(
+            raise ToolError(
                 f"{path}: editing a card needs {', '.join(absent)}; install e2fsprogs"
             )
         self._card, self._folder = card, folder

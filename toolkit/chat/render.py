@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qedge.runtime.errors import ImageError, UsageError
+from qedge.runtime.errors import ImageError, ToolError, UsageError
 
 CPU_SECONDS = 1.5  # a real template takes milliseconds
 MEMORY_BYTES = 256 << 20  # of address space, and so many times what it is given:
@@ -103,7 +103,7 @@ def _rendered(request: str) -> dict[str, Any]:
     found = [spec for name in ("jinja2", "markupsafe") if (spec := find_spec(name)) is not None]
     places = [os.path.dirname(os.path.dirname(spec.origin or "")) for spec in found]
     if len(found) < 2 or not sys.executable:
-        raise UsageError("chat templates need jinja2 and a Python; pip install jinja2")
+        raise ToolError("chat templates need jinja2 and a Python; pip install jinja2")
     start = (
         f"import sys; sys.path[:0] = [{str(_RENDERER.parent)!r}]; sys.path += {places!r}; "
         "import renderer; renderer.main()"

@@ -224,6 +224,10 @@ def board_argument(function: Callable[..., None]) -> Callable[..., None]:
 def board_of(target: str, port: str | None) -> Any:
     """The board that a TARGET names, or None when it is an image on this machine."""
     here = os.path.exists(target)
+    if target.endswith(".toml"):  # a board of one's own
+        from qedge.toolkit import board
+
+        return board.load(target)
     if here and port is None:
         refuse(("identity",), f"is for boards; {target} is a file here")
         return None  # before numpy is imported with what knows boards: it costs 14 MiB

@@ -96,6 +96,7 @@ def emulate(
     from qedge.toolkit.board import load
     from qedge.toolkit.cli import show
     from qedge.toolkit.emulators.choose import emulated, missing
+    from qedge.toolkit.emulators.emulated import no_way
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -103,7 +104,7 @@ def emulate(
     board = load(name)
     check_identity(board)
     if need := missing(board):
-        raise NoBoardError(need)
+        raise no_way(board, need)
     show.say(f"{name}: making what it runs, unless it is there")
     with tempfile.TemporaryDirectory() as folder:
         place = flash_file or Path(folder) / "flash"

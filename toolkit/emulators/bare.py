@@ -20,12 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qedge.runtime.errors import FetchError, NoBoardError, UsageError
+from qedge.runtime.errors import FetchError, NoBoardError, ToolError, UsageError
 from qedge.toolkit import files
 from qedge.toolkit.bare.elf import flat
 from qedge.toolkit.bare.firmware import Firmware, build
 from qedge.toolkit.board import Board, Device, device_of
-from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator
+from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator, no_way
 from qedge.toolkit.files import cache_folder, new_file
 from qedge.toolkit.kept import made_folder, tool_environment
 from qedge.toolkit.link import Device as LinkedDevice
@@ -75,7 +75,7 @@ def _rp2040js() -> Path:
 def _fetch_rp2040js(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        raise UsageError("rp2040js needs node and npm; install them (Debian: nodejs npm)")
+        raise ToolError("rp2040js needs node and npm; install them (Debian: nodejs npm)")
     command = [npm, "install", "--prefix", str(folder), "--no-save", "--ignore-scripts"]
     done = subprocess.run(
         [*command, "--no-audit", "--no-fund", RP2040JS],
@@ -146,7 +146,7 @@ class Emulator:
         self.board = board
         self._device = device_of(board)
         if need := missing(board):
-            raise NoBoardError(need)
+            raise no_way(board, need)
         self._flash = flash
         self._firmware = firmware or build(board)
         self._cut = cut

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from qedge.runtime.errors import NoBoardError, QedgeError, ToolError
 from qedge.toolkit.board import Board, load, names
 
 
@@ -56,6 +57,13 @@ def no_emulator(board: Board) -> str:
         f"no emulator of a {board.name} is known, only of {known}; with a real one: "
         f"`qedge flash IMAGE -b {board.name}`"
     )
+
+
+def no_way(board: Board, why: str) -> QedgeError:
+    """The error for a board that cannot be emulated here: NoBoardError where nobody can,
+    ToolError where a program is missing."""
+    known = board.device.emulator if board.device else board.linux and board.linux.emulator
+    return ToolError(why) if known else NoBoardError(why)
 
 
 # Linux's prctl(PR_SET_PDEATHSIG): whoever asked is killed when the thread that started it ends,

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.toolkit.board import Board, linux_of
-from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator
+from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator, no_way
 from qedge.toolkit.emulators.rootfs import DISK_BYTES, READY, System, lacking, own_keys, system
 from qedge.toolkit.files import held, new_file
 
@@ -105,7 +105,7 @@ class LinuxEmulator:
         may log in; unless given, one for all emulated boards of this user. options: more of
         QEMU's own."""
         if need := missing(board):
-            raise NoBoardError(need)
+            raise no_way(board, need)
         self.board = board
         self._disk, self._overlay, self._options = disk, overlay, options
         keys = own_keys()

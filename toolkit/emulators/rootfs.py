@@ -23,7 +23,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qedge.runtime.errors import NoBoardError
+from qedge.runtime.errors import NoBoardError, ToolError
 from qedge.toolkit.files import cache_folder, locked, new_file, private_folder, writing
 from qedge.toolkit.kept import made_folder, say_damaged
 
@@ -155,9 +155,9 @@ def lacking() -> list[str]:
 
 def system(machine: str) -> System:
     """The system for a machine of QEMU, made the first time (packages: about 40 MB for virt,
-    120 for raspi3b). NoBoardError."""
+    120 for raspi3b). ToolError."""
     if absent := lacking():
-        raise NoBoardError(
+        raise ToolError(
             f"making an emulated board's Debian needs {', '.join(absent)}: a Debian system has "
             "them (apt, dpkg, e2fsprogs)"
         )
@@ -177,7 +177,7 @@ def system(machine: str) -> System:
 def _call(command: list[str], **options: object) -> str:
     ended = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
     if ended.returncode:
-        raise NoBoardError(
+        raise ToolError(
             f"making an emulated board's Debian: {command[0]} ended with "
             f"{ended.returncode}: {(ended.stderr or ended.stdout).strip()[-600:]}"
         )

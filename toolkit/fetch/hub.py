@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qedge.runtime.errors import FetchError, ImageError, UsageError
+from qedge.runtime.errors import FetchError, ImageError, ToolError
 from qedge.toolkit.files import NO_SPACE, sha256_of, write_error
 
 ANSWER_SECONDS = 10
@@ -66,7 +66,7 @@ def _file(
         from huggingface_hub import errors as hub
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ImportError as error:
-        raise UsageError(f"{name} needs the hub client: pip install 'qedge[hub]'") from error
+        raise ToolError(f"{name} needs the hub client: pip install 'qedge[hub]'") from error
     http: Any = hub  # whose HTTPError is another library's, by version
     failures = (OSError, ValueError, http.HTTPError, hub.EntryNotFoundError)
     try:

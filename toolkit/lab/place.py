@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError, UsageError
+from qedge.runtime.errors import (
+    NoBoardError,
+    QedgeError,
+    SeveralBoardsError,
+    UsageError,
+)
 from qedge.runtime.text import printable
 from qedge.toolkit.board import Board
 from qedge.toolkit.lab.resource import NETWORK, PREFIX, SERIAL, Resource, choose

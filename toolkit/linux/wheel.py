@@ -26,7 +26,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from qedge.runtime.errors import UsageError, WriteError
+from qedge.runtime.errors import ToolError, WriteError
 from qedge.runtime.machine import cpus
 from qedge.toolkit.board import linux_of, load
 from qedge.toolkit.files import cache_folder, new_file
@@ -36,14 +36,9 @@ NAME = "qedge_runtime"  # not qedge: pip must not take one for another version o
 ROOMS = ("", "agent", "measure")  # of Python
 MODULE = "_engine.abi3.so"  # the ending that every CPython 3 on Linux looks for
 LIMITED_API = "0x030A0000"  # 3.10
-# As setup.py has them; a Python has no position to speak of, so everything is movable.
-FLAGS: tuple[str, ...] = (
-    "-std=c11",
-    "-O3",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fvisibility=hidden",
-)
+# As setup.py has them, beside runtime/engine/FLAGS; a Python has no position to speak of, so
+# everything is movable.
+FLAGS: tuple[str, ...] = ("-O3", "-fvisibility=hidden")
 FLAGS += ("-fPIC", f"-DPy_LIMITED_API={LIMITED_API}", "-Wno-deprecated-declarations")
 # Linux on 64-bit Arm has pages of 4, 16 (Pi 5) or 64 KiB; segments that begin on a multiple of
 # 64 KiB can be mapped under each.
@@ -119,8 +114,8 @@ def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
 
     output_folder: where it is written; default: it stays in the cache.
 
-    NoBoardError for a board that has no Linux, UsageError where a tool is missing (ziglang,
-    Python's headers), WriteError when it cannot be built or written."""
+    NoBoardError for a board that has no Linux, ToolError where a tool is missing (ziglang,
+    Python's headers) or fails, WriteError when it cannot be written."""
     begin = time.monotonic()
     arch = architecture(board_or_arch)
     sources = _sources()
@@ -153,6 +148,7 @@ def _sources() -> dict[str, bytes]:
     root = Path(str(resources.files("qedge.runtime")))
     found = [file for room in ROOMS for file in (root / room).glob("*.py")]
     found += [root / "_engine.pyx", root / "_engine.pxi"]
+    found.append(root / "engine" / "FLAGS")
     for folder in ("engine", "host"):
         found += (root / folder).rglob("*.[ch]")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(found)}
@@ -161,9 +157,9 @@ def _sources() -> dict[str, bytes]:
 def _tools() -> list[str]:
     """The versions of what takes part. UsageError when something is missing."""
     if not find_spec("ziglang"):
-        raise UsageError("a wheel needs ziglang's compiler; pip install ziglang")
+        raise ToolError("a wheel needs ziglang's compiler; pip install ziglang")
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        raise UsageError(
+        raise ToolError(
             f"a wheel needs Python's headers, {sysconfig.get_path('include')} has none; "
             "install them (Debian: python3-dev)"
         )
@@ -201,11 +197,12 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
     target = TARGETS[arch]
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", target.triple]
     cpu_of = dict(target.cpu_of)
+    always = sources["engine/FLAGS"].decode().split()
     codes = ["_engine.c", *(name for name in sources if name.endswith(".c"))]
 
     def compile_one(code: str) -> str:
         output = code.replace("/", "-").replace(".c", ".o")
-        flags = [*FLAGS, *target.flags, f"-mcpu={cpu_of.get(code, target.cpu)}"]
+        flags = [*always, *FLAGS, *target.flags, f"-mcpu={cpu_of.get(code, target.cpu)}"]
         flags += ["-Os"] if Path(code).stem in SMALL else []
         if code == "_engine.c":
             flags += ["-I.", "-Ipython", "-include", "wheel_python.h"]
@@ -225,7 +222,7 @@ def _run(command: list[str], work: Path, arch: str) -> None:
         command, cwd=work, capture_output=True, text=True, check=False, env=zig_environment()
     )
     if done.returncode:
-        raise WriteError(
+        raise ToolError(
             f"{arch}: {' '.join(command[2:4])} could not build the wheel:\n{done.stderr}"
         )
 
