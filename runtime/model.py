@@ -3,7 +3,7 @@ arithmetic is in engine/."""
 
 from __future__ import annotations
 
-from _thread import RLock
+from _thread import RLock, get_ident
 from _weakref import ref
 
 from qedge.runtime import arguments
@@ -48,7 +48,7 @@ class Model:
         self = cls.__new__(cls)
         self._image, self._path, self._options = image, path, options
         self._session = session
-        self._turn, self._stepping = RLock(), False
+        self._turn, self._stepping = RLock(), 0
         self._mark = self._held = None
         self.clock = Clock()
         self.finish_reason, self.tokens = None, []
@@ -133,6 +133,8 @@ class Model:
                 f"{self._path}: another process opened this model, before a fork; open one in "
                 "this process: model.session() shares the image"
             )
+        if self._stepping == get_ident():
+            self._idle()  # before anything is ended
         self._mark = None
 
     def _idle(self) -> None:
@@ -154,11 +156,11 @@ class Model:
         with self._turn:
             self.expect(mark)
             self._idle()
-            self._stepping = True
+            self._stepping = get_ident()
             try:
                 return next(pieces)
             finally:
-                self._stepping = False
+                self._stepping = 0
 
     def expect(self, mark: object) -> None:
         """UsageError when a generation is not the current one any more."""

@@ -73,8 +73,11 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def write_error(folder: Path, error: OSError) -> WriteError:
-    what = "no space left" if error.errno in NO_SPACE else f"cannot be written: {error}"
-    return WriteError(f"{folder}: {what}; free some space or name a folder in QEDGE_CACHE")
+    if error.errno in NO_SPACE:
+        text = "no space left; free some or name a folder in QEDGE_CACHE"
+    else:
+        text = f"cannot be written: {error}; name a folder that you may write in QEDGE_CACHE"
+    return WriteError(f"{folder}: {text}")
 
 
 @contextlib.contextmanager

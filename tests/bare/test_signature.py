@@ -167,6 +167,9 @@ def test_keys_and_signatures_by_the_command_line(
     signature.check(open_image(image), image, signature.public_key(place), 7)
     assert qedge("sign", image, "--key", place, "--counter", 8).returncode == 0
     assert image.stat().st_size == len(whole) + 80
-    assert qedge("inspect", image, "--verify").returncode == 0
+    told = json.loads(qedge("inspect", image, "--verify", "--json").stdout)
+    assert (told["signed"], told["security_counter"]) == (True, 8)
+    lost = qedge("sign", image, "--key", tmp_path / "lost")
+    assert lost.returncode == 2 and "No such file" in lost.stderr and "not a" not in lost.stderr
     wrong = qedge("sign", image, "--key", f"{place}.pub")
     assert wrong.returncode == UsageError.exit_code and "not a private key" in wrong.stderr

@@ -62,6 +62,7 @@ TEMPLATES = {
     "tojson separators": "{{ messages | tojson(separators=(',', ':')) }}{{ {'b': 1, 'a': [1.5,"
     " none, true]} | tojson(sort_keys=true) }}",
     "strftime": "It is {{ strftime_now('%Y') }}{{ strftime_now('%d') | length }}.\n" + EACH,
+    "strftime by name": "{{ strftime_now(format='%Y') }}" + EACH,
     "strftime if there": "{% if strftime_now is defined %}{% set y = strftime_now('%Y') %}{{ y"
     " }}{% endif %}" + EACH,
     "raise": "{% if messages | length > 90 %}{{ raise_exception('too many') }}{% endif %}"

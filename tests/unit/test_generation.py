@@ -312,3 +312,24 @@ def pieces_of(model: Model, mark: object, prompt: Any) -> Iterator[str]:
             yield model.next_piece(mark, stream)
         except StopIteration:
             return
+
+
+def test_a_call_that_is_refused_within_a_step_ends_nothing(model: Model) -> None:
+    whole = "".join(model.generate([5, 6], 8))
+    told: list[str] = []
+
+    class Asking(list):
+        def __getitem__(self, at: Any) -> Any:
+            for call in (model.reset, model.close, lambda: model.generate([5], 1)):
+                with pytest.raises(UsageError, match="middle of a step"):
+                    call()
+                told.append("refused")
+            return super().__getitem__(at)
+
+    found = model.generate([5, 6], 8)
+    original = model.append
+    model.append = lambda ids, mark: original(Asking(ids), mark)  # type: ignore[method-assign]
+    try:
+        assert "".join(found) == whole and told
+    finally:
+        del model.append

@@ -25,6 +25,7 @@ from qedge.runtime._engine import Vocab
 from qedge.runtime.errors import ImageError
 from qedge.toolkit.make.vocabulary_table import pack
 from qedge.toolkit.source.vocabulary.hf import from_hf
+from qedge.toolkit.source.vocabulary.shape import _CONTRACTIONS, _SHAPES, _SPELLINGS
 
 TOKENIZERS, TEXTS = 90, 130  # more than 10,000 texts
 
@@ -169,6 +170,56 @@ def test_added_tokens_are_found_leftmost_then_longest(tmp_path, tokens, text, sp
     ]
     mine, library = read(tmp_path, tokenizer), Tokenizer.from_str(json.dumps(tokenizer))
     assert mine.encode(text.encode(), special=special) == library_ids(library, text, special)
+
+
+EDGES = ["a'ſb", "'ſ", "x'S'T st", "a \n", "a\n  ", "a \n \n  ", "\n\n  ", "a  \r\n b"]
+LLAMA3 = next(steps[0] for steps, name in _SHAPES.items() if name == "llama3")
+REFUSED = [  # white space at the end before newlines, and a fold that is none
+    LLAMA3.replace("|\\s*[\\r\\n]+", "|\\s++$|\\s*[\\r\\n]+"),
+    LLAMA3.replace("|\\s*[\\r\\n]+", "|\\s++$|\\s*[\\r\\n]"),
+    LLAMA3.replace(_CONTRACTIONS, "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"),
+]
+
+
+def spelled() -> list[str]:
+    """Every expression that is known, by every other spelling of each part that has one."""
+    found = []
+    for steps in _SHAPES:
+        for step in steps:
+            for other, usual in _SPELLINGS:
+                if usual in step:
+                    found.append(step.replace(usual, other))
+    return found
+
+
+@pytest.mark.parametrize("expression", spelled())
+def test_every_other_spelling_of_an_expression_gives_the_same_ids(tmp_path, expression):
+    pattern = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    steps = [pattern | {"invert": False}, BYTES | {"use_regex": False}]
+    tokenizer = small(pre_tokenizer={"type": "Sequence", "pretokenizers": steps})
+    library = Tokenizer.from_str(json.dumps(tokenizer))
+    try:
+        mine = read(tmp_path, tokenizer)
+    except ImageError:
+        return  # an expression of one step of several
+    chance = random.Random(7)
+    for text in [*EDGES, *(make_text(chance, 12) for _ in range(150))]:
+        assert mine.encode(text.encode()) == library_ids(library, text, False), text
+
+
+@pytest.mark.parametrize("expression", REFUSED)
+def test_an_expression_that_cuts_otherwise_is_refused(tmp_path, expression):
+    pattern = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    steps = [pattern | {"invert": False}, BYTES | {"use_regex": False}]
+    with pytest.raises(ImageError, match="pre_tokenizer"):
+        read(tmp_path, small(pre_tokenizer={"type": "Sequence", "pretokenizers": steps}))
+
+
+def test_a_text_to_split_at_is_no_expression(tmp_path):
+    pattern = {"type": "Split", "pattern": {"String": "\\p{N}"}, "behavior": "Isolated"}
+    steps = [pattern | {"invert": False}, BYTES | {"use_regex": True}]
+    with pytest.raises(ImageError, match="pre_tokenizer"):
+        read(tmp_path, small(pre_tokenizer={"type": "Sequence", "pretokenizers": steps}))
 
 
 def test_metaspace_that_prepends_first_adds_a_space_to_the_texts_beginning_only(tmp_path):

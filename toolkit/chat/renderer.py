@@ -103,8 +103,8 @@ def raise_exception(message: Any) -> None:
     raise TemplateError(str(message))
 
 
-def strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+def strftime_now(format: str) -> str:  # called by name, too
+    return datetime.now().strftime(format)
 
 
 def tojson(

@@ -43,11 +43,14 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
         provenance = {}
     if not isinstance(provenance, dict):
         provenance = {}
-    plan = image.plan
+    plan, trailer = image.plan, image.read(image.bytes, 16)
+    signed = trailer[:8] == b"QEDGESIG"  # SPEC 3.8; whose it is only a board with a key knows
     return {
         "image": str(path),
         "image_id": image.id.hex(),
         "bytes": image.bytes,
+        "signed": signed,
+        "security_counter": int.from_bytes(trailer[12:16], "little") if signed else 0,
         "verified": True if leaves is not None else None,  # None: not checked
         "plan": {**plan, "kv": KV_NAMES[plan["kv"]]},
         "config": image.config,

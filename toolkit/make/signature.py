@@ -128,7 +128,11 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     """A private key's file. UsageError when it is none of Ed25519."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}; give a private key's file (`qedge keys new` makes one)"
+        ) from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(
             f"{path}: not a private key ({error}); make one: qedge keys new"
         ) from error

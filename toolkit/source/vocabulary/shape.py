@@ -62,15 +62,15 @@ _SHAPES = {
     ): "deepseek-coder",
 }
 # Other spellings of the same expressions: no letter is what the optional character before it
-# may be, and white space up to its last newline is the same with one newline or more.
+# may be, white space up to its last newline is the same with one newline or more, and behind
+# that white space at the end is what `\s+(?!\S)` takes. Before it, it would take newlines, too.
 _SPELLINGS = (
-    ("'(?i:[sdmt]|ll|ve|re)", _CONTRACTIONS),
-    ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", _CONTRACTIONS),
+    ("'(?i:[sdmt]|ll|ve|re)|", _CONTRACTIONS + "|"),  # an alternative: no `?` belongs to it
     ("[^\\r\\n\\p{L}\\p{N}]?+", _NOT_LETTER),
     ("[^\\s\\p{L}\\p{N}]++", "[^\\s\\p{L}\\p{N}]+"),
     ("\\p{N}{1,3}+", "\\p{N}{1,3}"),
     ("|\\s*[\\r\\n]|", "|\\s*[\\r\\n]+|"),
-    ("|\\s++$|", "|"),
+    ("|\\s*[\\r\\n]+|\\s++$|", "|\\s*[\\r\\n]+|"),
     ("\r", "\\r"),
     ("\n", "\\n"),
 )
@@ -159,9 +159,7 @@ def _step(step: Any) -> str:
         return "digits"
     if kind == "Split":
         pattern = step.get("pattern")
-        regex = (
-            pattern.get("Regex", pattern.get("String")) if isinstance(pattern, dict) else None
-        )
+        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
         if isinstance(regex, str):
             for other, usual in _SPELLINGS:
                 regex = regex.replace(other, usual)
@@ -231,4 +229,6 @@ def read_characters_words(
 
 
 def _splits_at_spaces(part: dict[str, Any]) -> bool:
-    return part.get("type") == "Split" and part.get("pattern") == {"String": " "}
+    if part.get("type") != "Split" or part.get("pattern") != {"String": " "}:
+        return False
+    return not (part.get("behavior") == "Removed" and part.get("invert"))  # that drops the rest
