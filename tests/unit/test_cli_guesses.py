@@ -407,3 +407,25 @@ def test_tab_completes_verbs_boards_and_types(words: list[str], found: str) -> N
         COMMAND, env=surroundings, capture_output=True, text=True, check=False
     )
     assert f"plain,{found}" in done.stdout.splitlines(), done.stdout + done.stderr
+
+
+def test_b_names_a_board_whatever_lies_here(
+    qedge: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "pi5").mkdir()
+    (tmp_path / "pico").write_text("notes")
+    for words, code, said in (
+        (["run", "-b", "pi5", "hi"], 2, "pi5: give its address with -p user@host"),
+        (["test", "-b", "pi5"], 2, "pi5: give its address with -p user@host"),
+        (["bench", "-b", "pico", "--cold"], 2, "--cold"),
+        (["run", "-b", "pico", "x.qimg", "hi"], 2, "leave x.qimg out"),
+        (["test", "-b", "pico", "x.qimg"], 2, "leave x.qimg out"),
+        (["run", "-b", "x86-64", "hi"], 2, "is a machine's profile"),
+        (["run", "-b", "picoo", "hi"], 3, "did you mean pico?"),
+        (["run", "-b", "pico"], 2, "Missing argument 'PROMPT'"),
+        (["test"], 2, "an image, or a board by -b"),
+        (["rollback"], 2, "-b BOARD"),
+        (["reset", "pico", "-b", "pico"], 2, "-b BOARD"),
+    ):
+        done = qedge(*words, cwd=tmp_path)
+        assert done.returncode == code and said in done.stderr, (words, done.stderr)

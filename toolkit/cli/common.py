@@ -221,16 +221,24 @@ def board_argument(function: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+def board_named(name: str) -> Any:
+    """The board that -b names, one that a model can run on. UsageError for a profile."""
+    from qedge.toolkit.board import load
+
+    found = load(name)
+    if found.device is None and found.linux is None:
+        raise UsageError(f"-b {name}: is a machine's profile; run an image of it here")
+    return found
+
+
 def board_of(target: str, port: str | None) -> Any:
     """The board that a TARGET names, or None when it is an image on this machine."""
     here = os.path.exists(target)
     if target.endswith(".toml"):  # a board of one's own
-        from qedge.toolkit import board
-
-        return board.load(target)
+        return board_named(target)
     if here and port is None:
         refuse(("identity",), f"is for boards; {target} is a file here")
-        return None  # before numpy is imported with what knows boards: it costs 14 MiB
+        return None
     from qedge.toolkit import board
 
     if target not in board.names():

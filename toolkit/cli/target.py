@@ -16,6 +16,7 @@ from qedge.runtime.sampling import RANGES
 from qedge.toolkit.cli.asked import no_prompt, run_options
 from qedge.toolkit.cli.common import (
     MODEL_OPTIONS,
+    board_named,
     board_of,
     board_option,
     connected,
@@ -31,15 +32,24 @@ from qedge.toolkit.device.target import Ask, Rounds, Target
 
 @contextmanager
 def _target(
-    target: str,
+    target: str | None,
+    name: str | None,
     port: str | None,
     identity: str | None,
     options: dict[str, Any],
     rounds: Rounds | None = None,
 ) -> Iterator[Target]:
-    """What TARGET names: an image here, or a board that answers."""
+    """What TARGET names, an image here or a board that answers, or the board that -b names."""
+    if (target is None) == (name is None):
+        raise click.UsageError(
+            f"-b {name}: the model is the board's; leave {target} out"
+            if target is not None
+            else "Missing argument 'TARGET': give an image, or a board by -b.",
+            click.get_current_context(),
+        )
     session = {name: options[name] for name in MODEL_OPTIONS}
-    if (board := board_of(target, port)) is None:
+    board = board_named(name) if name is not None else board_of(str(target), port)
+    if target is not None and board is None:
         from qedge.toolkit.device.here import ImageTarget
 
         yield ImageTarget(image_at(target), verify=options.get("verify", False), **session)
@@ -75,11 +85,9 @@ def run(
 ) -> None:
     """Generate text with the model at TARGET, an image, or on the board that -b names; PROMPT -
     reads standard input."""
-    if board is not None:
-        if prompt is not None:
-            raise UsageError(f"-b {board}: the model is the board's; leave {target} out")
-        target, prompt = board, target
-    if target is None or prompt is None:
+    if board is not None and prompt is None:  # the one word that is left is the prompt
+        target, prompt = None, target
+    if prompt is None:
         raise click.UsageError(no_prompt(target or "IMAGE", port), click.get_current_context())
     ask = Ask(
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt),
@@ -90,7 +98,7 @@ def run(
     )
     from qedge.toolkit.cli import show
 
-    with _target(target, port, identity, options) as found:
+    with _target(target, board, port, identity, options) as found:
         running = found.run(ask)
         for piece in running:
             if not as_json:
@@ -139,7 +147,6 @@ def bench(
 ) -> None:
     """Measure prefill and decode of the model at TARGET, an image, or on the board that -b
     names; medians, and what they are worth."""
-    target = _one(target, board)
     if options["append"] is not None:
         from qedge.toolkit.results.record import check_appendable
 
@@ -156,7 +163,10 @@ def bench(
     )
     from qedge.toolkit.cli import show
 
-    with _target(target, port, identity, options, rounds) as found, show.bar(True) as tell:
+    with (
+        _target(target, board, port, identity, options, rounds) as found,
+        show.bar(True) as tell,
+    ):
         results = found.bench(rounds, tell)
         _benched(found, results, options)
 
@@ -208,23 +218,11 @@ def test(
 ) -> None:
     """Run the golden test of the image at TARGET, or of what is active on the board that -b
     names."""
-    with _target(_one(target, board), port, identity, options) as found:
+    with _target(target, board, port, identity, options) as found:
         fields = found.test()
     emit(as_json, fields)
     if not as_json:
         print(f"passed: logits_hash {fields['logits_hash']}, kernels {fields['kernels']}")
-
-
-def _one(target: str | None, board: str | None) -> str:
-    """The target that was named, or the board by -b. UsageError for both, or for neither."""
-    if (target is None) == (board is None):
-        raise click.UsageError(
-            "Missing argument 'TARGET': give an image, or a board by -b."
-            if target is None
-            else f"-b {board}: the model is the board's; leave {target} out",
-            click.get_current_context(),
-        )
-    return str(target or board)
 
 
 VERBS = (run, bench, test)
