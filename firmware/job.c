@@ -70,7 +70,8 @@ static int begin_golden(void)
         return link_error_of(error);
     if (qe_image_golden(&model.image, &job.golden))
         return LINK_TEST;
-    if (job.golden.prompt_count + job.golden.expected_count > model.session.options.context + 1)
+    if (job.golden.prompt_count + job.golden.expected_count >
+        qe_session_context(&model.session) + 1)
         return LINK_ENGINE - QE_ERR_CONTEXT;
     job.tokens.sampler = sampling_greedy;
     begin_tokens(job.golden.prompt_count, job.golden.expected_count, 1);
@@ -176,9 +177,9 @@ static int begin_run(const uint8_t *map, uint32_t bytes)
     uint64_t room;
     uint8_t *scratch = qe_session_scratch(&model.session, &room);
     const uint32_t flags = (bos ? QE_ENCODE_BOS : 0) | (special ? QE_ENCODE_SPECIAL : 0);
-    const int32_t count = qe_vocab_encode(&model.image.vocab, text, length, flags,
-                                          qe_session_tokens(&model.session),
-                                          model.session.options.context, scratch, (size_t)room);
+    const int32_t count = qe_vocab_encode(
+        &model.image.vocab, text, length, flags, qe_session_tokens(&model.session),
+        qe_session_context(&model.session), scratch, (size_t)room);
     if (count < 0)
         return link_error_of(count);
     if (!count)
@@ -207,7 +208,7 @@ static int run_step(cbor_writer *answer, int *ended)
     const qe_session *s = &model.session;
     int error = LINK_OK;
     if (job.phase == PREFILL)
-        return prefill_step(qe_session_tokens(s) - s->position);
+        return prefill_step(qe_session_tokens(s) - qe_session_position(s));
     if (job.text_at) {
         error = put_text(answer);
     } else {
@@ -215,10 +216,10 @@ static int run_step(cbor_writer *answer, int *ended)
         if (error)
             return error;
         const int stops = qe_vocab_is_stop(&model.image.vocab, job.tokens.token);
-        job.reason = stops                                  ? "stop"
-                     : job.tokens.drawn >= job.tokens.limit ? "length"
-                     : s->position >= s->options.context    ? "context"
-                                                            : NULL;
+        job.reason = stops                                             ? "stop"
+                     : job.tokens.drawn >= job.tokens.limit            ? "length"
+                     : qe_session_position(s) >= qe_session_context(s) ? "context"
+                                                                       : NULL;
         cbor_pair_uint(answer, "token", job.tokens.token);
         if (!stops)
             error = put_text(answer);
@@ -232,7 +233,7 @@ static int run_step(cbor_writer *answer, int *ended)
 static int begin_bench(const uint8_t *map, uint32_t bytes)
 {
     const int error = open_active();
-    const uint32_t context = model.session.options.context;
+    const uint32_t context = qe_session_context(&model.session);
     if (error)
         return error;
     uint32_t prompt = 16, limit = 16;
@@ -254,8 +255,8 @@ static int bench_step(int *ended)
     qe_session *s = &model.session;
     qf_tokens *t = &job.tokens;
     if (job.phase == PREFILL) {
-        uint32_t *tokens = qe_session_tokens(s) - s->position;
-        for (uint32_t i = t->at; i < t->prompt && i < t->at + s->options.batch; i++)
+        uint32_t *tokens = qe_session_tokens(s) - qe_session_position(s);
+        for (uint32_t i = t->at; i < t->prompt && i < t->at + qe_session_batch(s); i++)
             tokens[i] = tokens_spread(1, i);
         int error = prefill_step(tokens);
         if (!error && job.phase == DECODE) { /* a first token is drawn, and forgotten */
@@ -265,8 +266,9 @@ static int bench_step(int *ended)
         }
         return error;
     }
-    const int behind = s->position < job.depth;
-    const uint32_t token = behind ? tokens_spread(2, s->position) : tokens_spread(3, t->drawn);
+    const int behind = qe_session_position(s) < job.depth;
+    const uint32_t token =
+        behind ? tokens_spread(2, qe_session_position(s)) : tokens_spread(3, t->drawn);
     const uint64_t began = port_ticks();
     const int error = qe_session_eval(s, &token, 1, NULL);
     if (!behind) {

@@ -13,7 +13,7 @@ void tokens_begin(qf_tokens *t, uint32_t prompt, uint32_t limit, int hashing)
 
 int tokens_prefill(qf_tokens *t, const uint32_t *tokens)
 {
-    const uint32_t left = t->prompt - t->at, batch = model.session.options.batch;
+    const uint32_t left = t->prompt - t->at, batch = qe_session_batch(&model.session);
     const uint32_t count = left < batch ? left : batch;
     const uint64_t began = port_ticks();
     const int error = qe_session_eval(&model.session, tokens + t->at, count, NULL);

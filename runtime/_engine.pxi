@@ -37,7 +37,7 @@ cdef extern from "host/host.h" nogil:
     ctypedef struct qe_workers:
         pass
     ctypedef struct qe_session:
-        uint32_t position
+        pass
     ctypedef struct qe_sampler:
         float temperature, top_p, min_p, repeat_penalty
         uint32_t top_k
@@ -56,6 +56,8 @@ cdef extern from "host/host.h" nogil:
     uint32_t qe_image_tensor_count(const qe_image *)
     enum: QE_SIGNED
     int qe_image_signature(const qe_image *, const void *, uint64_t, const uint8_t *, uint32_t *)
+    uint32_t qe_session_position(const qe_session *)
+    uint32_t qe_session_context(const qe_session *)
     uint64_t qe_session_size(const qe_config *, const qe_session_options *)
     int qe_session_init(qe_session *, const qe_image *, const qe_session_options *, const void *,
                         const qe_workers *, void *, uint64_t)

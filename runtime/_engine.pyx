@@ -346,7 +346,6 @@ cdef class Session:
     cdef qe_pool *pool
     cdef const void *kernel_set
     cdef void *arena
-    cdef uint32_t context_size
     cdef readonly uint32_t running
     cdef readonly uint64_t arena_bytes
     cdef bint at_work  # read and written with the GIL held
@@ -358,7 +357,6 @@ cdef class Session:
         cdef bytes name
         o.context, o.batch, o.threads, o.kv = context, batch, threads, kv
         self.image = image
-        self.context_size = context
         self.running = running
         self.arena_bytes = qe_session_size(&image.image.config, &o)
         name = b"" if kernels is None else kernels.encode()
@@ -399,7 +397,7 @@ cdef class Session:
 
     @property
     def position(self):
-        return self.session.position
+        return qe_session_position(&self.session)
 
     @property
     def kernels(self):
@@ -433,7 +431,7 @@ cdef class Session:
         cdef Py_ssize_t rows_bytes = 0
         cdef int error
         cdef uint64_t saved, need
-        if n > self.context_size - self.session.position:
+        if n > qe_session_context(&self.session) - qe_session_position(&self.session):
             raise EngineError(QE_ERR_CONTEXT)
         for token in tokens:
             if i == n:  # it grew meanwhile

@@ -4,8 +4,11 @@
  *
  * Conventions
  * - The caller owns all memory. Nothing is allocated, so nothing needs to be closed.
+ * - Pointers are not NULL unless a function says what NULL means.
+ * - Contents of a structure that is called private are read by functions only.
+ * - This folder can be copied as it is into another firmware: it needs nothing outside.
  * - Results: 0 is success, QE_ERR_* are negative, counts are positive.
- * - Needs <stddef.h>, <stdint.h> and <string.h> only. No libm, no stdio, no globals that
+ * - Needs <stddef.h>, <stdint.h> and <string.h> only: no libm, no stdio, no globals that
  * change.
  * - Numbers are little endian in the image; SPEC.md describes every byte and every rounding.
  * - Public names are documented here, once.
@@ -202,6 +205,20 @@ int qe_session_eval(qe_session *session, const uint32_t *tokens, uint32_t count,
 uint32_t *qe_session_tokens(const qe_session *session);
 
 const float *qe_session_logits(const qe_session *session); /* (vocab_size) */
+
+/* Tokens held, tokens that there is room for in all, tokens evaluated at once. */
+static inline uint32_t qe_session_position(const qe_session *session)
+{
+    return session->position;
+}
+static inline uint32_t qe_session_context(const qe_session *session)
+{
+    return session->options.context;
+}
+static inline uint32_t qe_session_batch(const qe_session *session)
+{
+    return session->options.batch;
+}
 
 /* Forgets all tokens from position on. */
 int qe_session_rewind(qe_session *session, uint32_t position);

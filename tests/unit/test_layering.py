@@ -184,6 +184,14 @@ def test_firmware_sees_the_public_header_and_no_library() -> None:
         assert found <= own | STANDARD, f"{path.name}: {found - own - STANDARD}"
 
 
+def test_nobody_outside_the_engine_reads_a_session_field() -> None:
+    """qedge.h calls them private: position, context and batch have functions."""
+    field = r"(?:session|\bs)(?:\.|->)(?:image|kernels|workers|options|arena|position|at)\b"
+    binding, job = ROOT / "runtime" / "_engine.pyx", (ROOT / "firmware").glob("*.c")
+    for path in [binding, *job]:
+        assert not re.findall(field, path.read_text("utf-8").replace("self.", "")), path.name
+
+
 def test_only_slots_write_to_flash() -> None:
     for path in (ROOT / "firmware").glob("*.c"):
         calls = re.findall(r"port_(?:erase|program)\(", path.read_text("utf-8"))
