@@ -32,6 +32,7 @@ from qedge.toolkit.card import put as sdcard
 from qedge.toolkit.device import remote
 from qedge.toolkit.device.reach import reach
 from qedge.toolkit.emulators.linux import LinuxEmulator, make_disk
+from qedge.toolkit.emulators.machine import machine
 from qedge.toolkit.emulators.rootfs import system
 from qedge.toolkit.make.build import build
 
@@ -472,7 +473,7 @@ def test_a_board_takes_up_what_was_put_on_its_disk(
 ) -> None:
     """On a disk as new, which has no runtime yet; then beside the image that is active."""
     disk = tmp_path / "disk.ext4"
-    make_disk(disk, system(linux_of(linux_board).emulator.partition(",")[0]))
+    make_disk(disk, system(machine(linux_of(linux_board).emulator.partition(",")[0])))
     for seed, slot in ((41, 0), (42, 1)):
         image = make_image(seed)
         done = put(disk, image, linux_board)

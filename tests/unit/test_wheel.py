@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 from support.wheel_facts import FACTS, MODULE, Fact
 
-from qedge.runtime.errors import NoBoardError, ToolError
+from qedge.runtime.errors import NoBoardError, ToolError, UsageError
 from qedge.runtime.model import Model
 from qedge.toolkit import board
+from qedge.toolkit.emulators.machine import machine
 from qedge.toolkit.linux import wheel
+from qedge.toolkit.linux.architecture import architecture, architectures
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "hello there"
@@ -182,4 +184,14 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize("name", [n for n in board.names() if board.load(n).linux])
 def test_every_board_with_linux_has_a_wheel(name: str) -> None:
-    assert wheel.architecture(name) in wheel.TARGETS
+    assert architecture(name) in architectures().values()
+
+
+def test_a_board_file_names_architectures_and_machines_that_there_are(tmp_path: Path) -> None:
+    text = (ROOT / "boards" / "virt-a53.toml").read_text("utf-8")
+    own = tmp_path / "mine.toml"
+    own.write_text(text.replace('wheel = "aarch64"', 'wheel = "riscv64"'), "utf-8")
+    with pytest.raises(UsageError, match="'riscv64' is no architecture .* aarch64, armv6l"):
+        architecture(str(own))
+    with pytest.raises(UsageError, match="'sifive_u': no machine .* raspi3b, virt"):
+        machine("sifive_u")

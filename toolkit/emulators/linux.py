@@ -15,11 +15,11 @@ from types import TracebackType
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.toolkit.board import Board, linux_of
 from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator, no_way
+from qedge.toolkit.emulators.machine import machine
 from qedge.toolkit.emulators.rootfs import DISK_BYTES, READY, System, lacking, own_keys, system
 from qedge.toolkit.files import held, new_file
 
 QEMU = "qemu-system-aarch64"
-RAM = {"virt": "512", "raspi3b": "1024"}  # MiB
 BOOT_SECONDS = 180.0  # until the console says READY: 2 to 10 s when nothing else runs
 _END_SECONDS = 10.0
 
@@ -107,6 +107,8 @@ class LinuxEmulator:
         if need := missing(board):
             raise no_way(board, need)
         self.board = board
+        name, _, self._cpu = linux_of(board).emulator.partition(",")
+        self._machine = machine(name)
         self._disk, self._overlay, self._options = disk, overlay, options
         keys = own_keys()
         private = (identity or keys.private).absolute()
@@ -124,46 +126,28 @@ class LinuxEmulator:
         return f"root@127.0.0.1:{self._port}"
 
     @property
-    def _caches(self) -> bool:
-        """Whether its disk has a write cache. QEMU's SD card knows no flush: what it has taken
-        it has to keep."""
-        return linux_of(self.board).emulator.startswith("virt")
-
-    @property
     def ended(self) -> int | None:
         """QEMU's exit code, when it has ended."""
         return None if self._process is None else self._process.poll()
 
     def _command(self, made: System) -> list[str]:
-        machine, _, cpu = linux_of(self.board).emulator.partition(",")
-        format = "qcow2" if self._overlay is not None and self._caches else "raw"
+        of = self._machine
+        format = "qcow2" if self._overlay is not None and of.write_cache else "raw"
         drive = f"file={self._overlay or self._disk},format={format},cache=writeback"
         net = f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
-        found = [QEMU, "-M", machine, "-m", RAM[machine], "-display", "none"]
+        append = f"console={of.console} qroot={of.root} quiet loglevel=3 panic=-1"
+        append += f" qkey={self._public} {of.arguments}"
+        found = [QEMU, "-M", of.name, "-m", str(of.ram_mib), "-display", "none"]
         found += ["-monitor", "none", "-kernel", str(made.kernel), "-initrd", str(made.initrd)]
-        found += ["-no-reboot", "-netdev", net]
-        quiet = f"quiet loglevel=3 panic=-1 qkey={self._public}"
-        if machine == "virt":
-            append = f"console=ttyAMA0 qroot=/dev/vda {quiet}"
-            return [
-                *found,
-                *("-cpu", cpu, "-smp", str(linux_of(self.board).cores)),
-                *("-serial", "stdio", "-append", append),
-                *("-drive", f"if=none,id=d,{drive}"),
-                *("-device", "virtio-blk-device,drive=d,write-cache=on"),
-                *("-device", "virtio-net-device,netdev=n"),
-            ]
-        append = f"console=ttyS1,115200 qroot=/dev/mmcblk0 {quiet} dwc_otg.fiq_fsm_enable=0"
-        return [
-            *found,
-            *("-serial", "null", "-serial", "stdio", "-append", append),
-            *("-dtb", str(made.device_tree)),
-            *("-drive", f"if=sd,{drive}"),
-            *("-device", "usb-net,netdev=n"),
-        ]
+        found += ["-no-reboot", "-netdev", net, "-append", append.rstrip()]
+        if self._cpu:  # else the machine has its own
+            found += ["-cpu", self._cpu, "-smp", str(linux_of(self.board).cores)]
+        if made.device_tree is not None:
+            found += ["-dtb", str(made.device_tree)]
+        return [*found, "-drive", f"{of.drive},{drive}", *of.options]
 
     def _make_overlay(self, path: Path) -> None:
-        if not self._caches:
+        if not self._machine.write_cache:
             with new_file(path) as file, open(self._disk, "rb") as source:
                 _copy_sparse(source.fileno(), file.fileno())
             return
@@ -171,7 +155,7 @@ class LinuxEmulator:
         subprocess.run([*command, "-b", str(self._disk.resolve()), str(path)], check=True)
 
     def __enter__(self) -> LinuxEmulator:
-        made = system(linux_of(self.board).emulator.partition(",")[0])
+        made = system(self._machine)
         make_disk(self._disk, made)
         if self._overlay is not None and not self._overlay.exists():
             self._make_overlay(self._overlay)

@@ -24,20 +24,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qedge.runtime.errors import NoBoardError, ToolError
+from qedge.toolkit.emulators.machine import Machine
 from qedge.toolkit.files import cache_folder, locked, new_file, private_folder, writing
 from qedge.toolkit.kept import made_folder, say_damaged
 
 READY = b"QEDGE-READY"
 DISK_BYTES = 1 << 30  # sparse; a power of two, as SD cards want
 PACKAGES = ("busybox-static", "python3", "dropbear-bin", "base-passwd", "libgcc-s1")
-KERNELS = {"virt": "linux-image-cloud-arm64", "raspi3b": "linux-image-arm64"}
-MODULES = {
-    "virt": ("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"),
-    "raspi3b": (
-        *("bcm2835-rng", "sdhci-iproc", "bcm2835", "mmc_block", "dwc2", "phy-generic"),
-        *("usbnet", "cdc_ether", "rndis_host", "crc32c_generic", "ext4"),
-    ),
-}
 NEEDED = ("apt-get", "dpkg-deb", "mke2fs")
 _DROPPED = ("doc", "man", "locale", "info", "lintian", "perl", "i18n")
 
@@ -153,7 +146,7 @@ def lacking() -> list[str]:
     return [name for name in NEEDED if shutil.which(name, path=path) is None]
 
 
-def system(machine: str) -> System:
+def system(machine: Machine) -> System:
     """The system for a machine of QEMU, made the first time (packages: about 40 MB for virt,
     120 for raspi3b). ToolError."""
     if absent := lacking():
@@ -161,9 +154,9 @@ def system(machine: str) -> System:
             f"making an emulated board's Debian needs {', '.join(absent)}: a Debian system has "
             "them (apt, dpkg, e2fsprogs)"
         )
-    mark = repr((_INIT, _INITRD, PACKAGES, MODULES, DISK_BYTES, own_keys().host_key))
+    mark = repr((_INIT, _INITRD, PACKAGES, machine, DISK_BYTES, own_keys().host_key))
     stamp = hashlib.sha256(mark.encode()).hexdigest()[:12]
-    folder = cache_folder() / f"debian-arm64-{machine}-{stamp}"
+    folder = cache_folder() / f"debian-arm64-{machine.name}-{stamp}"
     made_folder(folder, partial(_make, machine))
     tree = folder / "board.dtb"
     return System(
@@ -225,10 +218,10 @@ class Apt:
         return next(self.archives.glob(f"{real[1] if real else name}_*.deb"))
 
 
-def _make(machine: str, folder: Path) -> None:
+def _make(machine: Machine, folder: Path) -> None:
     work = folder / "work"
     apt = Apt(work / "apt")
-    kernel = apt.kernel(KERNELS[machine])
+    kernel = apt.kernel(machine.kernel)
     boot = work / "kernel"
     _call(["dpkg-deb", "-x", str(kernel), str(boot)])
     kernel.unlink()
@@ -250,10 +243,10 @@ def _make(machine: str, folder: Path) -> None:
     command = ["mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(root)]
     _call([*command, str(disk)], env={**os.environ, "PATH": path})
     shutil.copyfile(next(boot.glob("boot/vmlinuz-*")), folder / "vmlinuz")
-    if machine == "raspi3b":
-        tree = next(boot.glob("usr/lib/linux-image-*/broadcom/bcm2837-rpi-3-b.dtb"))
+    if machine.device_tree:
+        tree = next(boot.glob(f"usr/lib/linux-image-*/{machine.device_tree}"))
         shutil.copyfile(tree, folder / "board.dtb")
-    _initrd(boot, root / "usr/bin/busybox", MODULES[machine], folder / "initrd.gz")
+    _initrd(boot, root / "usr/bin/busybox", machine.modules, folder / "initrd.gz")
     shutil.rmtree(work)
 
 
@@ -296,7 +289,7 @@ def _applets(busybox: Path) -> list[str]:
     return [name.decode() for name in table.split(b"\0") if name]
 
 
-def _initrd(boot: Path, busybox: Path, names: tuple[str, ...], output: Path) -> None:
+def _initrd(boot: Path, busybox: Path, names: list[str], output: Path) -> None:
     modules = {
         path.name.split(".ko")[0].replace("_", "-"): path
         for path in boot.glob("lib/modules/**/*.ko*")

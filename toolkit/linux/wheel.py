@@ -28,9 +28,9 @@ from pathlib import Path
 
 from qedge.runtime.errors import ToolError, WriteError
 from qedge.runtime.machine import cpus
-from qedge.toolkit.board import linux_of, load
 from qedge.toolkit.files import cache_folder, new_file
 from qedge.toolkit.kept import kept_or_made, zig_environment
+from qedge.toolkit.linux.architecture import Architecture, architecture
 
 NAME = "qedge_runtime"  # not qedge: pip must not take one for another version of the other
 ROOMS = ("", "agent", "measure")  # of Python
@@ -61,37 +61,6 @@ WHEN = (1980, 1, 1, 0, 0, 0)  # of every file: the first moment that a zip file 
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """An architecture as `uname -m` says it: the wheel's platform, zig's target and processor,
-    and the processor of files whose functions run only where the system says so."""
-
-    tag: str
-    triple: str
-    cpu: str
-    cpu_of: tuple[tuple[str, str], ...] = ()
-    flags: tuple[str, ...] = ()
-
-
-# glibc 2.17 is manylinux2014's. There is no manylinux for ARMv6, and piwheels, where 32-bit
-# Raspberry Pis look, has linux_armv6l and linux_armv7l. There zig 0.13 gives fstat of glibc
-# before 2.33 a wrong structure; 32-bit systems with Python 3.10 have 2.34 at least.
-# clang's NEON header wants NEON for the whole file. On ARMv7 it is an option, as is half of the
-# float registers; Debian's armhf promises neither.
-TARGETS = {
-    "armv6l": Target("linux_armv6l", "arm-linux-gnueabihf.2.34", "arm1176jzf_s"),
-    "armv7l": Target(
-        "linux_armv7l",
-        "arm-linux-gnueabihf.2.34",
-        "cortex_a8-neon-d32",
-        (("engine/kernels/armv7.c", "cortex_a5"),),
-        ("-DQE_WITH_ARMV7",),
-    ),
-    "aarch64": Target("manylinux2014_aarch64", "aarch64-linux-gnu.2.17", "generic"),
-    "x86_64": Target("manylinux2014_x86_64", "x86_64-linux-gnu.2.17", "x86_64"),
-}
-
-
-@dataclass(frozen=True, slots=True)
 class Built:
     """A wheel. seconds: what building took, next to nothing when it was there."""
 
@@ -101,15 +70,8 @@ class Built:
     seconds: float
 
 
-def architecture(board_or_arch: str) -> str:
-    """A key of TARGETS: itself, or the one of a board with Linux. NoBoardError for others."""
-    if board_or_arch in TARGETS:
-        return board_or_arch
-    return linux_of(load(board_or_arch)).wheel
-
-
 def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
-    """The runtime's wheel for a board with Linux or an architecture of TARGETS; built unless
+    """The runtime's wheel for a board with Linux or an architecture; built unless
     the same was built before.
 
     output_folder: where it is written; default: it stays in the cache.
@@ -121,7 +83,7 @@ def build_wheel(board_or_arch: str, output_folder: Path | None = None) -> Built:
     sources = _sources()
     tools = _tools()
     version = importlib.metadata.version("qedge")
-    name = f"{NAME}-{version}-cp310-abi3-{TARGETS[arch].tag}.whl"
+    name = f"{NAME}-{version}-cp310-abi3-{arch.tag}.whl"
     kept = cache_folder() / "wheels" / _key(arch, sources, [version, *tools]) / name
 
     def made() -> bytes:
@@ -171,9 +133,9 @@ def _header(name: str) -> bytes:
     return (resources.files("qedge.toolkit.linux") / name).read_bytes()
 
 
-def _key(arch: str, sources: dict[str, bytes], words: list[str]) -> str:
+def _key(arch: Architecture, sources: dict[str, bytes], words: list[str]) -> str:
     digest = hashlib.sha256(
-        "\0".join([arch, *words, repr((TARGETS[arch], FLAGS, SMALL, LINK, EXPORTED))]).encode()
+        "\0".join([*words, repr((arch, FLAGS, SMALL, LINK, EXPORTED))]).encode()
     )
     digest.update(_license().encode() + Path(__file__).read_bytes())
     digest.update(_header("wheel_pyconfig.h") + _header("wheel_python.h"))
@@ -182,7 +144,7 @@ def _key(arch: str, sources: dict[str, bytes], words: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
+def _library(arch: Architecture, sources: dict[str, bytes], work: Path) -> bytes:
     """The extension module. Everything lies in `work` and is named from there, so that no path
     of this machine gets into it."""
     for name, data in sources.items():
@@ -194,15 +156,14 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
     (work / "python" / "wheel_python.h").write_bytes(_header("wheel_python.h"))
     cython = [sys.executable, "-m", "cython", "-3", "--module-name", "qedge.runtime._engine"]
     _run([*cython, "_engine.pyx", "-o", "_engine.c"], work, arch)
-    target = TARGETS[arch]
-    zig = [sys.executable, "-m", "ziglang", "cc", "-target", target.triple]
-    cpu_of = dict(target.cpu_of)
+    zig = [sys.executable, "-m", "ziglang", "cc", "-target", arch.triple]
+    cpu_of = arch.cpu_of
     always = sources["engine/FLAGS"].decode().split()
     codes = ["_engine.c", *(name for name in sources if name.endswith(".c"))]
 
     def compile_one(code: str) -> str:
         output = code.replace("/", "-").replace(".c", ".o")
-        flags = [*always, *FLAGS, *target.flags, f"-mcpu={cpu_of.get(code, target.cpu)}"]
+        flags = [*always, *FLAGS, *arch.flags, f"-mcpu={cpu_of.get(code, arch.cpu)}"]
         flags += ["-Os"] if Path(code).stem in SMALL else []
         if code == "_engine.c":
             flags += ["-I.", "-Ipython", "-include", "wheel_python.h"]
@@ -212,18 +173,18 @@ def _library(arch: str, sources: dict[str, bytes], work: Path) -> bytes:
     with ThreadPoolExecutor(cpus()) as pool:
         objects = list(pool.map(compile_one, codes))
     (work / "exported").write_text(EXPORTED, "utf-8")
-    link = [*LINK, "-Wl,--version-script=exported", f"-mcpu={target.cpu}"]
+    link = [*LINK, "-Wl,--version-script=exported", f"-mcpu={arch.cpu}"]
     _run([*zig, *link, *objects, "-o", MODULE], work, arch)
     return (work / MODULE).read_bytes()
 
 
-def _run(command: list[str], work: Path, arch: str) -> None:
+def _run(command: list[str], work: Path, arch: Architecture) -> None:
     done = subprocess.run(
         command, cwd=work, capture_output=True, text=True, check=False, env=zig_environment()
     )
     if done.returncode:
         raise ToolError(
-            f"{arch}: {' '.join(command[2:4])} could not build the wheel:\n{done.stderr}"
+            f"{arch.name}: {' '.join(command[2:4])} could not build the wheel:\n{done.stderr}"
         )
 
 
@@ -233,7 +194,7 @@ def _license() -> str:
 
 
 def _members(
-    sources: dict[str, bytes], library: bytes, version: str, arch: str
+    sources: dict[str, bytes], library: bytes, version: str, arch: Architecture
 ) -> Iterator[tuple[str, bytes]]:
     """The wheel's files but RECORD (PyPA's binary distribution format)."""
     for name, data in sources.items():
@@ -251,7 +212,7 @@ Requires-Python: >=3.10
     wheel = f"""Wheel-Version: 1.0
 Generator: qedge {version}
 Root-Is-Purelib: false
-Tag: cp310-abi3-{TARGETS[arch].tag}
+Tag: cp310-abi3-{arch.tag}
 """
     yield f"{info}/METADATA", metadata.encode()
     yield f"{info}/WHEEL", wheel.encode()
