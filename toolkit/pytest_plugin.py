@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # every pytest of this environment loads this module: it impo
     from qedge.toolkit.board import Board
     from qedge.toolkit.device.flash import Flashed
     from qedge.toolkit.device.there import BoardTarget
-    from qedge.toolkit.link import Device, Hello
+    from qedge.toolkit.link import Hello, LinkedDevice
 
 DEFAULT_BOARD = "sim"
 _REASON = pytest.StashKey[str]()  # why there is no board
@@ -54,7 +54,7 @@ class BoardUnderTest:
 
     board: Board
     port: str
-    device: Device
+    device: LinkedDevice
     hello: Hello
     flashed: Flashed | None = None
     image: Path | None = field(default=None)
@@ -319,7 +319,7 @@ def flashed_board(
 
 
 @pytest.fixture
-def device(board: BoardUnderTest) -> Device:
+def device(board: BoardUnderTest) -> LinkedDevice:
     """The link to the board, for tests of messages."""
     from qedge.runtime.errors import QedgeError
 

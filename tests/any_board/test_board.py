@@ -9,7 +9,7 @@ import pytest
 
 from qedge.runtime.errors import QedgeError
 from qedge.runtime.model import Model
-from qedge.toolkit.link import Device
+from qedge.toolkit.link import LinkedDevice
 from qedge.toolkit.pytest_plugin import BoardUnderTest
 
 COMMANDS = {
@@ -53,7 +53,7 @@ def test_it_is_as_fast_as_it_is_worth(flashed_board: BoardUnderTest) -> None:
     assert not flashed_board.hello.emulated
 
 
-def test_the_link_refuses_nonsense_and_goes_on(device: Device) -> None:
+def test_the_link_refuses_nonsense_and_goes_on(device: LinkedDevice) -> None:
     with pytest.raises(QedgeError):
         device.finish("no such job")
     assert device.hello().board

@@ -13,7 +13,7 @@ from qedge.toolkit.bare.firmware import FLAGS, defines, engine_flags, folders
 from qedge.toolkit.board import Board, device_of, load
 from qedge.toolkit.device import flash
 from qedge.toolkit.emulators.bare import Emulator
-from qedge.toolkit.link import Device
+from qedge.toolkit.link import LinkedDevice
 from qedge.toolkit.make.build import build
 
 MakeImage = Callable[..., Path]
@@ -43,7 +43,7 @@ def sim() -> Board:
 
 
 @pytest.fixture
-def board(sim: Board, tmp_path: Path) -> Iterator[Device]:
+def board(sim: Board, tmp_path: Path) -> Iterator[LinkedDevice]:
     """A fresh board: the firmware as a process."""
     with Emulator(sim, tmp_path / "flash.bin") as emulator:
         device = emulator.connect()
@@ -51,7 +51,7 @@ def board(sim: Board, tmp_path: Path) -> Iterator[Device]:
         device.close()
 
 
-def put(device: Device, image: Path, board: Board) -> flash.Flashed:
+def put(device: LinkedDevice, image: Path, board: Board) -> flash.Flashed:
     return flash.apply(device, flash.plan(device, image, board))
 
 

@@ -20,11 +20,11 @@ from qedge.runtime.model import Model
 from qedge.toolkit.board import Board
 from qedge.toolkit.device import flash, remote
 from qedge.toolkit.emulators.bare import Emulator
-from qedge.toolkit.link import Device
+from qedge.toolkit.link import LinkedDevice
 
 
 def test_an_image_is_sent_verified_tested_and_active(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     image = make_image("sim")
     assert board.hello().active is None
@@ -38,7 +38,7 @@ def test_an_image_is_sent_verified_tested_and_active(
 
 
 def test_the_same_image_again_sends_nothing(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     put(board, make_image("sim"), sim)
     again = put(board, make_image("sim"), sim)
@@ -46,7 +46,7 @@ def test_the_same_image_again_sends_nothing(
 
 
 def test_an_update_goes_into_the_other_slot_and_back_sends_nothing(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     first, second = make_image("sim", seed=1), make_image("sim", seed=2)
     one, two = put(board, first, sim), put(board, second, sim)
@@ -57,7 +57,7 @@ def test_an_update_goes_into_the_other_slot_and_back_sends_nothing(
 
 
 def test_only_blocks_that_differ_are_sent(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     image = make_image("sim")
     put(board, image, sim)
@@ -80,7 +80,7 @@ def test_only_blocks_that_differ_are_sent(
 
 
 def test_what_was_interrupted_goes_on_where_it_stopped(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     plan = flash.plan(board, make_image("sim"), sim)
     block = plan.hello.block
@@ -106,14 +106,14 @@ def test_a_reset_keeps_the_active_image(
 
 
 def test_an_image_for_another_board_is_refused_before_a_byte_is_sent(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     with pytest.raises(WrongBoardError, match="built for pico, not for sim"):
         flash.plan(board, make_image("pico"), sim)
 
 
 def test_a_board_refuses_an_image_for_another_board_by_itself(
-    board: Device, make_image: MakeImage
+    board: LinkedDevice, make_image: MakeImage
 ) -> None:
     hello, data = board.hello(), make_image("pico").read_bytes()
     data += b"\xff" * (-len(data) % hello.block)
@@ -126,7 +126,7 @@ def test_a_board_refuses_an_image_for_another_board_by_itself(
 
 @pytest.mark.parametrize("where", ["weights", "header", "golden"])
 def test_a_board_does_not_activate_what_is_damaged(
-    where: str, board: Device, make_image: MakeImage
+    where: str, board: LinkedDevice, make_image: MakeImage
 ) -> None:
     hello, data = board.hello(), bytearray(make_image("sim").read_bytes())
     at = {"weights": len(data) * 3 // 4, "header": 40, "golden": 600}[where]
@@ -140,7 +140,7 @@ def test_a_board_does_not_activate_what_is_damaged(
 
 
 def test_a_damaged_image_file_is_refused_before_a_byte_is_sent(
-    board: Device, make_image: MakeImage, sim: Board, tmp_path: Path
+    board: LinkedDevice, make_image: MakeImage, sim: Board, tmp_path: Path
 ) -> None:
     data = bytearray(make_image("sim").read_bytes())
     data[len(data) * 3 // 4] ^= 1
@@ -151,7 +151,7 @@ def test_a_damaged_image_file_is_refused_before_a_byte_is_sent(
 
 
 def test_the_active_slot_is_never_written(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     done = put(board, make_image("sim"), sim)
     with pytest.raises(Exception, match="active slot"):
@@ -167,18 +167,18 @@ def test_the_active_slot_is_never_written(
     [(2, 0, 1024), (0, 1, 1024), (0, 0, 100), (0, 950272 - 4096, 256), (0, 2**32 - 256, 512)],
 )
 def test_nothing_is_written_outside_a_slot(
-    slot: int, offset: int, size: int, board: Device
+    slot: int, offset: int, size: int, board: LinkedDevice
 ) -> None:
     with pytest.raises(BudgetError, match="outside"):
         board.write(board.hello().board_id, slot, offset, bytes(size))
 
 
-def test_a_write_for_another_board_is_refused(board: Device) -> None:
+def test_a_write_for_another_board_is_refused(board: LinkedDevice) -> None:
     with pytest.raises(WrongBoardError, match="another board answers"):
         board.write("00" * 8, 0, 0, bytes(256))
 
 
-def test_a_board_without_an_image_says_so(board: Device) -> None:
+def test_a_board_without_an_image_says_so(board: LinkedDevice) -> None:
     with pytest.raises(ImageError, match="no image"):
         remote.test(board)
     with pytest.raises(ImageError, match="no image"):
@@ -186,7 +186,7 @@ def test_a_board_without_an_image_says_so(board: Device) -> None:
 
 
 def test_a_prompt_gives_the_tokens_and_the_hash_of_this_machine(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     put(board, make_image("sim"), sim)
     for options in ({}, {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "seed": 7}):
@@ -200,7 +200,7 @@ def test_a_prompt_gives_the_tokens_and_the_hash_of_this_machine(
 
 
 def test_a_prompt_longer_than_the_context_is_refused(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     put(board, make_image("sim"), sim)
     with pytest.raises(BudgetError, match="context"):
@@ -210,7 +210,9 @@ def test_a_prompt_longer_than_the_context_is_refused(
     assert remote.test(board)
 
 
-def test_a_stop_text_ends_the_answer(board: Device, make_image: MakeImage, sim: Board) -> None:
+def test_a_stop_text_ends_the_answer(
+    board: LinkedDevice, make_image: MakeImage, sim: Board
+) -> None:
     put(board, make_image("sim"), sim)
     whole = "".join(remote.Run(board, "Hello", 30))
     stop = whole[8:10]
@@ -225,7 +227,7 @@ def test_a_stop_text_ends_the_answer(board: Device, make_image: MakeImage, sim: 
 
 
 def test_one_byte_less_of_arena_or_slot_is_too_little(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     path = make_image("sim")
     image, hello = open_image(path), board.hello()
@@ -245,7 +247,7 @@ def test_a_model_that_is_too_large_for_a_slot_is_not_built(make_image: MakeImage
 
 
 def test_a_board_that_is_busy_for_someone_else_is_flashed_all_the_same(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     put(board, make_image("sim"), sim)
     run = board.job("run", prompt=b"Hello", max=50)
@@ -257,7 +259,7 @@ def test_a_board_that_is_busy_for_someone_else_is_flashed_all_the_same(
 
 
 def test_a_half_written_slot_is_no_image_and_is_written_anew(
-    board: Device, make_image: MakeImage, sim: Board
+    board: LinkedDevice, make_image: MakeImage, sim: Board
 ) -> None:
     hello, data = board.hello(), make_image("sim").read_bytes()
     board.write(hello.board_id, 0, 0, data[:1024])

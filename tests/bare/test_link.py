@@ -22,7 +22,7 @@ from qedge.runtime.errors import NoBoardError, SeveralBoardsError, WrongBoardErr
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.device import flash, remote
 from qedge.toolkit.emulators.bare import Emulator
-from qedge.toolkit.link import Device, Link, open_line
+from qedge.toolkit.link import Link, LinkedDevice, open_line
 from qedge.toolkit.link.find import find
 
 Qedge = Callable[..., "CompletedProcess[str]"]
@@ -96,7 +96,7 @@ def test_an_update_over_a_noisy_line_arrives_whole(
     with Emulator(sim, tmp_path / "flash.bin") as emulator:
         emulator.hello()
         link = Link(BadLine(emulator.port, 3, 2e-4), emulator.port, pause=0.02)
-        device = Device(link, emulator.port)
+        device = LinkedDevice(link, emulator.port)
         assert put(device, image, sim).verified
         assert device.repeats > 5
         device.close()
@@ -288,7 +288,7 @@ def test_emulate_prints_its_port_and_stays_until_it_is_told_to_end(
     assert process.stdout is not None
     try:
         said = json.loads(process.stdout.readline())
-        device = Device(Link(open_line(said["port"], 115200), "emulated"), "emulated")
+        device = LinkedDevice(Link(open_line(said["port"], 115200), "emulated"), "emulated")
         done = put(device, make_image("sim"), sim)
         assert done.board_id == said["board_id"]
         device.close()

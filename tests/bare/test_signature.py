@@ -19,7 +19,7 @@ from qedge.toolkit.bare.firmware import build, folders
 from qedge.toolkit.board import Board
 from qedge.toolkit.device import flash
 from qedge.toolkit.emulators.bare import Emulator
-from qedge.toolkit.link import Device
+from qedge.toolkit.link import LinkedDevice
 from qedge.toolkit.make import signature
 
 ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -87,7 +87,7 @@ def test_the_firmware_verifies_what_the_library_signs_and_nothing_else(tmp_path:
 
 
 def test_a_signed_image_is_taken_and_an_unsigned_one_refused(
-    signing_board: Device,
+    signing_board: LinkedDevice,
     sim: Board,
     make_image: MakeImage,
     key: Ed25519PrivateKey,
@@ -105,7 +105,7 @@ def test_a_signed_image_is_taken_and_an_unsigned_one_refused(
 
 
 def test_an_older_counter_is_refused(
-    signing_board: Device,
+    signing_board: LinkedDevice,
     sim: Board,
     make_image: MakeImage,
     key: Ed25519PrivateKey,
@@ -122,7 +122,7 @@ def test_an_older_counter_is_refused(
 @pytest.mark.parametrize("what", ["unsigned", "stranger", "older", "changed counter"])
 def test_the_board_itself_refuses_what_a_client_would_send_anyway(
     what: str,
-    signing_board: Device,
+    signing_board: LinkedDevice,
     sim: Board,
     make_image: MakeImage,
     key: Ed25519PrivateKey,

@@ -21,7 +21,7 @@ from qedge.runtime.image import open_image
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.device import flash
 from qedge.toolkit.emulators.bare import Emulator
-from qedge.toolkit.link import Device, Hello, Link, open_line
+from qedge.toolkit.link import Hello, Link, LinkedDevice, open_line
 from qedge.toolkit.link.client import Refused
 from qedge.toolkit.make.build import build
 
@@ -135,7 +135,7 @@ def both(
         assert sim.device is not None
         there = Link(open_line(emulator.port, sim.device.baud), "sim", patience=60.0)
         yield {
-            kind: Asked(kind, board, link, images(board.name), Device(link, kind).hello())
+            kind: Asked(kind, board, link, images(board.name), LinkedDevice(link, kind).hello())
             for kind, board, link in (("firmware", sim, there), ("linux", arm64, here))
         }
         there.close()
@@ -145,7 +145,7 @@ def both(
 def wrong_in(line: dict[str, Any], agent: Asked) -> str:
     """What an agent answered otherwise than the line says; nothing when it is right."""
     if line.get("flash"):
-        device = Device(agent.link, agent.kind)
+        device = LinkedDevice(agent.link, agent.kind)
         flash.apply(device, flash.plan(device, agent.image, agent.board))
         return ""
     try:

@@ -159,7 +159,7 @@ def test_of_old_runtimes_the_last_used_and_the_service_s_stay(
 
 
 def test_a_run_without_an_image_says_so(running: LinuxEmulator, linux_board: Board) -> None:
-    from qedge.toolkit.link import Device, Link
+    from qedge.toolkit.link import Link, LinkedDevice
 
     with (
         Shell(running.port, str(running.identity)) as shell,
@@ -168,7 +168,7 @@ def test_a_run_without_an_image_says_so(running: LinuxEmulator, linux_board: Boa
         assert found.linux is not None
         words = ["/tmp/empty", HOME, found.linux.runtime, found.linux.python]
         line = shell.line(script("agent"), [*words, "--board", linux_board.name])
-        device = Device(Link(line, "empty", patience=30, noisy=False), "empty")
+        device = LinkedDevice(Link(line, "empty", patience=30, noisy=False), "empty")
         with pytest.raises(ImageError, match="no image"):
             remote.test(device)
         device.close()

@@ -18,7 +18,7 @@ from qedge.runtime.agent.frame import encode
 from qedge.runtime.errors import QedgeError, WriteError
 from qedge.runtime.model import Model
 from qedge.toolkit.device import flash, remote
-from qedge.toolkit.link import Device
+from qedge.toolkit.link import LinkedDevice
 
 PROMPT, TOKENS = b"hello", 3
 
@@ -52,7 +52,7 @@ class Actor:
 
     def __call__(self) -> None:
         assert self.client is not None
-        device: Device | None = None
+        device: LinkedDevice | None = None
         for _ in range(self.acts):
             if device is None or self.dice.random() < 0.2:
                 device = self.stage.device(self.client)
@@ -63,14 +63,14 @@ class Actor:
 
     # ---- acts: each gives something to note, or a QedgeError ----
 
-    def update(self, device: Device) -> str:
+    def update(self, device: LinkedDevice) -> str:
         sample = self.dice.choice(self.samples)
         plan = flash.plan(device, sample.path, self.world.board)
         done = flash.apply(device, plan)
         assert done.verified and done.image_id == sample.image_id
         return f"{sample.image_id[:8]} {done.bytes_sent}"
 
-    def run(self, device: Device) -> str:
+    def run(self, device: LinkedDevice) -> str:
         before = device.hello().image_id
         made = remote.Run(device, PROMPT, TOKENS, hash=True)
         for _ in made:
@@ -88,17 +88,17 @@ class Actor:
             return
         assert found in [sample.logits_hash for sample in possible], "a run of no image"
 
-    def test(self, device: Device) -> str:
+    def test(self, device: LinkedDevice) -> str:
         return remote.test(device)[:8]
 
-    def bench(self, device: Device) -> str:
+    def bench(self, device: LinkedDevice) -> str:
         remote.bench(device, prompt_tokens=3, decode_tokens=2, depth=1)
         return "done"
 
-    def rollback(self, device: Device) -> str:
+    def rollback(self, device: LinkedDevice) -> str:
         return str(remote.rollback(device).image_id)[:8]
 
-    def half_an_update(self, device: Device) -> str:
+    def half_an_update(self, device: LinkedDevice) -> str:
         """A client that is not seen again."""
         plan = flash.plan(device, self.dice.choice(self.samples).path, self.world.board)
         if plan.active or not plan.sent:
@@ -109,7 +109,7 @@ class Actor:
                 device.write(plan.hello.board_id, plan.slot, at, plan.piece(at))
         return "left"
 
-    def begin_and_leave(self, device: Device) -> str:
+    def begin_and_leave(self, device: LinkedDevice) -> str:
         """Often of an image that is not there."""
         hello = device.hello()
         slot = self.dice.randrange(2)
@@ -124,7 +124,7 @@ class Actor:
                 break
         return hello.board
 
-    def write_behind(self, device: Device) -> str:
+    def write_behind(self, device: LinkedDevice) -> str:
         """An update that is written to while it is verified and tested."""
         plan = flash.plan(device, self.dice.choice(self.samples).path, self.world.board)
         if plan.active:
@@ -142,7 +142,7 @@ class Actor:
                 device.write(plan.hello.board_id, plan.slot, place, junk)
         return "active"
 
-    def rude(self, device: Device) -> str:
+    def rude(self, device: LinkedDevice) -> str:
         """Messages with a value that is missing, of another type, or out of range."""
         for _ in range(self.dice.randrange(1, 8)):
             line = device._link._line
@@ -182,7 +182,7 @@ class Actor:
         return head + body
 
 
-ACTS: list[Callable[[Actor, Device], str]] = [
+ACTS: list[Callable[[Actor, LinkedDevice], str]] = [
     *[Actor.update] * 4,
     *[Actor.run] * 3,
     *(Actor.test, Actor.bench, Actor.rollback),

@@ -17,7 +17,7 @@ import cbor2
 
 from qedge.runtime.errors import QedgeError
 from qedge.toolkit.board import Board
-from qedge.toolkit.link import Device, Link
+from qedge.toolkit.link import Link, LinkedDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Stage:
             raise
         return answer
 
-    def device(self, client: Client) -> Device:
+    def device(self, client: Client) -> LinkedDevice:
         """A new connection of a client's."""
         self._world.connect(client.number)
         line = StageLine(self, client)
@@ -174,7 +174,7 @@ class Stage:
             noisy=self._world.noisy,
             clock=lambda: line.now,
         )
-        return Device(link, f"client {client.number}")
+        return LinkedDevice(link, f"client {client.number}")
 
 
 class StageLine:

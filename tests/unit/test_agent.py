@@ -26,7 +26,7 @@ from qedge.runtime.errors import QedgeError, VerifyError, WriteError
 from qedge.runtime.model import Model
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.device import flash, remote
-from qedge.toolkit.link import Device, Link, open_line
+from qedge.toolkit.link import Link, LinkedDevice, open_line
 from qedge.toolkit.make.build import build
 
 
@@ -86,9 +86,9 @@ def images(tmp_path_factory: pytest.TempPathFactory, board: Board) -> list[Path]
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
+def device(tmp_path: Path) -> Iterator[LinkedDevice]:
     line = Pipes(tmp_path / "root")
-    yield Device(Link(line, "agent", noisy=False), "agent")
+    yield LinkedDevice(Link(line, "agent", noisy=False), "agent")
     line.close()
 
 
@@ -123,7 +123,7 @@ def test_bad_cbor_is_a_value_error() -> None:
 
 
 def test_an_image_is_flashed_run_and_gone_back_from(
-    device: Device, images: list[Path], board: Board
+    device: LinkedDevice, images: list[Path], board: Board
 ) -> None:
     first = flash.apply(device, flash.plan(device, images[0], board))
     second = flash.apply(device, flash.plan(device, images[1], board))
@@ -143,7 +143,7 @@ def test_an_image_is_flashed_run_and_gone_back_from(
 
 
 def test_there_is_nothing_to_go_back_to_at_first(
-    device: Device, images: list[Path], board: Board
+    device: LinkedDevice, images: list[Path], board: Board
 ) -> None:
     flash.apply(device, flash.plan(device, images[0], board))
     with pytest.raises(QedgeError, match="nothing to go back"):
@@ -151,7 +151,7 @@ def test_there_is_nothing_to_go_back_to_at_first(
 
 
 def test_the_active_slot_is_not_written(
-    device: Device, images: list[Path], board: Board
+    device: LinkedDevice, images: list[Path], board: Board
 ) -> None:
     done = flash.apply(device, flash.plan(device, images[0], board))
     with pytest.raises(WriteError, match="active slot"):
@@ -159,7 +159,7 @@ def test_the_active_slot_is_not_written(
 
 
 def test_what_does_not_verify_is_not_made_active(
-    device: Device, images: list[Path], board: Board
+    device: LinkedDevice, images: list[Path], board: Board
 ) -> None:
     flash.apply(device, flash.plan(device, images[0], board))
     plan = flash.plan(device, images[1], board)
@@ -180,8 +180,8 @@ def test_a_lock_is_held_by_one_and_lost_with_its_process(
 ) -> None:
     root = tmp_path / "root"
     one, two = Pipes(root), Pipes(root)
-    first = Device(Link(one, "one", noisy=False), "one")
-    second = Device(Link(two, "two", noisy=False), "two")
+    first = LinkedDevice(Link(one, "one", noisy=False), "one")
+    second = LinkedDevice(Link(two, "two", noisy=False), "two")
     first.write(first.hello().board_id, 0, 0, bytes(4096))
     plan = flash.plan(second, images[0], board)
     with pytest.raises(WriteError, match="another flash"):
@@ -302,7 +302,7 @@ def test_it_answers_on_a_serial_line(tmp_path: Path, images: list[Path], board: 
     process = subprocess.Popen([*command, "--board", "arm64", "--serial", name])
     try:
         port = os.ttyname(here)
-        device = Device(Link(open_line(port, 115200), port, patience=20), port)
+        device = LinkedDevice(Link(open_line(port, 115200), port, patience=20), port)
         assert flash.apply(device, flash.plan(device, images[0], board)).verified
         with Model.open(images[0]) as model:
             assert remote.test(device) == model.test()

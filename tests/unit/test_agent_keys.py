@@ -17,7 +17,7 @@ from qedge.runtime.errors import ImageError, QedgeError
 from qedge.runtime.image import open_image
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.device import flash, remote
-from qedge.toolkit.link import Device, Link
+from qedge.toolkit.link import Link, LinkedDevice
 from qedge.toolkit.make import signature
 from qedge.toolkit.make.build import build
 
@@ -55,12 +55,12 @@ def signed(tmp_path: Path, keys: Path) -> Callable[..., Path]:
     return make
 
 
-def linked(root: Path, key: Path) -> Device:
+def linked(root: Path, key: Path) -> LinkedDevice:
     agent = Agent(str(root), "arm64", key_path=str(key), key_owner=os.geteuid())
-    return Device(Link(Local(agent), "agent", noisy=False), "agent")
+    return LinkedDevice(Link(Local(agent), "agent", noisy=False), "agent")
 
 
-def put(device: Device, image: Path, board: Board) -> flash.Flashed:
+def put(device: LinkedDevice, image: Path, board: Board) -> flash.Flashed:
     return flash.apply(device, flash.plan(device, image, board))
 
 

@@ -15,7 +15,7 @@ import pytest
 from qedge.runtime.errors import NoBoardError, QedgeError
 from qedge.toolkit.device import remote
 from qedge.toolkit.device.target import Rounds
-from qedge.toolkit.link import Device, Link, device
+from qedge.toolkit.link import Link, LinkedDevice, device
 from qedge.toolkit.link.client import _HEAD
 
 HELLO: dict[str, Any] = {
@@ -81,8 +81,8 @@ class Liar:
         pass
 
 
-def linked(answer: Answer) -> Device:
-    return Device(Link(Liar(answer), "liar", noisy=False, patience=1.0), "liar")
+def linked(answer: Answer) -> LinkedDevice:
+    return LinkedDevice(Link(Liar(answer), "liar", noisy=False, patience=1.0), "liar")
 
 
 def saying(**changed: Any) -> Answer:
@@ -97,7 +97,7 @@ def test_a_true_hello_is_believed() -> None:
 def test_an_answer_that_waits_is_read_though_this_program_was_stopped() -> None:
     stopped = iter([0.0, 0.0, *[1000.0] * 9])  # a Ctrl-Z between the question and the answer
     line = Liar(saying())
-    device = Device(Link(line, "liar", noisy=False, clock=lambda: next(stopped)), "liar")
+    device = LinkedDevice(Link(line, "liar", noisy=False, clock=lambda: next(stopped)), "liar")
     assert device.hello().board == "arm64" and line.asked == 1
 
 

@@ -14,7 +14,7 @@ from support.tiny_models import TinyConfig, make_weights, write_gguf
 from qedge.runtime import Model
 from qedge.runtime._engine import KV_TYPES, session_size
 from qedge.toolkit import board
-from qedge.toolkit.make.budget import Room, engine_config, measure
+from qedge.toolkit.make.budget import Room, engine_config, memory_plan
 from qedge.toolkit.make.build import build, tensor_table
 from qedge.toolkit.make.predict import (
     Weights,
@@ -172,11 +172,11 @@ def test_linux_board_keeps_ram_for_its_system(tiny_gguf: Path) -> None:
     config, zero2 = open_source(tiny_gguf).config, board.load("pi-zero2")
     room = Room.of(zero2)
     assert room.ram == 512 << 20 and room.system == 192 << 20
-    small = measure(config, zero2, 16, "q8_0", 0)
+    small = memory_plan(config, zero2, 16, "q8_0", 0)
     rest = room.ram - room.system - small.resident_bytes
-    assert room.lacks(measure(config, zero2, 16, "q8_0", rest)) is None
+    assert room.lacks(memory_plan(config, zero2, 16, "q8_0", rest)) is None
     assert "less 192.0 MiB for its system" in str(
-        room.lacks(measure(config, zero2, 16, "q8_0", rest + 1))
+        room.lacks(memory_plan(config, zero2, 16, "q8_0", rest + 1))
     )
 
 

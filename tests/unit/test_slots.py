@@ -24,14 +24,14 @@ from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
 from qedge.toolkit.board import Board, load
 from qedge.toolkit.device import flash, remote
-from qedge.toolkit.link import Device, Link
+from qedge.toolkit.link import Link, LinkedDevice
 from qedge.toolkit.make.build import build
 
 ID = "ab" * 32
 
 
-def linked(root: Path, board: str = "arm64") -> Device:
-    return Device(Link(Local(Agent(str(root), board)), "agent", noisy=False), "agent")
+def linked(root: Path, board: str = "arm64") -> LinkedDevice:
+    return LinkedDevice(Link(Local(Agent(str(root), board)), "agent", noisy=False), "agent")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, board: Board) -> list[Path]
     return found
 
 
-def put(device: Device, image: Path, board: Board) -> flash.Flashed:
+def put(device: LinkedDevice, image: Path, board: Board) -> flash.Flashed:
     return flash.apply(device, flash.plan(device, image, board))
 
 
@@ -282,7 +282,7 @@ def test_a_write_that_is_refused_changes_nothing(
     assert remote.rollback(device).active == 0
 
 
-def _ask(device: Device, command: int, values: dict[str, object]) -> dict[str, object]:
+def _ask(device: LinkedDevice, command: int, values: dict[str, object]) -> dict[str, object]:
     agent = device._link._line.agent  # type: ignore[attr-defined]
     body = cbor.dumps(values)
     head = bytes([10, 0, len(body) >> 8, len(body) & 255, 0, 64, 99, command])

@@ -18,7 +18,7 @@ from qedge.toolkit.board import load
 from qedge.toolkit.device.here import ImageTarget
 from qedge.toolkit.device.target import SESSION, Ask, Rounds
 from qedge.toolkit.device.there import LinuxTarget, check_rounds_of, on_board, session_of
-from qedge.toolkit.link import Device, Link
+from qedge.toolkit.link import Link, LinkedDevice
 from qedge.toolkit.make.build import build
 
 ASK = Ask(b"hi the", 6, hash=True, sampling={"temperature": 0.7, "seed": 5})
@@ -40,7 +40,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def linux(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LinuxTarget]:
     root = tmp_path_factory.mktemp("board")
     agent = Agent(str(root / "root"), "arm64", key_path=str(root / "no key"))
-    device = Device(Link(Local(agent), "agent", noisy=False), "agent")
+    device = LinkedDevice(Link(Local(agent), "agent", noisy=False), "agent")
     target = on_board(load("arm64"), device, device.hello())
     assert isinstance(target, LinuxTarget)
     target.flash(image)

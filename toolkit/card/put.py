@@ -51,7 +51,7 @@ class Lying:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CardEdit:
     """What would be written, and over what. Sizes are bytes."""
 
     card: str
@@ -113,7 +113,7 @@ def opened(
         yield Card(path, number, partition, Path(folder))
 
 
-def plan(there: Card, path: Path, board: Board, user: str | None = None) -> Plan:
+def plan(there: Card, path: Path, board: Board, user: str | None = None) -> CardEdit:
     """Looks at image and card, and decides. Writes nothing. user: whose home on the card has
     the slots. ImageError, WrongBoardError, BudgetError, WriteError for a file system that is
     not clean, UsageError."""
@@ -151,7 +151,7 @@ def plan(there: Card, path: Path, board: Board, user: str | None = None) -> Plan
             f"{path}: {size:,} bytes, {there.path} has room for {free:,}; take a smaller "
             "quantization or model, or make room on the card"
         )
-    return Plan(
+    return CardEdit(
         card=str(there.path),
         card_bytes=there.bytes,
         model=card.model(there.path),
@@ -281,7 +281,7 @@ def _file_digest(path: Path, size: int) -> bytes:
     return found.digest()
 
 
-def apply(there: Card, plan: Plan, progress: Progress | None = None) -> Put:
+def apply(there: Card, plan: CardEdit, progress: Progress | None = None) -> Put:
     """Does what the plan says. BoardTestError when the image's golden test fails here, and
     VerifyError when what was written does not read back; the card is then as it was."""
     began = time.monotonic()
@@ -320,7 +320,7 @@ def apply(there: Card, plan: Plan, progress: Progress | None = None) -> Put:
     )
 
 
-def _source(there: Card, plan: Plan) -> Path:
+def _source(there: Card, plan: CardEdit) -> Path:
     """The image without what may follow it, under a name that debugfs takes; WriteError when
     there is no room for what is needed to take the writing back."""
     need, free = plan.image_bytes + (16 << 20), shutil.disk_usage(there.folder).free
@@ -340,7 +340,7 @@ def _source(there: Card, plan: Plan) -> Path:
     return name
 
 
-def _write(there: Card, plan: Plan, source: Path, wanted: bytes, tell: Progress) -> None:
+def _write(there: Card, plan: CardEdit, source: Path, wanted: bytes, tell: Progress) -> None:
     user, group, mode = plan.owner
     slot, mark = f"{plan.folder}/{plan.slot}.qimg", f"{plan.folder}/{plan.slot}.pending"
 
@@ -386,7 +386,7 @@ def _write(there: Card, plan: Plan, source: Path, wanted: bytes, tell: Progress)
     tell("write", 5, steps)
 
 
-def fields(plan: Plan) -> dict[str, Any]:
+def fields(plan: CardEdit) -> dict[str, Any]:
     """A plan as --json has it."""
     found = asdict(plan)
     for name in ("owner", "makes"):

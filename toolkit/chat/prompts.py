@@ -60,7 +60,7 @@ def text_there(
     raw: bool = False,
     special: bool = False,
 ) -> tuple[bytes, dict[str, bool]]:
-    """The prompt for a board's Device, and what Run has to be told of it (`special`, `bos`).
+    """The prompt for a board, and what its Run has to be told of it (`special`, `bos`).
     The template is that of the image there; options as of ids_here.
 
     ImageError when it has none, UsageError when a message holds a control token."""

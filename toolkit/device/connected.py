@@ -14,7 +14,7 @@ from qedge.runtime.text import printable
 from qedge.toolkit.board import Board, load, names
 from qedge.toolkit.device.reach import SERIAL_BAUD, is_address
 from qedge.toolkit.lab import is_place
-from qedge.toolkit.link import Device, Hello, Link, open_line
+from qedge.toolkit.link import Hello, Link, LinkedDevice, open_line
 from qedge.toolkit.link.find import LOOK_SECONDS, usb_ports
 from qedge.toolkit.link.port import check
 
@@ -54,7 +54,9 @@ def _at(port: str, identity: str | None, say: Say) -> Connected:
             return Connected(port, note="a place is not asked: run something there instead")
         if is_address(port) and not _is_serial_name(port):
             return _by_ssh(port, identity, say)
-        device = Device(Link(open_line(port, SERIAL_BAUD), port, patience=LOOK_SECONDS), port)
+        device = LinkedDevice(
+            Link(open_line(port, SERIAL_BAUD), port, patience=LOOK_SECONDS), port
+        )
         try:
             return _answered(port, device.hello())
         finally:
@@ -104,7 +106,7 @@ def _by_ssh(port: str, identity: str | None, say: Say) -> Connected:
         words = [HOME, HOME, facts.runtimes[-1], python, "--board", fit[0].name]
         words += ["--emulated"] if emulated else []
         line = shell.line(script("agent"), words)
-        device = Device(Link(line, port, patience=AGENT_SECONDS, noisy=False), port)
+        device = LinkedDevice(Link(line, port, patience=AGENT_SECONDS, noisy=False), port)
         try:
             return _answered(port, device.hello(), named)
         finally:

@@ -24,7 +24,7 @@ from qedge.runtime.image import verify_image
 from qedge.runtime.session import PRIVATE_BYTES
 from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board
-from qedge.toolkit.link import Device, Hello
+from qedge.toolkit.link import Hello, LinkedDevice
 from qedge.toolkit.link.device import SourceGone
 from qedge.toolkit.make import signature
 from qedge.toolkit.make.signature import SignedImage
@@ -45,7 +45,7 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Transfer:
     """What flashing would do. Blocks by their number: kept, copied from what a slot holds, or
     sent."""
 
@@ -155,7 +155,7 @@ def _blocks(image: Image, size: int, block: int) -> list[bytes]:
     return found
 
 
-def _digests(device: Device, slot: int, count: int, *, part: bool = False) -> list[bytes]:
+def _digests(device: LinkedDevice, slot: int, count: int, *, part: bool = False) -> list[bytes]:
     found: list[bytes] = []
     while len(found) < count:
         some = min(DIGESTS_AT_ONCE, count - len(found))
@@ -163,13 +163,13 @@ def _digests(device: Device, slot: int, count: int, *, part: bool = False) -> li
     return found
 
 
-def _held(device: Device, hello: Hello, slot: int, most: int) -> list[bytes]:
+def _held(device: LinkedDevice, hello: Hello, slot: int, most: int) -> list[bytes]:
     """Digests of the blocks that a slot's image takes; at most so many of them."""
     size = hello.slots[slot].bytes + signature.TRAILER_BYTES
     return _digests(device, slot, min(-(-size // hello.block), most))
 
 
-def plan(device: Device, file: SignedImage | Path, board: Board) -> Plan:
+def plan(device: LinkedDevice, file: SignedImage | Path, board: Board) -> Transfer:
     """Asks the board what it has and decides what to send. Writes nothing."""
     signed = file if isinstance(file, SignedImage) else SignedImage.open(file)
     image, path, size = signed.image, signed.path, signed.bytes
@@ -212,7 +212,7 @@ def plan(device: Device, file: SignedImage | Path, board: Board) -> Plan:
                 copied.append(Copy(number, *places[digest]))
             else:
                 sent.append(number)
-    return Plan(
+    return Transfer(
         hello=hello,
         image=image,
         path=path,
@@ -228,7 +228,7 @@ def plan(device: Device, file: SignedImage | Path, board: Board) -> Plan:
     )
 
 
-def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flashed:
+def apply(device: LinkedDevice, plan: Transfer, progress: Progress | None = None) -> Flashed:
     """Does what the plan says, on the very board that it was made with."""
     began = time.monotonic()
     tell = progress or (lambda step, done, of: None)
@@ -268,7 +268,7 @@ def apply(device: Device, plan: Plan, progress: Progress | None = None) -> Flash
     )
 
 
-def _plan_again(device: Device, old: Plan) -> Plan:
+def _plan_again(device: LinkedDevice, old: Transfer) -> Transfer:
     """A plan for the same image, though its file may be another by now."""
     new = plan(device, old.path, old.board)
     if new.image_id != old.image_id:
@@ -276,7 +276,7 @@ def _plan_again(device: Device, old: Plan) -> Plan:
     return new
 
 
-def _send(device: Device, plan: Plan, tell: Progress) -> None:
+def _send(device: LinkedDevice, plan: Transfer, tell: Progress) -> None:
     """What the board lacks: first what it can copy, then what it cannot."""
     hello, block, step = plan.hello, plan.hello.block, plan.write_bytes
     if plan.copied:

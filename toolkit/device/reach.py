@@ -11,7 +11,7 @@ from qedge.runtime.errors import UsageError
 from qedge.toolkit.board import Board, device_of
 from qedge.toolkit.device.flash import check_board
 from qedge.toolkit.lab import is_place, real_port
-from qedge.toolkit.link import Device, Hello, Link, open_line
+from qedge.toolkit.link import Hello, Link, LinkedDevice, open_line
 from qedge.toolkit.link.find import find
 
 if TYPE_CHECKING:  # asyncssh takes its time to import
@@ -24,7 +24,7 @@ SERIAL_BAUD = 115200  # of an agent on a serial line
 class Reached:
     """A board that answers. seconds: of the parts of getting there, where there are any."""
 
-    device: Device
+    device: LinkedDevice
     hello: Hello
     port: str
     seconds: dict[str, float] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def reach(
     baud = SERIAL_BAUD if board.linux is not None else device_of(board).baud
     if port is None:
         port = find(board.name, baud)
-    device = Device(Link(open_line(port, baud), port), port)
+    device = LinkedDevice(Link(open_line(port, baud), port), port)
     try:
         hello = device.hello()
         check_board(hello, board, port)
@@ -81,7 +81,9 @@ def reach(
         device.close()
 
 
-def _say_pending(device: Device, hello: Hello, port: str, say: Callable[[str], None]) -> None:
+def _say_pending(
+    device: LinkedDevice, hello: Hello, port: str, say: Callable[[str], None]
+) -> None:
     """What the board found wrong as it started, at every visit until it is mended."""
     if found := device.start_error(hello):
         say(f"{port}: when it started: {found}")

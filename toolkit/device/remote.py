@@ -19,7 +19,7 @@ from qedge.runtime.text import StopText
 from qedge.toolkit.board import Board
 from qedge.toolkit.device.flash import GOLDEN_STEPS, STEP_BYTES
 from qedge.toolkit.device.target import Progress, Rounds
-from qedge.toolkit.link import Device, Hello
+from qedge.toolkit.link import Hello, LinkedDevice
 
 MEASURE_SECONDS = 7200.0  # in one round of a slow board
 RESULTS_BYTES = 4 << 20
@@ -70,7 +70,7 @@ class Run:
 
     def __init__(
         self,
-        device: Device,
+        device: LinkedDevice,
         prompt: str | bytes,
         max_tokens: int = 256,
         *,
@@ -138,7 +138,7 @@ def times(step: dict[str, Any], decoded: int) -> Times:
 
 
 def bench(
-    device: Device, *, prompt_tokens: int, decode_tokens: int, depth: int, repeat: int = 1
+    device: LinkedDevice, *, prompt_tokens: int, decode_tokens: int, depth: int, repeat: int = 1
 ) -> Times:
     """Prefill of `prompt_tokens`, then `decode_tokens` one by one behind `depth` tokens; the
     medians of `repeat`."""
@@ -157,7 +157,7 @@ def bench(
 
 
 def measure(
-    device: Device,
+    device: LinkedDevice,
     rounds: Rounds,
     progress: Progress | None = None,
     **session: Any,
@@ -203,7 +203,7 @@ def checked_results(name: str, text: bytes) -> dict[str, Any]:
     return found
 
 
-def rollback(device: Device) -> Hello:
+def rollback(device: LinkedDevice) -> Hello:
     """Makes the image that was active before active again, after verifying and testing it; what
     the board says then. ImageError when there is none."""
     hello = device.hello()
@@ -217,7 +217,7 @@ def rollback(device: Device) -> Hello:
     return device.hello()
 
 
-def test(device: Device, **session: Any) -> str:
+def test(device: LinkedDevice, **session: Any) -> str:
     """Runs the golden section of the active image, when every byte of it was verified; the
     logits_hash. session: of a board with Linux, options of `Model.open`. VerifyError for an
     image that is damaged, BoardTestError."""

@@ -17,7 +17,7 @@ from qedge.toolkit.chat.prompts import text_there
 from qedge.toolkit.device import flash, remote
 from qedge.toolkit.device.reach import reach
 from qedge.toolkit.device.target import SESSION, Ask, Progress, Rounds
-from qedge.toolkit.link import Device, Hello
+from qedge.toolkit.link import Hello, LinkedDevice
 from qedge.toolkit.make.predict import predict_measured
 
 _MOST = {"context": (1 << 32) - 1, "threads": 64, "batch": 512}
@@ -27,7 +27,9 @@ class BoardTarget:
     """A board that answers; of itself a microcontroller, which runs by its image's plan and has
     no say in how. `BoardTarget.connect` (`qedge.Board.connect`) reaches one."""
 
-    def __init__(self, board: Board, device: Device, hello: Hello, **session: Any) -> None:
+    def __init__(
+        self, board: Board, device: LinkedDevice, hello: Hello, **session: Any
+    ) -> None:
         """session: options of `Model.open`. UsageError for what it cannot honour."""
         self.facts, self.device, self.hello = board, device, hello
         self.name = self.board = board.name
@@ -239,7 +241,7 @@ def check_rounds_of(board: Board, rounds: Rounds) -> None:
             )
 
 
-def on_board(board: Board, device: Device, hello: Hello, **session: Any) -> BoardTarget:
+def on_board(board: Board, device: LinkedDevice, hello: Hello, **session: Any) -> BoardTarget:
     """The target that a board is, which is reached already."""
     kind = BoardTarget if board.linux is None else LinuxTarget
     return kind(board, device, hello, **session)
@@ -249,7 +251,7 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}" if name in SESSION else name
 
 
-def _planned_arena(device: Device) -> int | None:
+def _planned_arena(device: LinkedDevice) -> int | None:
     """The arena that the active image's plan says, of the board's; None when it has none."""
     try:
         plan = device.section(PLAN)

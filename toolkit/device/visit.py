@@ -84,7 +84,7 @@ def would_flash(
         }
 
 
-def _planned(plan: flash.Plan) -> dict[str, Any]:
+def _planned(plan: flash.Transfer) -> dict[str, Any]:
     return {
         "board": plan.hello.board,
         "board_id": plan.hello.board_id,

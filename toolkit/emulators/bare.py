@@ -28,8 +28,7 @@ from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator, no_way
 from qedge.toolkit.files import cache_folder, new_file
 from qedge.toolkit.kept import made_folder, tool_environment
-from qedge.toolkit.link import Device as LinkedDevice
-from qedge.toolkit.link import Hello, Link, open_line
+from qedge.toolkit.link import Hello, Link, LinkedDevice, open_line
 
 RP2040JS = "rp2040js@1.4.1"
 ID_BYTES = 8

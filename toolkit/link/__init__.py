@@ -7,6 +7,6 @@ Nothing here knows what kind of board is at the other end.
 
 from qedge.toolkit.link.answers import Hello, Slot
 from qedge.toolkit.link.client import Link, open_line
-from qedge.toolkit.link.device import Device
+from qedge.toolkit.link.device import LinkedDevice
 
-__all__ = ["Device", "Hello", "Link", "Slot", "open_line"]
+__all__ = ["LinkedDevice", "Hello", "Link", "Slot", "open_line"]

@@ -128,7 +128,7 @@ class SourceGone(ImageError):
     """What was to be copied on the board is not there any more."""
 
 
-class Device:
+class LinkedDevice:
     """A board at the other end of a link."""
 
     def __init__(self, link: Link, name: str) -> None:

@@ -10,7 +10,7 @@ from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError
 from qedge.runtime.text import printable
 from qedge.toolkit.link.answers import Hello
 from qedge.toolkit.link.client import Link, open_line
-from qedge.toolkit.link.device import Device
+from qedge.toolkit.link.device import LinkedDevice
 
 LOOK_SECONDS = 1.5
 
@@ -29,7 +29,9 @@ def find(name: str, baud: int, ports: Iterable[str] | None = None) -> str:
     closed: list[str] = []
     for port in looked:
         try:
-            device = Device(Link(open_line(port, baud), port, patience=LOOK_SECONDS), port)
+            device = LinkedDevice(
+                Link(open_line(port, baud), port, patience=LOOK_SECONDS), port
+            )
         except QedgeError as error:
             closed.append(str(error))  # busy, or not ours to open
             continue

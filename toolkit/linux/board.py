@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from qedge.runtime.errors import NoBoardError, WriteError, WrongBoardError
 from qedge.runtime.text import printable
 from qedge.toolkit.board import Board, linux_of
-from qedge.toolkit.link import Device, Hello, Link
+from qedge.toolkit.link import Hello, Link, LinkedDevice
 from qedge.toolkit.linux.service import RUNTIMES, STATE, UNIT, USER, make_user
 from qedge.toolkit.linux.shell import script
 from qedge.toolkit.linux.ssh import Shell
@@ -198,7 +198,7 @@ class LinuxBoard:
     """A board whose agent answers. `seconds` of each part of getting there."""
 
     shell: Shell
-    device: Device
+    device: LinkedDevice
     facts: Facts
     hello: Hello
     python: str  # a program's name, or its full path
@@ -257,7 +257,7 @@ def reached(
         words += ["--emulated"] if linux.emulator else []
         line = shell.line(script("agent"), words, user=user)
         link = Link(line, port, patience=30.0, noisy=False)
-        device = Device(link, port)
+        device = LinkedDevice(link, port)
         try:
             if facts.pending:
                 say(f"{port}: tests the image that was put on its card")

@@ -9,7 +9,13 @@ from pathlib import Path
 from qedge.runtime.errors import BudgetError
 from qedge.runtime.sizes import show_size
 from qedge.toolkit.board import Board, load, names
-from qedge.toolkit.make.budget import Plan, Room, check_context, longest_context, measure
+from qedge.toolkit.make.budget import (
+    MemoryPlan,
+    Room,
+    check_context,
+    longest_context,
+    memory_plan,
+)
 from qedge.toolkit.make.build import sized, tensor_table
 from qedge.toolkit.make.predict import Prediction, kv_bytes, of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
@@ -58,7 +64,7 @@ class Choice:
 
     quant: str
     embedding: str
-    plan: Plan
+    plan: MemoryPlan
     lacks: str | None  # None: it fits
     longest: int  # context that would fit; 0: none
     prediction: Prediction
@@ -102,7 +108,7 @@ def _choice(
     longest = longest_context(config, board, recipe.kv, size, config.longest)
     wanted = context or min(config.longest, USUAL_CONTEXT)
     tokens = wanted if context or not longest else min(wanted, longest)
-    planned = measure(config, board, tokens, recipe.kv, size)
+    planned = memory_plan(config, board, tokens, recipe.kv, size)
     weights = of_entries(entries)
     full = predict(board, weights, planned.image_bytes, kv_bytes(config, recipe.kv, tokens))
     return Choice(

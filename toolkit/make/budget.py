@@ -26,7 +26,7 @@ _LIMITS = {"dim": 65536, "ffn": 65536, "layers": 512, "heads": 1024, "vocab_size
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """What a session will need; all sizes in bytes."""
 
     context: int
@@ -104,7 +104,7 @@ class Room:
         system = SYSTEM_BYTES + ram_bytes // SYSTEM_SHARE if board.linux is not None else 0
         return cls(board.name, ram_bytes, None, None, system)
 
-    def lacks(self, made: Plan) -> str | None:
+    def lacks(self, made: MemoryPlan) -> str | None:
         """What does not fit, in words; None when all does."""
         if self.slot is None or self.arena is None:
             if made.resident_bytes + self.system <= self.ram:
@@ -128,9 +128,9 @@ class Room:
         return None
 
 
-def measure(
+def memory_plan(
     config: ModelConfig, board: Board, context: int, kv: str, weight_bytes: int
-) -> Plan:
+) -> MemoryPlan:
     """What a context takes on a board, whether it fits or not.
 
     weight_bytes: the image without its rope table. ImageError beyond the engine's limits."""
@@ -138,7 +138,7 @@ def measure(
     arena = session_size(shape, context, board.batch_tokens, board.threads, KV_TYPES[kv])
     image = weight_bytes + context * config.head_size * 4
     bare = board.device is not None
-    return Plan(context, board.batch_tokens, board.threads, kv, arena, image, bare)
+    return MemoryPlan(context, board.batch_tokens, board.threads, kv, arena, image, bare)
 
 
 def longest_context(
@@ -149,7 +149,7 @@ def longest_context(
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        if room.lacks(measure(config, board, middle, kv, weight_bytes)) is None:
+        if room.lacks(memory_plan(config, board, middle, kv, weight_bytes)) is None:
             low = middle
         else:
             high = middle - 1
@@ -174,7 +174,7 @@ def check_context(config: ModelConfig, context: int | str) -> None:
 
 def plan(
     config: ModelConfig, board: Board, context: int | str, kv: str, weight_bytes: int
-) -> Plan:
+) -> MemoryPlan:
     """The plan for a context, or for the longest that fits when it is "auto".
 
     weight_bytes: the image without its rope table. BudgetError when the board is too small.
@@ -184,8 +184,8 @@ def plan(
     if board.linux is not None:
         smaller += ", or give --ram SIZE when yours has more"
 
-    def made(tokens: int) -> Plan:
-        return measure(config, board, tokens, kv, weight_bytes)
+    def made(tokens: int) -> MemoryPlan:
+        return memory_plan(config, board, tokens, kv, weight_bytes)
 
     def longest() -> int:
         return longest_context(config, board, kv, weight_bytes, config.longest)

@@ -22,7 +22,7 @@ from qedge.toolkit.board import Board, host_name
 from qedge.toolkit.chat.facts import facts_of
 from qedge.toolkit.files import new_file
 from qedge.toolkit.make import rope
-from qedge.toolkit.make.budget import Plan, plan
+from qedge.toolkit.make.budget import MemoryPlan, plan
 from qedge.toolkit.make.image import (
     Golden,
     ImageWriter,
@@ -52,7 +52,7 @@ class Built:
     board: str
     quant: str
     embedding: str
-    plan: Plan
+    plan: MemoryPlan
     seconds: float
     tokens_per_second: float | None = None  # predicted, decode at depth 0; None: not known
     load_seconds: float | None = None  # predicted, from storage; None: not known
@@ -178,7 +178,7 @@ def replaced(output: Path, board: Board) -> str | None:
 
 
 def _notes(
-    source: SourceModel, recipe: Recipe, planned: Plan, context: int | str
+    source: SourceModel, recipe: Recipe, planned: MemoryPlan, context: int | str
 ) -> Iterable[str]:
     stored = source.stored_type()
     bits = re.match(r"(?:[IT]?Q|MXFP|NVFP)([1-7])", stored)

@@ -17,7 +17,7 @@ from qedge.runtime._engine import KV_TYPES, SECTIONS, TYPES
 from qedge.runtime.machine import cpus
 from qedge.toolkit.board import Board, Layout
 from qedge.toolkit.files import new_file as new_file
-from qedge.toolkit.make.budget import Plan
+from qedge.toolkit.make.budget import MemoryPlan
 from qedge.toolkit.source.model import ModelConfig
 
 VERSION = 1
@@ -80,7 +80,7 @@ def _config_bytes(config: ModelConfig) -> bytes:
     return fields.ljust(64, b"\0")
 
 
-def _plan_bytes(plan: Plan, board: Board) -> bytes:
+def _plan_bytes(plan: MemoryPlan, board: Board) -> bytes:
     fields = struct.pack(
         "<6IQ32s",
         128,
@@ -121,7 +121,7 @@ class ImageWriter:
     def write(
         self,
         config: ModelConfig,
-        plan: Plan,
+        plan: MemoryPlan,
         entries: list[TensorEntry],
         vocabulary: bytes,
         template: str | None,
