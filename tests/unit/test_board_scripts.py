@@ -14,6 +14,8 @@ import pytest
 from qedge.toolkit.linux.board import Facts
 from qedge.toolkit.linux.shell import call, script
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def scripts() -> Iterator[str]:
     for file in resources.files("qedge.toolkit.linux.shell").iterdir():
@@ -28,8 +30,10 @@ def test_scripts_pass_shellcheck(tmp_path: Path) -> None:
     assert len(names) >= 5
     for name in names:
         (tmp_path / f"{name}.sh").write_text(script(name))
+    whole = [ROOT / "tests" / "packages.sh", *(ROOT / "toolkit" / "emulators").rglob("*.sh")]
+    assert len(whole) >= 3
     done = subprocess.run(
-        [checker, "-s", "sh", *sorted(tmp_path.glob("*.sh"))], capture_output=True, text=True
+        [checker, "-s", "sh", *tmp_path.glob("*.sh"), *whole], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
 

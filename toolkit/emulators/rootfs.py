@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -33,32 +34,6 @@ DISK_BYTES = 1 << 30  # sparse; a power of two, as SD cards want
 PACKAGES = ("busybox-static", "python3", "dropbear-bin", "base-passwd", "libgcc-s1")
 NEEDED = ("apt-get", "dpkg-deb", "mke2fs")
 _DROPPED = ("doc", "man", "locale", "info", "lintian", "perl", "i18n")
-
-_INITRD = """#!/bin/sh
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-while read m; do insmod /m/$m; done < /order
-R=$(sed 's/.*qroot=\\([^ ]*\\).*/\\1/' /proc/cmdline)
-i=0; while [ ! -b $R ] && [ $i -lt 200 ]; do sleep 0.05; i=$((i+1)); done
-mount -t ext4 $R /mnt || exec sh
-mount --move /dev /mnt/dev; exec switch_root /mnt /init
-"""
-_INIT = """#!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-mount -t proc proc /proc; mount -t sysfs sys /sys; mkdir -p /dev/pts
-mount -t devpts devpts /dev/pts; mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
-hostname qedge; ip link set lo up; chown -R 0:0 /root /etc/dropbear
-i=0
-while [ $i -lt 400 ]; do
-    for n in /sys/class/net/[euw]*; do [ -e $n ] && break 2; done; sleep 0.05; i=$((i+1))
-done
-IF=${n##*/}; ip link set $IF up; ip addr add 10.0.2.15/24 dev $IF
-F=/root/.ssh/authorized_keys
-K=$(sed -n 's/.*qkey=\\([^ ]*\\).*/\\1/p' /proc/cmdline | tr : ' ')
-grep -qsxF "$K" $F || echo "$K" >>$F; chmod 600 $F
-dropbear -r /etc/dropbear/dropbear_ed25519_host_key -W 2097152 -p 22
-echo QEDGE-READY
-while :; do setsid sh -c "exec sh </dev/console >/dev/console 2>&1"; sleep 1; done
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +115,12 @@ def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
         file.write(private)
 
 
+def _script(name: str) -> str:
+    return (resources.files("qedge.toolkit.emulators") / "shell" / f"{name}.sh").read_text(
+        "ascii"
+    )
+
+
 def lacking() -> list[str]:
     """Programs that making a system needs and that are not here."""
     path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin:/sbin"
@@ -154,7 +135,9 @@ def system(machine: Machine) -> System:
             f"making an emulated board's Debian needs {', '.join(absent)}: a Debian system has "
             "them (apt, dpkg, e2fsprogs)"
         )
-    mark = repr((_INIT, _INITRD, PACKAGES, machine, DISK_BYTES, own_keys().host_key))
+    mark = repr(
+        (_script("init"), _script("initrd"), PACKAGES, machine, DISK_BYTES, own_keys().host_key)
+    )
     stamp = hashlib.sha256(mark.encode()).hexdigest()[:12]
     folder = cache_folder() / f"debian-arm64-{machine.name}-{stamp}"
     made_folder(folder, partial(_make, machine))
@@ -278,7 +261,7 @@ def _finish(root: Path) -> None:
     (root / "etc/dropbear/dropbear_ed25519_host_key").chmod(0o600)
     (root / "root").chmod(0o700)
     (root / "root/.ssh").chmod(0o700)
-    (root / "init").write_text(_INIT)
+    (root / "init").write_text(_script("init"))
     (root / "init").chmod(0o755)
 
 
@@ -312,7 +295,7 @@ def _initrd(boot: Path, busybox: Path, names: list[str], output: Path) -> None:
     ]
     files += [
         ("bin/busybox", 0o100755, busybox.read_bytes()),
-        ("init", 0o100755, _INITRD.encode()),
+        ("init", 0o100755, _script("initrd").encode()),
     ]
     for name in ("sh", "mount", "insmod", "switch_root", "sleep", "sed"):
         files.append((f"bin/{name}", 0o120777, b"busybox"))
