@@ -95,7 +95,7 @@ def home(
     behind it `inner`."""
     port = board_with_openssh.port.rpartition(":")[2]
     (tmp_path / ".ssh").mkdir(mode=0o700)
-    key = f"User root\n    IdentityFile {board_with_openssh.identity}"
+    key = f'User root\n    IdentityFile "{board_with_openssh.identity}"'
     (tmp_path / ".ssh/config").write_text(
         f"Host pi\n    HostName 127.0.0.1\n    Port {port}\n    {key}\n"
         "    UserKnownHostsFile ~/.ssh/boards\n"

@@ -24,7 +24,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qedge.runtime.errors import NoBoardError, ToolError
+from qedge.runtime.errors import ToolError
 from qedge.toolkit.emulators.machine import Machine
 from qedge.toolkit.files import cache_folder, locked, new_file, private_folder, writing
 from qedge.toolkit.kept import made_folder, say_damaged
@@ -180,14 +180,14 @@ class Apt:
         self._stale = ""
         try:
             self._call("apt-get", "update", "-qq")
-        except NoBoardError as error:  # a mirror in the middle of its sync: the rest may do
+        except ToolError as error:  # a mirror in the middle of its sync: the rest may do
             self._stale = f" (before: {error})"
 
     def _call(self, *command: str, cwd: Path | None = None) -> str:
         try:
             return _call([*command], env=self._env, cwd=cwd)
-        except NoBoardError as error:
-            raise NoBoardError(f"{error}{self._stale}") from None
+        except ToolError as error:
+            raise ToolError(f"{error}{self._stale}") from None
 
     def install(self, *names: str) -> None:
         """Fetches packages and all they need into `archives`."""
