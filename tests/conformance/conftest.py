@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from support.shared import shared_folder
 from support.tiny_models import TinyConfig, make_weights, write_gguf
 from support.toolchains import Programs
 
@@ -56,7 +57,7 @@ SHAPES = {
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    return Programs(tmp_path_factory.mktemp("programs"))
+    return Programs(shared_folder(tmp_path_factory, "programs"))
 
 
 @pytest.fixture(scope="session")

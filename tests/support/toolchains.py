@@ -1,7 +1,7 @@
 """Compilers and machines for the conformance programs.
 
 A machine is a compiler's target and what runs it: this one, or qemu-user as a certain CPU.  A
-program is built once per target and session.  What is missing fails the test where it must not
+program is built once per target and run.  What is missing fails the test where it must not
 be (CI, root: `make test` installs it), and skips it elsewhere; both say what to install.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from support.shared import made_once
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "conformance"
@@ -178,35 +179,36 @@ class Programs:
     """Builds programs when they are first asked for, and runs them."""
 
     def __init__(self, folder: Path) -> None:
+        """folder: where they lie, for all workers of this run."""
         self._folder = folder
-        self._built: dict[tuple[str, str], Path] = {}
 
     def build(self, program: str, target: Target) -> Path:
-        key = program, target.name
-        if key not in self._built:
-            if target.package:
-                need((target.linker or target.compiler)[0], target.package)
-            if target.compiler[: len(_ZIG)] == _ZIG and not importlib.util.find_spec("ziglang"):
-                missing("ziglang", f"{sys.executable} -m pip install ziglang")
-            self._built[key] = self._compile(program, target)
-        return self._built[key]
-
-    def _compile(self, program: str, target: Target) -> Path:
+        if target.package:
+            need((target.linker or target.compiler)[0], target.package)
+        if target.compiler[: len(_ZIG)] == _ZIG and not importlib.util.find_spec("ziglang"):
+            missing("ziglang", f"{sys.executable} -m pip install ziglang")
         folder = self._folder / target.name
-        objects = folder / "objects"
+        folder.mkdir(exist_ok=True)
+        return made_once(folder / program, lambda: self._compile(program, target, folder))
+
+    def _compile(self, program: str, target: Target, folder: Path) -> None:
         build = [*target.compiler, *FLAGS, *target.flags, "-c"]
-        if not objects.exists():
-            objects.mkdir(parents=True)
-            code = [*ROOT.glob("runtime/engine/**/*.c"), *ROOT.glob("runtime/host/*.c")]
-            _call([*build, *sorted(code)], objects)
-        output = folder / program
-        own = folder / f"{program}_objects"
-        own.mkdir()
-        _call([*build, *(PROGRAMS / name for name in SOURCES[program])], own)
+
+        def compiled(name: str, code: list[Path]) -> Path:
+            def make() -> None:
+                part = folder / f"{name}.part"
+                part.mkdir()
+                _call([*build, *code], part)
+                part.rename(folder / name)
+
+            return made_once(folder / name, make)
+
+        engine = [*ROOT.glob("runtime/engine/**/*.c"), *ROOT.glob("runtime/host/*.c")]
+        objects = compiled("objects", sorted(engine))
+        own = compiled(f"{program}_objects", [PROGRAMS / name for name in SOURCES[program]])
         linker = target.linker or (*target.compiler, *target.flags)
         built = [*sorted(own.glob("*.o")), *sorted(objects.glob("*.o"))]
-        _call([*linker, *built, "-o", output, *LIBRARIES], folder)
-        return output
+        _call([*linker, *built, "-o", folder / program, *LIBRARIES], folder)
 
     def start(
         self, machine: Machine, program: str, *arguments: object
