@@ -39,12 +39,7 @@ class Device:
     processor's; `slot_at` is an offset in flash."""
 
     port: str
-    emulator: str
     cpu: list[str]  # compiler flags
-    zig_cpu: str
-    wrap: list[
-        str
-    ]  # the compiler's float routines that runtime/engine/kernels/soft_calls.c replaces
     code_at: int
     code_bytes: int
     ram_at: int
@@ -58,10 +53,14 @@ class Device:
     slot_bytes: int
     erase_bytes: int
     tick_hz: int
-    emulated_hz: int  # instructions (or cycles) in a second of the emulator's clock; 0: none
-    baud: int
-    registers: dict[str, int]
+    baud: int = 115200
+    registers: dict[str, int] = field(default_factory=dict)
+    zig_cpu: str = ""  # zig's name of the processor; none: gcc alone builds its firmware
+    # the compiler's float routines that runtime/engine/kernels/soft_calls.c replaces
+    wrap: list[str] = field(default_factory=list)
+    emulator: str = ""  # one of EMULATORS; none: real boards only
     machine: str = ""  # QEMU's name of it
+    emulated_hz: int = 0  # instructions (or cycles) in a second of the emulator's clock
     boot_crc: bool = False  # the boot ROM wants a checksum of the first 252 bytes of flash
     uf2_firmware: int = 0  # the UF2 family of its firmware, and of data beside it; 0: no UF2
     uf2_data: int = 0
@@ -118,6 +117,9 @@ class Board:
 
 
 _TABLES: dict[str, Any] = {"device": Device, "linux": Linux}
+EMULATORS = ("process", "rp2040js", "qemu")
+PAGE_BYTES = 256  # what one program operation takes: QF_PAGE_BYTES of firmware/port.h
+SLOTS, FLOOR_BLOCKS = 2, 2
 
 
 def names() -> list[str]:
@@ -136,7 +138,11 @@ def _checked(name: str, found: dict[str, Any], known: dict[str, Field[Any]]) -> 
         wanted = str(known[key].type).split("[")[0].split(" ")[0]
         if type(value).__name__ != wanted:
             raise UsageError(f"board {name}: {key} must be {wanted}, not {value!r}")
-    missing = [k for k, f in known.items() if k not in found and f.default is MISSING]
+    missing = [
+        key
+        for key, one in known.items()
+        if key not in found and one.default is MISSING and one.default_factory is MISSING
+    ]
     if missing:
         raise UsageError(f"board {name}: missing {', '.join(missing)}")
 
@@ -159,7 +165,96 @@ def parse(name: str, text: str) -> Board:
         tables[key] = kind(**table)
     plain = {f.name: f for f in fields(Board) if f.name not in ("name", *_TABLES)}
     _checked(name, found, plain)
-    return Board(name=name, **tables, **found)
+    board = Board(name=name, **tables, **found)
+    parts = {"": board, **{f", [{key}]": value for key, value in tables.items()}}
+    for part, value in parts.items():
+        if wrong := _negative(value):
+            raise UsageError(f"board {name}{part}: {wrong} is below zero")
+    for part, found_wrong in (("", _wrong(board)), (", [device]", _wrong_device(board.device))):
+        if found_wrong is not None:
+            raise UsageError(f"board {name}{part}: {found_wrong}")
+    return board
+
+
+def _negative(value: object) -> str | None:
+    """The key of a number below zero."""
+    numbers = ((key.name, getattr(value, key.name)) for key in fields(value))  # type: ignore[arg-type]
+    return next(
+        (key for key, one in numbers if isinstance(one, int) and one < 0),
+        None,
+    )
+
+
+def _wrong(board: Board) -> str | None:
+    """What no board can be, whatever it is."""
+    for key in ("threads", "batch_tokens", "layout_rows", "layout_group"):
+        if getattr(board, key) < 1:
+            return f"{key} is at least 1"
+    for key in ("alignment_bytes", "leaf_bytes"):
+        size = getattr(board, key)
+        if size < 64 or size & (size - 1):
+            return f"{key} is a power of two, 64 or more, not {size:,}"
+    return None
+
+
+def _wrong_device(device: Device | None) -> str | None:
+    """What the firmware could not be built with, or would not run on: firmware/slots.c asserts
+    the same of its flash."""
+    if device is None:
+        return None
+    for key in ("arena_bytes", "flash_bytes", "slot_bytes", "erase_bytes", "tick_hz", "baud"):
+        if getattr(device, key) < 1:
+            return f"{key} is at least 1"
+    ports = resources.files("qedge.firmware") / "ports"
+    if not device.port.startswith("./") and not (ports / device.port).is_dir():
+        known = ", ".join(sorted(port.name for port in ports.iterdir()))
+        return f"port is one of {known}, or ./FOLDER beside its file, not {device.port!r}"
+    if device.emulator and device.emulator not in EMULATORS:
+        return f"emulator is {', '.join(EMULATORS)}, or none, not {device.emulator!r}"
+    if device.emulator in ("rp2040js", "qemu") and not device.emulated_hz:
+        return f"an emulator has a clock: emulated_hz is missing (emulator {device.emulator})"
+    if device.emulator == "qemu" and not device.machine:
+        return "emulator qemu needs its machine"
+    return _wrong_flash(device) or _wrong_memory(device)
+
+
+def _wrong_flash(device: Device) -> str | None:
+    """Slots and floor lie in erase blocks of one size: where a chip has sectors of several
+    sizes, in those that are alike."""
+    erase, end = device.erase_bytes, device.slot_at + SLOTS * device.slot_bytes
+    if erase % PAGE_BYTES:
+        return f"erase_bytes {erase:,} is no multiple of a page, {PAGE_BYTES}"
+    for key in ("slot_at", "slot_bytes", "floor_at"):
+        if getattr(device, key) % erase:
+            return f"{key} {getattr(device, key):,} is no multiple of erase_bytes {erase:,}"
+    if device.slot_bytes < 2 * erase:
+        return (
+            "slot_bytes is two erase blocks at least: one for records, the others for an image"
+        )
+    floor_end = device.floor_at + FLOOR_BLOCKS * erase
+    if device.floor_at < end and device.slot_at < floor_end:
+        return f"floor_at {device.floor_at:,} and its two erase blocks lie within the slots"
+    for key, last in (("slot_bytes", end), ("floor_at", floor_end)):
+        if last > device.flash_bytes:
+            return f"{key}: ends at {last:,}, behind flash_bytes {device.flash_bytes:,}"
+    return None
+
+
+def _wrong_memory(device: Device) -> str | None:
+    """Firmware in front of its data, arena and stack within RAM."""
+    if device.is_process:
+        return None
+    code = device.code_at - device.flash_at
+    if 0 <= code < device.flash_bytes:
+        for key in ("slot_at", "floor_at"):
+            if code <= getattr(device, key) < code + device.code_bytes:
+                return f"{key} lies within the firmware, which code_bytes gives room"
+    if device.arena_bytes + device.stack_bytes > device.ram_bytes:
+        return (
+            f"arena_bytes and stack_bytes are {device.arena_bytes + device.stack_bytes:,}, "
+            f"more than ram_bytes {device.ram_bytes:,}"
+        )
+    return None
 
 
 def host_name() -> str:
@@ -222,7 +317,24 @@ def with_ram(board: Board, ram_bytes: int | None) -> Board:
 
 
 def _all_with(table: str) -> str:
-    return ", ".join(name for name in names() if getattr(load(name), table))
+    return ", ".join(board.name for board in every() if getattr(board, table))
+
+
+def every() -> list[Board]:
+    """All boards whose files are right; what is wrong with another is said when it is named."""
+    return [board for board in map(_or_why, names()) if isinstance(board, Board)]
+
+
+def wrong_files() -> list[str]:
+    """What is wrong with the files of the others."""
+    return [why for why in map(_or_why, names()) if isinstance(why, str)]
+
+
+def _or_why(name: str) -> Board | str:
+    try:
+        return load(name)
+    except UsageError as error:
+        return str(error)
 
 
 def device_of(board: Board) -> Device:

@@ -17,7 +17,7 @@ from bare.conftest import MakeImage, put
 
 from qedge.runtime.errors import NoBoardError, UsageError
 from qedge.runtime.model import Model
-from qedge.toolkit.board import device_of, load, names
+from qedge.toolkit.board import device_of, every, load
 from qedge.toolkit.device import remote
 from qedge.toolkit.emulators.bare import Emulator, missing
 
@@ -138,7 +138,7 @@ def test_board_without_an_emulator_is_told_which_have_one(name: str) -> None:
     said = done.stderr
     with_one = [
         one.name
-        for one in map(load, names())
+        for one in every()
         if (one.device and one.device.emulator) or (one.linux and one.linux.emulator)
     ]
     assert all(one in said for one in with_one) and "flash IMAGE -b" in said

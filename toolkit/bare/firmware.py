@@ -73,7 +73,7 @@ def compilers(device: Device) -> list[Compiler]:
     elif path := shutil.which("arm-none-eabi-gcc"):
         flags = (*GCC_BARE, *device.cpu, *BARE)
         found.append(Compiler("arm-none-eabi-gcc", (path,), flags))
-    if find_spec("ziglang"):
+    if find_spec("ziglang") and (device.is_process or device.zig_cpu):
         command = (sys.executable, "-m", "ziglang", "cc")
         bare: tuple[str, ...] = ()
         if not device.is_process:

@@ -279,7 +279,9 @@ def boards(
 
         list_connected(ports, identity, as_json)
         return
-    known = [board.load(name) for name in board.names()]
+    known = board.every()
+    for wrong in board.wrong_files():
+        show.say(f"warning: {wrong}; it is left out")
     here = board.load("host").name
     emit(as_json, {"boards": [asdict(b) for b in known], "host": here})
     if not as_json:

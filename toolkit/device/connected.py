@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qedge.runtime.errors import QedgeError
 from qedge.runtime.text import printable
-from qedge.toolkit.board import Board, load, names
+from qedge.toolkit.board import Board, every
 from qedge.toolkit.device.reach import SERIAL_BAUD, is_address
 from qedge.toolkit.lab import is_place
 from qedge.toolkit.link import Hello, Link, LinkedDevice, open_line
@@ -122,7 +122,7 @@ def boards_for(model: str, machine: str) -> list[Board]:
     first; where none has such a model, those that take any."""
     fit = [
         board
-        for board in map(load, names())
+        for board in every()
         if board.linux is not None and machine in board.linux.machines
     ]
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from qedge.runtime.errors import NoBoardError, QedgeError, ToolError
-from qedge.toolkit.board import Board, load, names
+from qedge.toolkit.board import Board, every
 
 
 class Emulated(Protocol):
@@ -50,7 +50,7 @@ def no_emulator(board: Board) -> str:
     """What to do where a board has no emulator."""
     known = ", ".join(
         one.name
-        for one in map(load, names())
+        for one in every()
         if (one.device and one.device.emulator) or (one.linux and one.linux.emulator)
     )
     return (

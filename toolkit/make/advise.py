@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qedge.runtime.errors import BudgetError
 from qedge.runtime.sizes import show_size
-from qedge.toolkit.board import Board, load, names
+from qedge.toolkit.board import Board, every
 from qedge.toolkit.make.budget import (
     MemoryPlan,
     Room,
@@ -224,9 +224,7 @@ def _nothing(
             ram *= 2
         cures.append(f"with {show_size(ram)} of RAM (--ram {ram >> 20}M) it would")
     others = [
-        other
-        for other in map(load, names())
-        if other.device or (other.linux and not other.linux.emulator)
+        other for other in every() if other.device or (other.linux and not other.linux.emulator)
     ]
     able = [
         other.name
