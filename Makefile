@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard runtime/_*.p* toolkit/quant/*.[chp]* runtime/engine/*.[ch] runtime/engine/*/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
 
-.PHONY: demo test check lint hil-all packages clean
+.PHONY: demo test check lint size hil-all packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/qedge demo
@@ -27,6 +27,10 @@ lint: $(VENV)/.tested
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
 	    --inline-suppr --suppress=shiftTooManyBitsSigned --suppress=toomanyconfigs --suppress=comparePointers \
 	    -Iruntime -Ifirmware runtime/engine runtime/host firmware toolkit/quant/tiles.c
+
+# Flash, RAM and stack of every firmware against firmware/sizes.toml; UPDATE=1 writes it anew.
+size: packages $(VENV)/.tested
+	$(BIN)/python tests/support/size_table.py $(if $(UPDATE),--update)
 
 # Every board that can be emulated here, one after the other, and a power cut at every step: long.
 LINUX_BOARDS := virt-a53 virt-a72 virt-a76 raspi3b

@@ -11,6 +11,7 @@ from bare.conftest import MakeImage, put
 from qedge.runtime.errors import NoBoardError
 from qedge.runtime.model import Model
 from qedge.toolkit.bare.firmware import build
+from qedge.toolkit.bare.sizes import measure
 from qedge.toolkit.board import device_of, load
 from qedge.toolkit.device import remote
 from qedge.toolkit.emulators.bare import Emulator, preload
@@ -39,6 +40,8 @@ def test_a_board_computes_what_this_machine_does(
         assert fields["emulated"] and fields["emulated_instructions_per_token"] > 1000
         assert fields["decode_tokens_per_second"] is None
         assert 0 < hello.stack_used < hello.stack == device_of(board).stack_bytes
+        deepest = measure(board).stack_bytes  # of all paths that there are: this is one of them
+        assert deepest // 2 < hello.stack_used <= deepest
         device.reset()
         assert device.hello(patience=20).image_id == hello.image_id
         device.close()

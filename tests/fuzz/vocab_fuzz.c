@@ -24,12 +24,16 @@ static uint64_t below(uint64_t n)
     return draw() % n;
 }
 
+static _Noreturn void fail(const char *what)
+{
+    fprintf(stderr, "%s\n", what);
+    abort();
+}
+
 static void require(int holds, const char *what)
 {
-    if (!holds) {
-        fprintf(stderr, "%s\n", what);
-        abort();
-    }
+    if (!holds)
+        fail(what);
 }
 
 static void *exactly(size_t bytes)
@@ -109,7 +113,8 @@ static void decode(const qe_vocab *vocab)
     uint32_t at = 0;
     while (n >= 0) {
         const int32_t more = qe_vocab_decode_at(vocab, id, special, at, part, sizeof part);
-        require(more >= 0 && (int32_t)at + more <= n, "a token in pieces is longer");
+        if (more < 0 || (int32_t)at + more > n) /* so that gcc sees what more can be below */
+            fail("a token in pieces is longer");
         require(memcmp(whole + at, part, (size_t)more) == 0, "a token in pieces differs");
         if (more == 0) {
             require((int32_t)at == n, "a token in pieces is shorter");

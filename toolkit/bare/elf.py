@@ -1,5 +1,5 @@
 """Reads what the toolkit needs of the ELF files that compilers make for 32-bit Arm (System V
-ABI, ELF-32): which bytes go where in memory."""
+ABI, ELF-32): which bytes go where in memory, and what they are called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from qedge.runtime.errors import ImageError
 
 _HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
 _SEGMENT = struct.Struct("<8I")
+_SECTION = struct.Struct("<10I")
+_SYMBOL = struct.Struct("<IIIBBH")
 _LOAD = 1
+_SYMTAB = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,45 @@ def segments(path: Path) -> list[Segment]:
         return sorted(found, key=lambda segment: segment.address)
     except struct.error as error:
         raise ImageError(f"{path}: broken ELF file: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A name for `bytes` at an address. file: the source that a local one is of, without its
+    folder; "" for a global one. kind: 1 for data, 2 for a function (ELF: st_info)."""
+
+    name: str
+    file: str
+    address: int
+    bytes: int
+    kind: int
+
+
+def symbols(path: Path) -> list[Symbol]:
+    """Every symbol, in the file's order. ImageError when it has none, or is no such file."""
+    data = path.read_bytes()
+    try:
+        head = _HEADER.unpack_from(data)
+        sections = [
+            _SECTION.unpack_from(data, head[6] + number * head[11])
+            for number in range(head[12])
+        ]
+        table = next(section for section in sections if section[1] == _SYMTAB)
+        names = sections[table[6]][4]
+        found, file = [], ""
+        for at in range(table[4], table[4] + table[5], _SYMBOL.size):
+            name_at, value, size, info, _, _ = _SYMBOL.unpack_from(data, at)
+            start = names + name_at
+            name = data[start : data.index(b"\0", start)].decode()
+            kind, is_local = info & 15, info >> 4 == 0
+            if kind == 4:  # STT_FILE stands before the local ones that are its
+                file = name
+            else:
+                address = value & ~1 if kind == 2 else value  # bit 0: it is Thumb code
+                found.append(Symbol(name, file if is_local else "", address, size, kind))
+        return found
+    except (struct.error, StopIteration, IndexError, ValueError) as error:
+        raise ImageError(f"{path}: no table of symbols: {error}") from error
 
 
 def fill_boot_crc(path: Path, start: int) -> None:

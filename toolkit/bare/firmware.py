@@ -7,11 +7,12 @@ the cache under a name made of everything that went into it.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
@@ -22,12 +23,14 @@ from qedge.runtime.errors import ToolError
 from qedge.toolkit.bare.elf import fill_boot_crc, segments
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.files import cache_folder
-from qedge.toolkit.kept import kept_or_made, zig_environment
+from qedge.toolkit.kept import made_folder, zig_environment
 
 FLAGS = ["-O3", "-Wall", "-Wextra"]  # beside those of runtime/engine/FLAGS
 BARE = ["-ffunction-sections", "-fdata-sections"]
 GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
+GCC_CALLS = ["-fcallgraph-info=su"]  # who calls whom, and the stack of each: bare/calls.py
 LINK = ["-Wl,--gc-sections"]
+ELF = "firmware.elf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,11 @@ class Firmware:
     compiler: str
     code_bytes: int
     ram_bytes: int
+
+    @property
+    def calls(self) -> Path:
+        """What gcc said of the calls in it (its VCG files, one after the other)."""
+        return self.path.with_name("calls.ci")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ def compilers(device: Device) -> list[Compiler]:
             if path := shutil.which(name):
                 found.append(Compiler(name, (path,), ()))
     elif path := shutil.which("arm-none-eabi-gcc"):
-        flags = (*GCC_BARE, *device.cpu, *BARE)
+        flags = (*GCC_BARE, *GCC_CALLS, *device.cpu, *BARE)
         found.append(Compiler("arm-none-eabi-gcc", (path,), flags))
     if find_spec("ziglang") and (device.is_process or device.zig_cpu):
         command = (sys.executable, "-m", "ziglang", "cc")
@@ -180,34 +188,56 @@ def build(
     command += flags
     if key is not None:
         command.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
-    place = folder or cache_folder() / "firmware"
     script = _script(firmware, device)
     key_of = _key([*command, script, version("qedge")], firmware, engine, device.port)
-    output = place / f"{board.name}-{key_of}.elf"
-
-    def compiled() -> bytes:
-        with tempfile.TemporaryDirectory() as work:
-            made = Path(work) / output.name
-            link = list(LINK)
-            link += [f"-Wl,--wrap={name}" for name in device.wrap]
-            if not device.is_process:
-                (Path(work) / "board.ld").write_text(script, "utf-8")
-                link.append(f"-Wl,-T,{Path(work) / 'board.ld'}")
-                link += ["-lgcc"] if chosen.name != "zig" else []
-            line = [*command, *map(str, sources), *link, "-o", str(made)]
-            done = subprocess.run(
-                line, capture_output=True, text=True, check=False, env=zig_environment()
-            )
-            if done.returncode:
-                raise ToolError(
-                    f"{board.name}: {chosen.name} could not build the firmware:\n{done.stderr}"
-                )
-            if device.boot_crc:
-                fill_boot_crc(made, device.flash_at)
-            return made.read_bytes()
-
-    kept_or_made(output, compiled, runs=device.is_process)
+    made = made_folder(
+        (folder or cache_folder() / "firmware") / f"{board.name}-{key_of}",
+        lambda work: _make(work, board, device, chosen, command, sources, script),
+    )
+    output = made / ELF
     code = ram = 0
     if not device.is_process:
         code, ram = _sizes(output, device)
     return Firmware(board.name, output, chosen.name, code, ram)
+
+
+def _make(
+    work: Path,
+    board: Board,
+    device: Device,
+    compiler: Compiler,
+    command: list[str],
+    sources: list[Path],
+    script: str,
+) -> None:
+    """Compiles each file for itself, as many at a time as there are processors, and links."""
+
+    def call(line: list[str]) -> None:
+        done = subprocess.run(
+            line, capture_output=True, text=True, check=False, env=zig_environment()
+        )
+        if done.returncode:
+            raise ToolError(
+                f"{board.name}: {compiler.name} could not build the firmware:\n{done.stderr}"
+            )
+
+    objects = [work / f"{number}-{source.stem}.o" for number, source in enumerate(sources)]
+    lines = [[*command, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(call, lines))
+    link = list(LINK)
+    link += [f"-Wl,--wrap={name}" for name in device.wrap]
+    if not device.is_process:
+        (work / "board.ld").write_text(script, "utf-8")
+        link.append(f"-Wl,-T,{work / 'board.ld'}")
+        link += ["-lgcc"] if compiler.name != "zig" else []
+    call([*command, *map(str, objects), *link, "-o", str(work / ELF)])
+    if device.is_process:
+        (work / ELF).chmod(0o700)
+    if device.boot_crc:
+        fill_boot_crc(work / ELF, device.flash_at)
+    calls = [path for o in objects if (path := o.with_suffix(".ci")).exists()]
+    (work / "calls.ci").write_text("".join(path.read_text("utf-8") for path in calls), "utf-8")
+    for path in work.iterdir():
+        if path.name not in (ELF, "calls.ci"):
+            path.unlink()

@@ -175,6 +175,23 @@ def firmware_build(
         show.table("firmware", fields, answer=True)
 
 
+@firmware.command("size")
+@click.option("-b", "--board", "name", required=True, help="The board's name.")
+@key_option
+@json_option
+def firmware_size(name: str, key: Path | None, as_json: bool) -> None:
+    """What a board's firmware takes: flash, RAM, and stack along its deepest path of calls."""
+    from qedge.toolkit.bare.sizes import measure
+    from qedge.toolkit.board import load
+    from qedge.toolkit.cli import show
+
+    fields = asdict(measure(load(name), key=trusted(key)))
+    emit(as_json, fields)
+    if not as_json:
+        fields["stack_path"] = ", ".join(fields["stack_path"])
+        show.table("size", fields, answer=True)
+
+
 @click.command()
 @click.option(
     "-b", "--board", "name", required=True, help="A board with Linux, or an architecture."
