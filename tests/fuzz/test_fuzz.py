@@ -1,10 +1,10 @@
 """Mutated images under ASan and UBSan: no damage, hashes renewed or not, may crash, hang or
-make two
-kernel sets disagree.
+make two kernel sets disagree.
 
-The suite runs a fixed corpus. Fresh mutations, as many as wanted, with a seed that is printed:
+The suite runs a fixed corpus. Fresh mutations, as many as wanted, with a seed that is printed;
+`golden`: of the golden section only, which is quick:
 
-    python tests/fuzz/test_fuzz.py 100000
+    python tests/fuzz/test_fuzz.py 100000 [golden]
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     *(ROOT / "runtime" / "engine" / "FLAGS").read_text("utf-8").split(),
-    *("-D_DEFAULT_SOURCE", "-O1", "-g"),
+    *("-D_DEFAULT_SOURCE", "-O1", "-g", "-Wall", "-Wextra"),
     *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
 ]
 CASES = 900  # of each image, in the suite
+GOLDEN_CASES = 1500  # of one image's golden section
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def make_image(folder: Path, recipe: Recipe) -> Path:
 
 def make_fuzzer(folder: Path) -> Path:
     sources = [
-        ROOT / "tests/fuzz/image_fuzz.c",
+        *sorted((ROOT / "tests/fuzz").glob("image_*.c")),
         *sorted((ROOT / "runtime/engine").rglob("*.c")),
         ROOT / "runtime/host/image_file.c",
         ROOT / "runtime/host/machine.c",
@@ -78,8 +79,8 @@ def make_fuzzer(folder: Path) -> Path:
     return folder / "image_fuzz"
 
 
-def run(fuzzer: Path, image: Path, first: int, count: int) -> dict[str, int]:
-    command = [str(fuzzer), str(image), str(first), str(count)]
+def run(fuzzer: Path, image: Path, first: int, count: int, *only: str) -> dict[str, int]:
+    command = [str(fuzzer), str(image), str(first), str(count), *only]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{image}, seeds from {first}:\n{done.stderr[-6000:]}"
     return json.loads(done.stdout)
@@ -97,9 +98,18 @@ def test_no_mutation_of_an_image_breaks_the_engine(
     found = run(fuzzer, make_image(tmp_path, RECIPES[name]), 1, CASES)
     assert found["opened"] > CASES / 4  # the damage got behind the checks
     assert found["compared"] > CASES / 10
+    assert found["golden"] + found["golden_refused"] == found["opened"]
 
 
-def main(count: int) -> None:
+def test_no_mutation_of_a_golden_section_leads_outside_of_it(
+    fuzzer: Path, tmp_path: Path
+) -> None:
+    image = make_image(tmp_path, RECIPES["q4_0-bpe"])
+    found = run(fuzzer, image, 1, GOLDEN_CASES, "golden")
+    assert found["golden"] > GOLDEN_CASES / 10 < found["golden_refused"]
+
+
+def main(count: int, *only: str) -> None:
     import tempfile
 
     sys.path.insert(0, str(ROOT / "tests"))
@@ -111,8 +121,8 @@ def main(count: int) -> None:
             place.mkdir()
             share = count * (number + 1) // len(RECIPES) - count * number // len(RECIPES)
             print(f"{name}, {share} seeds from {first}:", end=" ", flush=True)
-            print(run(fuzzer, make_image(place, recipe), first, share), flush=True)
+            print(run(fuzzer, make_image(place, recipe), first, share, *only), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10000, *sys.argv[2:])

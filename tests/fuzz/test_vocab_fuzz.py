@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     *(ROOT / "runtime" / "engine" / "FLAGS").read_text("utf-8").split(),
-    *("-D_DEFAULT_SOURCE", "-O1", "-g"),
+    *("-D_DEFAULT_SOURCE", "-O1", "-g", "-Wall", "-Wextra"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]
 CASES = 4000  # of each section, in the suite
