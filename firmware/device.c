@@ -160,7 +160,7 @@ static int write_bytes(const message *m)
 
 static int copy_block(const message *m)
 {
-    static uint8_t block[QF_ERASE_BYTES]; /* flash cannot be read while it is written */
+    uint8_t page[QF_PAGE_BYTES]; /* flash cannot be read while it is written */
     uint32_t source, offset;
     int from, slot;
     if (!is_for_us(m))
@@ -173,8 +173,13 @@ static int copy_block(const message *m)
     if (error)
         return error;
     job_cancel();
-    memcpy(block, slot_image(from) + source, sizeof block);
-    return (int)slot_write(slot, offset, block, sizeof block);
+    if (from == slot && source == offset) /* it would be erased before it is read */
+        return (int)slot_clear(slot);
+    for (uint32_t at = 0; at < QF_ERASE_BYTES && !error; at += sizeof page) {
+        memcpy(page, slot_image(from) + source + at, sizeof page);
+        error = (int)slot_write(slot, offset + at, page, sizeof page);
+    }
+    return error;
 }
 
 /* A piece of a section of the active image, of those that are verified as it is opened. */

@@ -8,9 +8,12 @@
  *   QF_SLOT_AT      offset in flash of the first slot; the second one follows it
  *   QF_SLOT_BYTES   of each slot, a multiple of QF_ERASE_BYTES
  *   QF_ERASE_BYTES  what one erase clears
+ *   QF_RECORDS_AT   offset in flash of slot 0's records, those of slot 1 follow; not defined:
+ *                   each slot's first erase block. QF_RECORD_BYTES is then the size of their
+ *                   erase blocks, and of the floor's
  *   QF_FLASH_AT     where flash begins in memory, and QF_FLASH_BYTES of it
  *   QF_ARENA_BYTES  of the engine's arena, a static array
- *   QF_TICK_HZ      ticks a second of port_ticks
+ *   QF_TICK_HZ      ticks a second of port_ticks, QF_BAUD of the serial line
  */
 #ifndef QF_PORT_H
 #define QF_PORT_H
@@ -33,8 +36,9 @@ uint64_t port_ticks(void);
 /* Where the flash lies in memory: offset 0 of erase and program. Aligned to 64. */
 const uint8_t *port_flash(void);
 
-/* Clears QF_ERASE_BYTES at an offset to 0xFF, or programs a page; both return when the flash
- * has done it. Nothing else in the firmware writes to flash, and slots.c alone calls these. */
+/* Clears the erase block that begins at an offset to 0xFF, or programs a page; both return when
+ * the flash has done it. Nothing else in the firmware writes to flash, and slots.c alone calls
+ * these. */
 void port_erase(uint32_t offset);
 void port_program(uint32_t offset, const uint8_t page[QF_PAGE_BYTES]);
 

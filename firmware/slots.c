@@ -6,6 +6,13 @@
 
 #include "port.h"
 
+#ifdef QF_RECORDS_AT /* they have erase blocks of their own, and a slot is all image */
+enum { HEAD_BYTES = 0, RECORDS_AT = QF_RECORDS_AT, RECORDS_STEP = QF_RECORD_BYTES };
+#else /* a slot's first erase block holds them */
+#define QF_RECORD_BYTES QF_ERASE_BYTES
+enum { HEAD_BYTES = QF_ERASE_BYTES, RECORDS_AT = QF_SLOT_AT, RECORDS_STEP = QF_SLOT_BYTES };
+#endif
+
 enum {
     RECORD = 0x54534551,  /* "QEST" */
     DROPPED = 0x52444551, /* "QEDR": toolkit/bare/uf2.py writes it */
@@ -13,7 +20,7 @@ enum {
     REFUSED = 0x46524551, /* "QERF": the error is its sequence */
     FLOOR = 0x4C464551,   /* "QEFL": the floor is its counter */
     RECORD_BYTES = 52,
-    RECORDS = QF_ERASE_BYTES / QF_PAGE_BYTES,
+    RECORDS = QF_RECORD_BYTES / QF_PAGE_BYTES,
     FLOOR_BLOCKS = 2
 };
 
@@ -27,8 +34,8 @@ typedef struct {
 _Static_assert(sizeof(stored) == RECORD_BYTES, "a record has no padding");
 _Static_assert(QF_SLOT_BYTES % QF_ERASE_BYTES == 0 && QF_SLOT_AT % QF_ERASE_BYTES == 0,
                "slots are whole erase blocks");
-_Static_assert(QF_FLOOR_AT % QF_ERASE_BYTES == 0 &&
-                   (QF_FLOOR_AT + FLOOR_BLOCKS * QF_ERASE_BYTES <= QF_SLOT_AT ||
+_Static_assert(QF_FLOOR_AT % QF_RECORD_BYTES == 0 &&
+                   (QF_FLOOR_AT + FLOOR_BLOCKS * QF_RECORD_BYTES <= QF_SLOT_AT ||
                     QF_FLOOR_AT >= QF_SLOT_AT + SLOT_COUNT * QF_SLOT_BYTES),
                "the floor has whole erase blocks of its own");
 
@@ -48,14 +55,19 @@ static uint32_t place(int slot)
     return QF_SLOT_AT + (uint32_t)slot * QF_SLOT_BYTES;
 }
 
+static uint32_t records_of(int slot)
+{
+    return RECORDS_AT + (uint32_t)slot * RECORDS_STEP;
+}
+
 uint32_t slot_capacity(void)
 {
-    return QF_SLOT_BYTES - QF_ERASE_BYTES;
+    return QF_SLOT_BYTES - HEAD_BYTES;
 }
 
 const uint8_t *slot_image(int slot)
 {
-    return port_flash() + place(slot) + QF_ERASE_BYTES;
+    return port_flash() + place(slot) + HEAD_BYTES;
 }
 
 static int blank(const uint8_t *bytes, uint32_t count)
@@ -98,7 +110,7 @@ slot_record slot_read(int slot)
     slot_record found = {0};
     for (uint32_t i = 0; i < RECORDS; i++) {
         stored s;
-        if (!read_page(place(slot) + i * QF_PAGE_BYTES, RECORD, &s) || !s.sequence ||
+        if (!read_page(records_of(slot) + i * QF_PAGE_BYTES, RECORD, &s) || !s.sequence ||
             s.bytes > slot_capacity() || s.sequence <= found.sequence)
             continue;
         found.sequence = s.sequence;
@@ -113,7 +125,7 @@ slot_marks slot_read_marks(int slot)
 {
     slot_marks found = {0};
     for (uint32_t i = 0; i < RECORDS; i++) {
-        const uint32_t at = place(slot) + i * QF_PAGE_BYTES;
+        const uint32_t at = records_of(slot) + i * QF_PAGE_BYTES;
         stored s;
         if (read_page(at, RECORD, &s))
             found = (slot_marks){0};
@@ -130,11 +142,11 @@ slot_marks slot_read_marks(int slot)
 
 enum slot_error slot_put_mark(int slot, enum slot_mark mark, uint32_t code)
 {
-    const uint32_t room = room_in(place(slot));
+    const uint32_t room = room_in(records_of(slot));
     const stored s = {.magic = mark == MARK_TRIED ? TRIED : REFUSED, .sequence = code};
     if (room == RECORDS)
         return SLOT_RANGE;
-    return put_stored(place(slot) + room * QF_PAGE_BYTES, s);
+    return put_stored(records_of(slot) + room * QF_PAGE_BYTES, s);
 }
 
 int slot_active(void)
@@ -151,10 +163,10 @@ enum slot_error slot_clear(int slot)
         return SLOT_RANGE;
     if (slot == slot_active())
         return SLOT_ACTIVE;
-    const uint32_t at = place(slot);
-    if (!blank(port_flash() + at, QF_ERASE_BYTES))
+    const uint32_t at = records_of(slot);
+    if (!blank(port_flash() + at, QF_RECORD_BYTES))
         port_erase(at);
-    return blank(port_flash() + at, QF_ERASE_BYTES) ? SLOT_OK : SLOT_FLASH;
+    return blank(port_flash() + at, QF_RECORD_BYTES) ? SLOT_OK : SLOT_FLASH;
 }
 
 /* Programs one page; erases its block before, when the page is the block's first. A page that
@@ -176,7 +188,7 @@ enum slot_error slot_write(int slot, uint32_t offset, const uint8_t *bytes, uint
         !count || offset > slot_capacity() || count > slot_capacity() - offset)
         return SLOT_RANGE;
     enum slot_error error = slot_clear(slot);
-    const uint32_t at = place(slot) + QF_ERASE_BYTES + offset;
+    const uint32_t at = place(slot) + HEAD_BYTES + offset;
     for (uint32_t done = 0; done < count && !error; done += QF_PAGE_BYTES)
         error = put_page(at + done, bytes + done);
     return error;
@@ -190,7 +202,7 @@ enum slot_error slot_activate(int slot, const slot_record *record)
         return SLOT_RANGE;
     if (slot == active)
         return SLOT_OK;
-    uint32_t room = room_in(place(slot));
+    uint32_t room = room_in(records_of(slot));
     if (room == RECORDS) {
         const enum slot_error error = slot_clear(slot);
         if (error)
@@ -199,14 +211,14 @@ enum slot_error slot_activate(int slot, const slot_record *record)
     }
     s.sequence = active == SLOT_NONE ? 1 : slot_read(active).sequence + 1;
     memcpy(s.id, record->id, sizeof s.id);
-    return put_stored(place(slot) + room * QF_PAGE_BYTES, s);
+    return put_stored(records_of(slot) + room * QF_PAGE_BYTES, s);
 }
 
 /* ---- the floor ---- */
 
 static uint32_t floor_block(uint32_t block)
 {
-    return QF_FLOOR_AT + block * QF_ERASE_BYTES;
+    return QF_FLOOR_AT + block * QF_RECORD_BYTES;
 }
 
 /* The highest that is noted in a block. */

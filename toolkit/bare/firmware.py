@@ -117,8 +117,12 @@ def defines(board: Board, device: Device) -> list[str]:
         "FLASH_BYTES": f"{device.flash_bytes}u",
         "ARENA_BYTES": f"{device.arena_bytes}u",
         "TICK_HZ": f"{device.tick_hz}u",
+        "BAUD": f"{device.baud}u",
         **{name: f"{address}u" for name, address in device.registers.items()},
     }
+    if device.records_at is not None:
+        values["RECORDS_AT"] = f"{device.records_at}u"
+        values["RECORD_BYTES"] = f"{device.record_block}u"
     return [f"-DQF_{name}={value}" for name, value in values.items()]
 
 
@@ -134,7 +138,9 @@ def _script(firmware: Path, device: Device) -> str:
     text = (firmware / "cortex" / "link.ld").read_text("utf-8")
     for name in ("code_at", "code_bytes", "ram_at", "ram_bytes", "stack_bytes"):
         text = text.replace(f"DEFINED_{name.upper()}", str(getattr(device, name)))
-    return text
+    vectors = device.code_at if device.vectors_at is None else device.vectors_at
+    text = text.replace("DEFINED_VECTORS_IN", "CODE" if vectors == device.code_at else "FRONT")
+    return text.replace("DEFINED_VECTORS_AT", str(vectors))
 
 
 def _key(command: list[str], firmware: Path, engine: Path, port: str) -> str:

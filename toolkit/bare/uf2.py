@@ -7,7 +7,6 @@ Firmware and model are files apart, so that either can be renewed alone.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from qedge.runtime.errors import ImageError, NoBoardError, UsageError
 from qedge.runtime.image import open_image, verify_image
 from qedge.toolkit.bare.elf import flat
 from qedge.toolkit.bare.firmware import build
+from qedge.toolkit.bare.records import DROPPED, page
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.device.flash import check_image
 from qedge.toolkit.files import new_file
@@ -25,8 +25,6 @@ FIRST, SECOND, LAST = 0x0A324655, 0x9E5D5157, 0x0AB16F30
 FAMILY_GIVEN = 0x2000
 PAYLOAD, BLOCK = 256, 512
 _HEAD = struct.Struct("<8I")
-# firmware/slots.c: magic, sequence, bytes, counter, id; a CRC-32 follows
-DROPPED, _MARK = 0x52444551, struct.Struct("<4I32s")
 
 
 def encode(data: bytes, address: int, family: int, erase: int) -> bytes:
@@ -59,8 +57,7 @@ def decode(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 def _dropped(image_id: bytes, device: Device) -> bytes:
     """The slot's first erase block: a mark that an image was dropped there, which the board
     then takes up, whatever was active before (firmware/slots.c)."""
-    mark = _MARK.pack(DROPPED, 0, 0, 0, image_id)
-    return (mark + struct.pack("<I", zlib.crc32(mark))).ljust(device.erase_bytes, b"\xff")
+    return page(DROPPED, image_id).ljust(device.erase_bytes, b"\xff")
 
 
 def write(

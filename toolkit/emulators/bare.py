@@ -21,9 +21,11 @@ from types import TracebackType
 from typing import Any
 
 from qedge.runtime.errors import FetchError, NoBoardError, ToolError, UsageError
+from qedge.runtime.image import open_image
 from qedge.toolkit import files
-from qedge.toolkit.bare.elf import flat
+from qedge.toolkit.bare.elf import flat, segments
 from qedge.toolkit.bare.firmware import Firmware, build
+from qedge.toolkit.bare.records import RECORD, page
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator, no_way
 from qedge.toolkit.files import cache_folder, new_file
@@ -37,19 +39,24 @@ _MACHINE_RAM = {"mps3-an547": 2 << 30}  # QEMU insists on the machine's own size
 
 
 def _flash_size(device: Device) -> int:
-    if device.emulator == "qemu":
+    if device.emulator == "qemu" and not device.flash_loaded:
         return _MACHINE_RAM.get(device.machine, 16 << 20)
     return device.flash_bytes + ID_BYTES
 
 
 def preload(path: Path, board: Board, image: Path) -> None:
     """Puts an image's bytes into the first slot of a new flash file, without a record: as it
-    starts, the board verifies and tests it, and takes it up. No slow line is waited for."""
+    starts, the board verifies and tests it, and takes it up. No slow line is waited for. A
+    board whose emulator cannot write flash finds a record, too, and verifies the image."""
     device = device_of(board)
     make_flash(path, device)
     with path.open("r+b") as file:
-        file.seek(device.slot_at + device.erase_bytes)
+        file.seek(device.image_at)
         file.write(image.read_bytes())
+        if device.flash_loaded:
+            opened = open_image(image)
+            file.seek(device.records_of[0])
+            file.write(page(RECORD, opened.id, sequence=1, size=opened.bytes))
 
 
 def make_flash(path: Path, device: Device) -> None:
@@ -101,21 +108,43 @@ def missing(board: Board) -> str | None:
     return None
 
 
+def _qemu(device: Device, options: str = "") -> list[str]:
+    return [
+        *ends_with_us(),
+        "qemu-system-arm",
+        *("-M", device.machine + options),
+        *("-icount", "shift=5"),
+        *("-display", "none", "-monitor", "none", "-serial", "stdio"),
+    ]
+
+
+def _with_firmware(flash: bytes, device: Device, firmware: Firmware) -> bytes:
+    """What the whole flash holds, for an emulator that takes it up as it starts."""
+    data = bytearray(flash[: device.flash_bytes])
+    for segment in segments(firmware.path):
+        at = segment.address - device.flash_at
+        data[at : at + len(segment.data)] = segment.data
+    return bytes(data)
+
+
 def _command(
     device: Device, firmware: Firmware, flash: Path, cut: int, work: Path
 ) -> list[str]:
     """work: a folder for what only this emulator reads."""
     if device.emulator == "process":
         return [str(firmware.path)]
+    if device.flash_loaded:
+        loaded = work / "flash.bin"
+        loaded.write_bytes(_with_firmware(flash.read_bytes(), device, firmware))
+        return [
+            *_qemu(device),
+            *("-device", f"loader,file={loaded},addr={device.flash_at},force-raw=on"),
+        ]
     if device.emulator == "qemu":
         backend = f"memory-backend-file,id=nor,size={_flash_size(device)},mem-path={flash}"
         return [
-            *ends_with_us(),
-            "qemu-system-arm",
-            *("-M", f"{device.machine},memory-backend=nor"),
+            *_qemu(device, ",memory-backend=nor"),
             *("-object", f"{backend},share=on"),
-            *("-icount", "shift=5"),
-            *("-display", "none", "-monitor", "none", "-serial", "stdio"),
             *("-kernel", str(firmware.path)),
         ]
     script = Path(str(resources.files("qedge.firmware"))) / "emulator" / "rp2040.mjs"
