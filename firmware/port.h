@@ -36,6 +36,17 @@ uint64_t port_ticks(void);
 /* Where the flash lies in memory: offset 0 of erase and program. Aligned to 64. */
 const uint8_t *port_flash(void);
 
+#ifndef QF_RECORDS_AT
+#define QF_RECORD_BYTES QF_ERASE_BYTES
+#endif
+
+/* What is erased at an offset, for a port whose chip does not know. */
+static inline uint32_t port_erase_bytes(uint32_t offset)
+{
+    const uint32_t in_slots = offset - QF_SLOT_AT; /* wraps in front of them */
+    return in_slots < 2 * QF_SLOT_BYTES ? QF_ERASE_BYTES : QF_RECORD_BYTES;
+}
+
 /* Clears the erase block that begins at an offset to 0xFF, or programs a page; both return when
  * the flash has done it. Nothing else in the firmware writes to flash, and slots.c alone calls
  * these. */

@@ -9,7 +9,6 @@
 #ifdef QF_RECORDS_AT /* they have erase blocks of their own, and a slot is all image */
 enum { HEAD_BYTES = 0, RECORDS_AT = QF_RECORDS_AT, RECORDS_STEP = QF_RECORD_BYTES };
 #else /* a slot's first erase block holds them */
-#define QF_RECORD_BYTES QF_ERASE_BYTES
 enum { HEAD_BYTES = QF_ERASE_BYTES, RECORDS_AT = QF_SLOT_AT, RECORDS_STEP = QF_SLOT_BYTES };
 #endif
 

@@ -1,7 +1,8 @@
 /* slots.h - two places in flash for an image, of which one is active, whatever happens; and the
  * least security counter that the board takes, which outlives both.
  *
- * A slot is one erase block of records and then the image's blocks. A record (a page of its
+ * A slot is one erase block of records and then the image's blocks; on a chip whose sectors
+ * differ the records may lie apart, in small ones (QF_RECORDS_AT). A record (a page of its
  * own) says that the image in the slot was verified and passed its golden test, and carries a
  * sequence number; of all the records whose CRC is right, the highest number names the active
  * slot. So

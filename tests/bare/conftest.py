@@ -55,9 +55,11 @@ def put(device: LinkedDevice, image: Path, board: Board) -> flash.Flashed:
     return flash.apply(device, flash.plan(device, image, board))
 
 
-def compile_port(source: Path | None, output: Path, *flags: str) -> Path:
+def compile_port(
+    source: Path | None, output: Path, *flags: str, board: Board | None = None
+) -> Path:
     """The firmware with `source` as its port and its main; None: the host port and main.c."""
-    sim = load("sim")
+    sim = board or load("sim")
     firmware, engine = folders()
     rooms = sorted(firmware.glob("*.c"))
     if source is None:

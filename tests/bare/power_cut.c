@@ -146,7 +146,7 @@ void port_erase(uint32_t offset)
 {
     uint8_t target[QF_ERASE_BYTES];
     memset(target, 0xFF, sizeof target);
-    operate(offset, target, sizeof target);
+    operate(offset, target, port_erase_bytes(offset));
 }
 
 void port_program(uint32_t offset, const uint8_t page[QF_PAGE_BYTES])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,48 @@ from bare.conftest import MakeImage, compile_port, put
 
 from qedge.runtime.errors import QedgeError
 from qedge.runtime.image import open_image
+from qedge.toolkit.bare.firmware import build
 from qedge.toolkit.board import Board, device_of, load
 from qedge.toolkit.device import flash
 from qedge.toolkit.emulators.bare import Emulator, preload
+
+
+@pytest.fixture(scope="module")
+def apart(sim: Board) -> Board:
+    """A board whose records lie in small erase blocks, and its slots in large ones."""
+    device = replace(
+        device_of(sim),
+        erase_bytes=65536,
+        slot_at=196608,
+        slot_bytes=65536 * 2,
+        records_at=180224,
+        record_bytes=2048,
+    )
+    return replace(sim, device=device)
+
+
+def test_records_apart_from_the_slots_keep_the_old_image_or_the_new_one(
+    apart: Board, make_image: MakeImage, tmp_path: Path
+) -> None:
+    flash_file = tmp_path / "flash.bin"
+    source = Path(__file__).with_name("power_cut.c")
+    program = compile_port(source, tmp_path / "power_cut", "-O1", board=apart)
+    with Emulator(apart, flash_file, firmware=build(apart)) as emulator:
+        device = emulator.connect()
+        assert device.hello().capacity == 131072 and device.hello().block == 65536
+        for seed in (1, 2):
+            put(device, make_image("sim", seed=seed, layers=1), apart)
+        again = flash.plan(device, make_image("sim", seed=1, layers=1), apart)
+        assert again.slot == 0 and not again.sent and not again.copied
+        device.close()
+    done = subprocess.run(
+        [program, flash_file, make_image("sim", seed=9, layers=1), "31"],
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, found
+    assert found["neither"] == found["unfinished"] == 0 < found["new"] < found["old"]
 
 
 @pytest.fixture(scope="module")

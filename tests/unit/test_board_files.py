@@ -14,7 +14,8 @@ import pytest
 
 from qedge.runtime.errors import UsageError
 from qedge.toolkit import board
-from qedge.toolkit.board import FLOOR_BLOCKS, PAGE_BYTES, SLOTS, parse
+from qedge.toolkit.board import parse
+from qedge.toolkit.flash_map import FLOOR_BLOCKS, PAGE_BYTES, SLOTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PICO = (ROOT / "boards" / "pico.toml").read_text("utf-8")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "runtime" / "engine"
 # A room imports only rooms that stand before it.
 TOOLKIT = [
-    *("files", "kept", "board"),  # the ground floor
+    *("files", "kept", "flash_map", "board"),  # the ground floor
     *("source", "fetch", "chat", "quant", "make", "quality"),  # to an image
     *(
         "link",

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from qedge.runtime.errors import ImageError
+from qedge.runtime.errors import ImageError, UsageError
 
 _HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
 _SEGMENT = struct.Struct("<8I")
@@ -117,3 +117,37 @@ def flat(path: Path, start: int) -> bytes:
         out += b"\xff" * (at - len(out))
         out[at : at + len(segment.data)] = segment.data
     return bytes(out)
+
+
+def intel_hex(path: Path) -> str:
+    """The bytes for flash as Intel HEX (Intel, 1988): what `st-flash`, OpenOCD and most
+    programmers take, and what leaves alone what lies between them."""
+    lines = []
+    for segment in segments(path):
+        for at in range(0, len(segment.data), 16):
+            address = segment.address + at
+            if at == 0 or address & 0xFFFF < 16:  # the upper half of what follows
+                lines.append(_record(0, 4, (address >> 16).to_bytes(2, "big")))
+            row = segment.data[at : at + 16]
+            room = 0x10000 - (address & 0xFFFF)
+            lines.append(_record(address & 0xFFFF, 0, row[:room]))
+            if row[room:]:
+                lines.append(_record(0, 4, ((address >> 16) + 1).to_bytes(2, "big")))
+                lines.append(_record(0, 0, row[room:]))
+    return "\n".join([*lines, _record(0, 1, b""), ""])
+
+
+def _record(address: int, kind: int, data: bytes) -> str:
+    row = bytes([len(data), address >> 8, address & 0xFF, kind]) + data
+    return f":{row.hex().upper()}{-sum(row) & 0xFF:02X}"
+
+
+def as_file(path: Path, suffix: str, start: int) -> bytes:
+    """The firmware as a file of that ending; `start`: of flash. UsageError for another."""
+    if suffix == ".hex":
+        return intel_hex(path).encode()
+    if suffix == ".bin":
+        return flat(path, start)
+    if suffix in ("", ".elf"):
+        return path.read_bytes()
+    raise UsageError(f"{suffix}: firmware is written as .elf, .hex or .bin")

@@ -87,10 +87,20 @@ def rollback(name: str, port: str | None, identity: str | None, as_json: bool) -
     help="A board with Linux: the private key that may log in, instead of qedge's own for "
     "emulated boards; default: QEDGE_IDENTITY.",
 )
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="A microcontroller: an image that lies in its flash as it starts, a new one.",
+)
 @key_option
 @json_option
 def emulate(
-    name: str, flash_file: Path | None, identity: Path | None, key: Path | None, as_json: bool
+    name: str,
+    flash_file: Path | None,
+    identity: Path | None,
+    image: Path | None,
+    key: Path | None,
+    as_json: bool,
 ) -> None:
     """Start an emulated board and stay until interrupted; prints its port."""
     from qedge.toolkit.board import load
@@ -109,7 +119,11 @@ def emulate(
     with tempfile.TemporaryDirectory() as folder:
         place = flash_file or Path(folder) / "flash"
         made = emulated(
-            board, place, identity=identity if board.linux else None, key=trusted(key)
+            board,
+            place,
+            identity=identity if board.linux else None,
+            key=trusted(key),
+            image=image,
         )
         if flash_file is None:
             show.say("no --flash-file: what is flashed is gone when this ends")
@@ -119,7 +133,9 @@ def emulate(
             emit(as_json, fields)
             if not as_json:
                 print(f"{emulator.port}{way}", flush=True)
-                show.say(f"try: qedge flash IMAGE -b {name} -p {emulator.port}{way}")
+                loaded = board.device is not None and board.device.flash_loaded
+                verb = "run" if loaded else "flash IMAGE"
+                show.say(f"try: qedge {verb} -b {name} -p {emulator.port}{way}")
             while not stop.wait(0.2):
                 if emulator.ended is not None:
                     raise NoBoardError(emulator.end_text())
@@ -153,22 +169,30 @@ def firmware() -> None:
 @firmware.command("build")
 @click.option("-b", "--board", "name", required=True, help="The board's name.")
 @click.option("--compiler", help="arm-none-eabi-gcc or zig; default: the first there is.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The ELF file to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The file to write: .elf, .hex (Intel) or .bin (all from the start of flash).",
+)
 @key_option
 @json_option
 def firmware_build(
     name: str, compiler: str | None, output: Path | None, key: Path | None, as_json: bool
 ) -> None:
     """Compile the firmware for a board."""
+    from qedge.toolkit.bare.elf import as_file
     from qedge.toolkit.bare.firmware import build
-    from qedge.toolkit.board import load
+    from qedge.toolkit.board import device_of, load
     from qedge.toolkit.cli import show
     from qedge.toolkit.files import new_file
 
-    found = build(load(name), compiler=compiler, key=trusted(key))
-    path = output or Path(f"{name}-firmware.elf")
+    board = load(name)
+    found = build(board, compiler=compiler, key=trusted(key))
+    path = output or Path(f"{board.name}-firmware.elf")
+    data = as_file(found.path, path.suffix, device_of(board).flash_at)
     with new_file(path) as file:
-        file.write(found.path.read_bytes())
+        file.write(data)
     fields = {**asdict(found), "path": path}
     emit(as_json, fields)
     if not as_json:

@@ -19,7 +19,7 @@ from typing import Any
 from qedge.runtime._engine import Image
 from qedge.runtime.agent.frame import encode
 from qedge.runtime.agent.numbers import DIGEST_BYTES, DIGESTS_AT_ONCE
-from qedge.runtime.errors import BudgetError, VerifyError, WrongBoardError
+from qedge.runtime.errors import BudgetError, VerifyError, WriteError, WrongBoardError
 from qedge.runtime.image import verify_image
 from qedge.runtime.session import PRIVATE_BYTES
 from qedge.runtime.sizes import show_size
@@ -117,6 +117,15 @@ def check_board(hello: Hello, board: Board, port: str) -> None:
         )
 
 
+def _check_writable(hello: Hello, board: Board, port: str) -> None:
+    """WriteError for an emulated board whose emulator cannot write its flash."""
+    if hello.emulated and board.device is not None and board.device.flash_loaded:
+        raise WriteError(
+            f"{port}: {board.device.machine} cannot write the flash of a {board.name}; start "
+            "it with the image: qedge emulate -b BOARD --image IMAGE"
+        )
+
+
 def check_image(
     image: Image, size: int, path: Path, capacity: int, arena: int, board: Board
 ) -> None:
@@ -189,6 +198,8 @@ def plan(device: LinkedDevice, file: SignedImage | Path, board: Board) -> Transf
     slot = 1 if active == 0 else 0
     is_active = hello.image_id == image_id and there[active or 0][: len(wanted)] == wanted
     present, sent, copied = False, list[int](), list[Copy]()
+    if not is_active:
+        _check_writable(hello, board, device.name)
     if is_active:
         slot = active or 0
     else:

@@ -27,6 +27,7 @@ from qedge.toolkit.bare.elf import flat, segments
 from qedge.toolkit.bare.firmware import Firmware, build
 from qedge.toolkit.bare.records import RECORD, page
 from qedge.toolkit.board import Board, Device, device_of
+from qedge.toolkit.device.flash import check_image
 from qedge.toolkit.emulators.emulated import ends_with_us, no_emulator, no_way
 from qedge.toolkit.files import cache_folder, new_file
 from qedge.toolkit.kept import made_folder, tool_environment
@@ -48,13 +49,16 @@ def preload(path: Path, board: Board, image: Path) -> None:
     """Puts an image's bytes into the first slot of a new flash file, without a record: as it
     starts, the board verifies and tests it, and takes it up. No slow line is waited for. A
     board whose emulator cannot write flash finds a record, too, and verifies the image."""
-    device = device_of(board)
+    device, opened = device_of(board), open_image(image)
+    data = image.read_bytes()  # with its signature
+    check_image(opened, len(data), image, device.image_bytes, device.arena_bytes, board)
+    if path.exists():
+        raise UsageError(f"{path}: is there already; an image is put into a new flash file")
     make_flash(path, device)
     with path.open("r+b") as file:
         file.seek(device.image_at)
-        file.write(image.read_bytes())
+        file.write(data)
         if device.flash_loaded:
-            opened = open_image(image)
             file.seek(device.records_of[0])
             file.write(page(RECORD, opened.id, sequence=1, size=opened.bytes))
 

@@ -17,7 +17,12 @@ def missing(board: Board) -> str | None:
 
 
 def emulated(
-    board: Board, file: Path, *, identity: Path | None = None, key: bytes | None = None
+    board: Board,
+    file: Path,
+    *,
+    identity: Path | None = None,
+    key: bytes | None = None,
+    image: Path | None = None,
 ) -> Emulated:
     """An emulated board, which runs from `with` to its end.
 
@@ -25,9 +30,14 @@ def emulated(
     identity  of a board with Linux: the private key that may log in
     key       of a board with qedge's own firmware: the public key of whose images it takes
               (32 bytes, Ed25519)
+    image     of such a board: lies in its new flash as it starts
 
     NoBoardError where it cannot be emulated, UsageError for what the board does not have."""
     if board.linux is not None:
+        if image is not None:
+            raise UsageError(
+                f"{board.name}: --image is for microcontrollers; flash it when it has started"
+            )
         if key is not None:
             raise UsageError(
                 f"{board.name}: --key is for firmware; on a board with Linux its administrator "
@@ -36,4 +46,6 @@ def emulated(
         return linux.LinuxEmulator(board, file, identity=identity)
     if identity is not None:
         raise UsageError(f"{board.name}: nobody logs in to it; leave out --identity")
+    if image is not None:
+        bare.preload(file, board, image)
     return bare.Emulator(board, file, firmware=build(board, key=key))

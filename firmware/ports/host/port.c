@@ -73,8 +73,9 @@ const uint8_t *port_flash(void)
 
 void port_erase(uint32_t offset)
 {
-    for (uint32_t i = 0; i < QF_ERASE_BYTES; i++) {
-        if (i == QF_ERASE_BYTES / 2)
+    const uint32_t count = port_erase_bytes(offset);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i == count / 2)
             operate();
         flash[offset + i] = 0xFF;
     }

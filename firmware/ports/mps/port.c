@@ -104,7 +104,8 @@ const uint8_t *port_flash(void)
 
 void port_erase(uint32_t offset)
 {
-    for (uint32_t i = 0; i < QF_ERASE_BYTES; i++)
+    const uint32_t count = port_erase_bytes(offset);
+    for (uint32_t i = 0; i < count; i++)
         nor[offset + i] = 0xFF;
 }
 
