@@ -69,10 +69,12 @@ const uint8_t *slot_image(int slot)
     return port_flash() + place(slot) + HEAD_BYTES;
 }
 
-static int blank(const uint8_t *bytes, uint32_t count)
+/* Whole pages: by words, since a block of 16 KiB is looked at for each page written. */
+static int blank(const uint8_t *pages, uint32_t bytes)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (bytes[i] != 0xFF)
+    const uint32_t *words = (const uint32_t *)(const void *)pages;
+    for (uint32_t i = 0; i < bytes / sizeof *words; i++)
+        if (words[i] != UINT32_MAX)
             return 0;
     return 1;
 }

@@ -6,6 +6,7 @@ import difflib
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -142,6 +143,15 @@ class Board:
 
 _TABLES: dict[str, Any] = {"device": Device, "linux": Linux}
 EMULATORS = ("process", "rp2040js", "qemu")
+# What the engine takes (SPEC 3.1, 3.5; qe_session_size): powers of two, for sizes
+VALUES: dict[str, Sequence[int]] = {
+    "threads": range(1, 65),
+    "batch_tokens": range(1, 513),
+    "layout_rows": (1, 4, 8, 16),
+    "layout_group": (4, 8),
+    "alignment_bytes": [1 << n for n in range(6, 21)],
+    "leaf_bytes": [1 << n for n in range(8, 21)],
+}
 
 
 def names() -> list[str]:
@@ -150,72 +160,76 @@ def names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
 
 
-def _checked(name: str, found: dict[str, Any], known: dict[str, Field[Any]]) -> None:
+def _checked(where: str, found: dict[str, Any], known: dict[str, Field[Any]]) -> None:
     """UsageError for a key that is missing, unknown or of a wrong type."""
     for key, value in found.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-            raise UsageError(f"board {name}: unknown key {key}{hint}")
+            raise UsageError(f"{where}: unknown key {key}{hint}")
         wanted = str(known[key].type).split("[")[0].split(" ")[0]
         if type(value).__name__ != wanted:
-            raise UsageError(f"board {name}: {key} must be {wanted}, not {value!r}")
+            raise UsageError(f"{where}: {key} must be {wanted}, not {value!r}")
     missing = [
         key
         for key, one in known.items()
         if key not in found and one.default is MISSING and one.default_factory is MISSING
     ]
     if missing:
-        raise UsageError(f"board {name}: missing {', '.join(missing)}")
+        raise UsageError(f"{where}: missing {', '.join(missing)}")
 
 
-def parse(name: str, text: str) -> Board:
+def parse(name: str, text: str, file: Path | None = None) -> Board:
     """A board file's text to its value; UsageError for what is missing, unknown or of a wrong
-    type."""
+    type, with the file, if it is somebody's own, table and key."""
+    where = f"board {name}" if file is None else str(file)
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"board {name}: {error}") from error
+        raise UsageError(f"{where}: {error}") from error
     tables: dict[str, Any] = {}
     for key, kind in _TABLES.items():
         table = found.pop(key, None)
         if table is None:
             continue
         if not isinstance(table, dict):
-            raise UsageError(f"board {name}: {key} must be a table, not {table!r}")
-        _checked(f"{name}, [{key}]", table, {f.name: f for f in fields(kind)})
+            raise UsageError(f"{where}: {key} must be a table, not {table!r}")
+        _checked(f"{where}, [{key}]", table, {f.name: f for f in fields(kind)})
         tables[key] = kind(**table)
     plain = {f.name: f for f in fields(Board) if f.name not in ("name", *_TABLES)}
-    _checked(name, found, plain)
+    _checked(where, found, plain)
     board = Board(name=name, **tables, **found)
     parts = {"": board, **{f", [{key}]": value for key, value in tables.items()}}
     for part, value in parts.items():
         if wrong := _negative(value):
-            raise UsageError(f"board {name}{part}: {wrong} is below zero")
+            raise UsageError(f"{where}{part}: {wrong} is below zero")
     for part, found_wrong in (("", _wrong(board)), (", [device]", _wrong_device(board.device))):
         if found_wrong is not None:
-            raise UsageError(f"board {name}{part}: {found_wrong}")
+            raise UsageError(f"{where}{part}: {found_wrong}")
     return board
 
 
 def _negative(value: object) -> str | None:
     """The key of a number below zero."""
-    numbers = ((key.name, getattr(value, key.name)) for key in fields(value))  # type: ignore[arg-type]
-    return next(
-        (key for key, one in numbers if isinstance(one, int) and one < 0),
-        None,
-    )
+    return next((key for key in _numbers(value) if getattr(value, key) < 0), None)
+
+
+def _numbers(value: object) -> list[str]:
+    """The keys that have a number."""
+    keys = [key.name for key in fields(value)]  # type: ignore[arg-type]
+    return [key for key in keys if isinstance(getattr(value, key), int)]
 
 
 def _wrong(board: Board) -> str | None:
     """What no board can be, whatever it is."""
-    for key in ("threads", "batch_tokens", "layout_rows", "layout_group"):
-        if getattr(board, key) < 1:
-            return f"{key} is at least 1"
-    for key in ("alignment_bytes", "leaf_bytes"):
-        size = getattr(board, key)
-        if size < 64 or size & (size - 1):
-            return f"{key} is a power of two, 64 or more, not {size:,}"
+    for key, allowed in VALUES.items():
+        value = getattr(board, key)
+        if value not in allowed:
+            among = ", ".join(f"{one:,}" for one in allowed)
+            if len(allowed) > 4:
+                what = "" if isinstance(allowed, range) else "a power of two, "
+                among = f"{what}{allowed[0]:,} to {allowed[-1]:,}"
+            return f"{key} is {among}, not {value:,}"
     return None
 
 
@@ -227,6 +241,10 @@ def _wrong_device(device: Device | None) -> str | None:
     for key in ("arena_bytes", "flash_bytes", "slot_bytes", "erase_bytes", "tick_hz", "baud"):
         if getattr(device, key) < 1:
             return f"{key} is at least 1"
+    if large := next((key for key in _numbers(device) if getattr(device, key) >> 32), None):
+        return f"{large} {getattr(device, large):,} is more than 32 bits hold"
+    if not device.is_process and (device.stack_bytes < 1024 or device.stack_bytes % 8):
+        return f"stack_bytes is a multiple of 8, 1,024 or more, not {device.stack_bytes:,}"
     ports = resources.files("qedge.firmware") / "ports"
     if not device.port.startswith("./") and not (ports / device.port).is_dir():
         known = ", ".join(sorted(port.name for port in ports.iterdir()))
@@ -279,12 +297,14 @@ def _from_file(path: Path) -> Board:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise NoBoardError(f"{path}: {why}; give a board's file or name") from None
-    board = parse(name, text)
+    board = parse(name, text, path)
     device = board.device
     if device is not None and device.port.startswith("./"):
         folder = (path.parent / device.port).resolve()
         if not folder.is_dir():
-            raise UsageError(f"{path}: its port {folder} is no folder")
+            raise UsageError(f"{path}, [device]: port {folder} is no folder")
+        if not any(folder.glob("*.[cS]")):
+            raise UsageError(f"{path}, [device]: port {folder} has no file of C or assembly")
         board = replace(board, device=replace(device, port=str(folder)))
     return board
 

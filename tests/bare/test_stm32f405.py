@@ -13,13 +13,15 @@ from support.tiny_models import TinyConfig, make_weights, write_gguf
 from qedge.runtime.errors import UsageError, VerifyError, WriteError
 from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
-from qedge.toolkit.bare.elf import as_file, flat, segments
+from qedge.toolkit.bare.elf import flat, intel_hex, segments
 from qedge.toolkit.bare.firmware import build as build_firmware
 from qedge.toolkit.board import Board, device_of, load, parse
 from qedge.toolkit.device import flash, remote
 from qedge.toolkit.emulators.bare import Emulator, missing, preload
 from qedge.toolkit.link import LinkedDevice
 from qedge.toolkit.make.build import build
+from qedge.toolkit.make.signature import new_key, private_key, sign
+from qedge.toolkit.source.locate import commander
 
 FILE = Path(__file__).resolve().parents[2] / "examples" / "stm32f405" / "stm32f405.toml"
 BOARD = load(str(FILE))
@@ -112,12 +114,9 @@ def from_hex(text: str, start: int) -> dict[int, int]:
 
 def test_a_hex_file_has_every_byte_and_leaves_the_gaps_alone() -> None:
     start, path = device_of(BOARD).flash_at, build_firmware(BOARD).path
-    found, whole = from_hex(as_file(path, ".hex", start).decode(), start), flat(path, start)
-    assert as_file(path, ".bin", start) == whole
+    found, whole = from_hex(intel_hex(path), start), flat(path, start)
     assert bytes(found.get(at, 0xFF) for at in range(len(whole))) == whole
     assert not any(0x4000 <= at < 0x20000 for at in found)  # records and floor
-    with pytest.raises(UsageError, match=r"\.elf, \.hex or \.bin"):
-        as_file(path, ".uf2", start)
 
 
 WRONG = [
@@ -148,6 +147,15 @@ def test_a_boot_rom_cannot_drop_what_lies_in_two_places() -> None:
     text = FILE.read_text() + "\nuf2_data = 1\n"
     with pytest.raises(UsageError, match="uf2_data: a boot ROM drops records and image"):
         parse("x", text)
+
+
+def test_a_model_that_ships_with_qedge_fits_its_slots_signature_and_all(tmp_path: Path) -> None:
+    made = build(commander(), BOARD, tmp_path / "c.qimg", quant="q4_0")
+    assert made.plan.context == 96 and made.plan.arena_bytes < device_of(BOARD).arena_bytes
+    new_key(tmp_path / "key")
+    sign(made.image, private_key(tmp_path / "key"), 1)
+    preload(tmp_path / "flash", BOARD, made.image)
+    assert made.image.stat().st_size <= device_of(BOARD).image_bytes
 
 
 def other_board(**changes: object) -> Board:

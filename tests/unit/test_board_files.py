@@ -23,13 +23,24 @@ M4 = (ROOT / "boards" / "mps2-m4.toml").read_text("utf-8")
 PI5 = (ROOT / "boards" / "pi5.toml").read_text("utf-8")
 
 WRONG = [
-    (PICO, "threads", "0", "board x: threads is at least 1"),
+    (PICO, "threads", "0", "board x: threads is 1 to 64, not 0"),
     (
         PICO,
         "leaf_bytes",
         "5000",
-        "board x: leaf_bytes is a power of two, 64 or more, not 5,000",
+        "board x: leaf_bytes is a power of two, 256 to 1,048,576, not",
     ),
+    (
+        PICO,
+        "alignment_bytes",
+        "32",
+        "alignment_bytes is a power of two, 64 to 1,048,576, not 32",
+    ),
+    (PICO, "batch_tokens", "1000", "board x: batch_tokens is 1 to 512, not 1,000"),
+    (PICO, "layout_rows", "3", "board x: layout_rows is 1, 4, 8, 16, not 3"),
+    (PICO, "layout_group", "7", "board x: layout_group is 4, 8, not 7"),
+    (PICO, "stack_bytes", "1001", "[device]: stack_bytes is a multiple of 8, 1,024 or more"),
+    (PICO, "tick_hz", "5000000000", "[device]: tick_hz 5,000,000,000 is more than 32 bits"),
     (PICO, "layout_rows", "-4", "board x: layout_rows is below zero"),
     (PICO, "batch_tokens", '"4"', "board x: batch_tokens must be int, not '4'"),
     (PICO, "port", '"rp2041"', "[device]: port is one of host, mps, rp2040, rp2350, or ./"),

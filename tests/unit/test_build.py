@@ -132,3 +132,14 @@ def test_running_an_image_imports_no_numpy(tiny_gguf: Path, tmp_path: Path) -> N
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0", "f32"])
+def test_what_an_image_was_said_to_take_is_what_it_takes_but_for_padding(
+    kind: str, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    for name in ("pico", "x86-64"):
+        there = board.load(name)
+        built = build(tiny_gguf, there, tmp_path / "m.qimg", quant=kind, context=32)
+        spare = built.plan.image_bytes - built.image.stat().st_size
+        assert 0 <= spare < 2 * there.alignment_bytes + 512

@@ -66,5 +66,15 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cut"):
         load(str(tmp_path / "cut.toml"))
     path = board_file(tmp_path, "lost", "sim", port=('port = "host"', 'port = "./nowhere"'))
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(
+        UsageError, match=r"lost\.toml, \[device\]: port .*nowhere is no folder"
+    ):
+        load(str(path))
+    (tmp_path / "nowhere").mkdir()
+    with pytest.raises(UsageError, match="nowhere has no file of C or assembly"):
+        load(str(path))
+    path = board_file(tmp_path, "odd", "pico", key=("floor_at =", "flor_at ="))
+    with pytest.raises(
+        UsageError, match=r"odd\.toml, \[device\]: unknown key flor_at; did you"
+    ):
         load(str(path))

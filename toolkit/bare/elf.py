@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from qedge.runtime.errors import ImageError, UsageError
+from qedge.runtime.errors import ImageError
 
 _HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
 _SEGMENT = struct.Struct("<8I")
@@ -140,14 +140,3 @@ def intel_hex(path: Path) -> str:
 def _record(address: int, kind: int, data: bytes) -> str:
     row = bytes([len(data), address >> 8, address & 0xFF, kind]) + data
     return f":{row.hex().upper()}{-sum(row) & 0xFF:02X}"
-
-
-def as_file(path: Path, suffix: str, start: int) -> bytes:
-    """The firmware as a file of that ending; `start`: of flash. UsageError for another."""
-    if suffix == ".hex":
-        return intel_hex(path).encode()
-    if suffix == ".bin":
-        return flat(path, start)
-    if suffix in ("", ".elf"):
-        return path.read_bytes()
-    raise UsageError(f"{suffix}: firmware is written as .elf, .hex or .bin")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from qedge.runtime.errors import ToolError
+from qedge.runtime.errors import QedgeError, ToolError, UsageError
 from qedge.toolkit.bare.elf import fill_boot_crc, segments
 from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.files import cache_folder
@@ -162,6 +163,32 @@ def _sizes(path: Path, device: Device) -> tuple[int, int]:
     )
 
 
+# What linkers say (GNU's, LLVM's): a function that is called and is not there, a memory of
+# link.ld that is too small.
+_NOT_THERE = re.compile(r"undefined (?:reference to [`']|symbol: )(port_\w+)")
+_TOO_SMALL = re.compile(r"region [`'](CODE|RAM)'[: ]+overflowed by (\d+) bytes")
+_KEYS = {"CODE": "code_bytes is", "RAM": "ram_bytes less stack_bytes and arena_bytes is"}
+
+
+def failed(board: Board, compiler: str, said: str) -> QedgeError:
+    """The error for firmware that could not be built: by the board file's key, or the port's
+    function, where it is one of these."""
+    short: dict[str, int] = {}
+    for region, count in _TOO_SMALL.findall(said):  # of LLVM's, one for each section
+        short[region] = max(int(count), short.get(region, 0))
+    if short:
+        parts = [
+            f"{_KEYS[region]} {count:,} bytes too small" for region, count in short.items()
+        ]
+        return UsageError(f"board {board.name}, [device]: {', '.join(parts)} for its firmware")
+    if lacking := sorted(set(_NOT_THERE.findall(said))):
+        return ToolError(
+            f"{board.name}: its port has no {', '.join(lacking)}; firmware/port.h says what "
+            "each has to do"
+        )
+    return ToolError(f"{board.name}: {compiler} could not build the firmware:\n{said}")
+
+
 def build(
     board: Board,
     *,
@@ -171,7 +198,7 @@ def build(
     key: bytes | None = None,
 ) -> Firmware:
     """The board's firmware; built unless the same was built before. ToolError without a
-    compiler, or when it fails.
+    compiler, or when it fails; UsageError when it does not fit the board.
 
     compiler: arm-none-eabi-gcc, zig, cc …; default: the first there is. folder: for the result;
     default: the cache. flags: more for the compiler. key: the
@@ -223,9 +250,7 @@ def _make(
             line, capture_output=True, text=True, check=False, env=zig_environment()
         )
         if done.returncode:
-            raise ToolError(
-                f"{board.name}: {compiler.name} could not build the firmware:\n{done.stderr}"
-            )
+            raise failed(board, compiler.name, done.stderr)
 
     objects = [work / f"{number}-{source.stem}.o" for number, source in enumerate(sources)]
     lines = [[*command, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects)]

@@ -173,7 +173,7 @@ def firmware() -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The file to write: .elf, .hex (Intel) or .bin (all from the start of flash).",
+    help="The file to write: .elf, .hex (Intel), .bin (all from the start of flash), or .uf2.",
 )
 @key_option
 @json_option
@@ -181,22 +181,19 @@ def firmware_build(
     name: str, compiler: str | None, output: Path | None, key: Path | None, as_json: bool
 ) -> None:
     """Compile the firmware for a board."""
-    from qedge.toolkit.bare.elf import as_file
-    from qedge.toolkit.bare.firmware import build
-    from qedge.toolkit.board import device_of, load
+    from qedge.toolkit.bare.output import write
+    from qedge.toolkit.board import load
     from qedge.toolkit.cli import show
-    from qedge.toolkit.files import new_file
 
     board = load(name)
-    found = build(board, compiler=compiler, key=trusted(key))
     path = output or Path(f"{board.name}-firmware.elf")
-    data = as_file(found.path, path.suffix, device_of(board).flash_at)
-    with new_file(path) as file:
-        file.write(data)
-    fields = {**asdict(found), "path": path}
+    made = write(board, path, compiler=compiler, key=trusted(key))
+    fields = {**asdict(made.firmware), "path": path}
     emit(as_json, fields)
     if not as_json:
         show.table("firmware", fields, answer=True)
+        if made.way is not None:
+            show.say(made.way)
 
 
 @firmware.command("size")

@@ -36,6 +36,7 @@ from qedge.toolkit.link import Hello, Link, LinkedDevice, open_line
 RP2040JS = "rp2040js@1.4.1"
 ID_BYTES = 8
 _CHUNK_BYTES = 65536
+_RP2040_FLASH = 16 << 20  # firmware/emulator/rp2040.mjs; the chip has no more addresses
 _MACHINE_RAM = {"mps3-an547": 2 << 30}  # QEMU insists on the machine's own size
 
 
@@ -43,6 +44,20 @@ def _flash_size(device: Device) -> int:
     if device.emulator == "qemu" and not device.flash_loaded:
         return _MACHINE_RAM.get(device.machine, 16 << 20)
     return device.flash_bytes + ID_BYTES
+
+
+def _check_flash(board: Board, device: Device) -> None:
+    """UsageError for more flash than the emulator has: what is not there reads as worn out."""
+    most = device.flash_bytes
+    if device.emulator == "rp2040js":
+        most = _RP2040_FLASH
+    elif device.emulator == "qemu" and not device.flash_loaded:
+        most = _flash_size(device) - ID_BYTES
+    if device.flash_bytes > most:
+        raise UsageError(
+            f"board {board.name}, [device]: flash_bytes is {device.flash_bytes:,}, "
+            f"{device.machine or device.emulator} has {most:,}; take less to emulate it"
+        )
 
 
 def preload(path: Path, board: Board, image: Path) -> None:
@@ -177,6 +192,7 @@ class Emulator:
         options: more of QEMU's own."""
         self.board = board
         self._device = device_of(board)
+        _check_flash(board, self._device)
         if need := missing(board):
             raise no_way(board, need)
         self._flash = flash

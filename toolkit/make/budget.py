@@ -136,7 +136,8 @@ def memory_plan(
     weight_bytes: the image without its rope table. ImageError beyond the engine's limits."""
     shape = engine_config(config)
     arena = session_size(shape, context, board.batch_tokens, board.threads, KV_TYPES[kv])
-    image = weight_bytes + context * config.head_size * 4
+    rope = context * config.head_size * 4
+    image = weight_bytes + rope + 32 * -(-rope // board.leaf_bytes)  # and its leaves' hashes
     bare = board.device is not None
     return MemoryPlan(context, board.batch_tokens, board.threads, kv, arena, image, bare)
 

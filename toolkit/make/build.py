@@ -27,7 +27,7 @@ from qedge.toolkit.make.image import (
     Golden,
     ImageWriter,
     TensorEntry,
-    frame_bytes,
+    bytes_without_rope,
 )
 from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
@@ -85,10 +85,9 @@ def sized(
     source: SourceModel, entries: list[TensorEntry], vocabulary: bytes, board: Board
 ) -> int:
     """At most the image's bytes without its rope table."""
-    weight_bytes = sum(entry.bytes for entry in entries)
-    texts = len(vocabulary) + len((source.chat_template or "").encode())
-    texts += len(conversation(source) or b"")
-    return weight_bytes + frame_bytes(board, weight_bytes, len(entries), texts)
+    texts = [vocabulary, (source.chat_template or "").encode(), conversation(source) or b""]
+    longest = _provenance(source, Recipe.of("q4_0", None, None), board, 1 << 24, "0" * 64)
+    return bytes_without_rope(board, entries, [len(text) for text in (*texts, longest)])
 
 
 def conversation(source: SourceModel) -> bytes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,7 +21,8 @@ from qedge.toolkit.make.budget import MemoryPlan
 from qedge.toolkit.source.model import ModelConfig
 
 VERSION = 1
-HEADER_BYTES, ENTRY_BYTES, TENSOR_BYTES, GOLDEN_BYTES = 128, 32, 40, 4096
+HEADER_BYTES, ENTRY_BYTES, TENSOR_BYTES = 128, 32, 40
+CONFIG_BYTES, PLAN_BYTES, GOLDEN_BYTES = 64, 128, 4096
 CONFIG, PLAN, VOCAB, TEMPLATE, ROPE = (
     SECTIONS[name] for name in ("config", "plan", "vocabulary", "chat template", "rope")
 )
@@ -77,7 +78,7 @@ def _config_bytes(config: ModelConfig) -> bytes:
         config.norm_eps,
         int(config.tied),
     )
-    return fields.ljust(64, b"\0")
+    return fields.ljust(CONFIG_BYTES, b"\0")
 
 
 def _plan_bytes(plan: MemoryPlan, board: Board) -> bytes:
@@ -92,16 +93,18 @@ def _plan_bytes(plan: MemoryPlan, board: Board) -> bytes:
         plan.arena_bytes,
         board.name.encode(),
     )
-    return fields.ljust(128, b"\0")
+    return fields.ljust(PLAN_BYTES, b"\0")
 
 
-def frame_bytes(board: Board, weight_bytes: int, tensors: int, texts: int) -> int:
-    """At most what an image takes beside weights and RoPE: tables, `texts` (vocabulary, chat
-    template and what belongs to it), provenance, padding and the hash tree."""
-    tables = 4 * GOLDEN_BYTES + tensors * (TENSOR_BYTES + _SECTION_ALIGNMENT)
-    padding = 2 * board.alignment_bytes
-    leaves = (tables + texts + padding + weight_bytes) // board.leaf_bytes
-    return tables + texts + padding + 32 * (leaves + 64)  # 64: the RoPE table's, and roots
+def bytes_without_rope(board: Board, entries: list[TensorEntry], texts: Sequence[int]) -> int:
+    """At most the bytes of an image without its RoPE table and the hashes of that one's leaves.
+    texts: the bytes of vocabulary, chat template and what belongs to it, and provenance. Exact
+    but for padding, since a slot of flash may be as large as the image."""
+    parts = [HEADER_BYTES + ENTRY_BYTES * (len(texts) + 6)]  # and six sections without a text
+    parts += [CONFIG_BYTES, PLAN_BYTES, 8 + TENSOR_BYTES * len(entries), GOLDEN_BYTES, *texts]
+    parts += [entry.bytes for entry in entries]
+    size = sum(_up(part, _SECTION_ALIGNMENT) for part in parts) + 2 * board.alignment_bytes
+    return size + 32 * (-(-size // board.leaf_bytes) + 1)  # and the root
 
 
 def _up(offset: int, alignment: int) -> int:
