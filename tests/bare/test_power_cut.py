@@ -57,6 +57,16 @@ def test_records_apart_from_the_slots_keep_the_old_image_or_the_new_one(
     assert found["neither"] == found["unfinished"] == 0 < found["new"] < found["old"]
 
 
+def test_an_image_that_a_programmer_put_beside_the_records_is_taken_up(
+    apart: Board, make_image: MakeImage, tmp_path: Path
+) -> None:
+    image = make_image("sim", seed=1, layers=1)
+    preload(tmp_path / "flash.bin", apart, image)
+    with Emulator(apart, tmp_path / "flash.bin", firmware=build(apart)) as emulator:
+        hello = emulator.hello()
+        assert hello.active == 0 and hello.image_id == open_image(image).id.hex()
+
+
 @pytest.fixture(scope="module")
 def power_cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).with_name("power_cut.c")
