@@ -328,10 +328,12 @@ static int seen(const uint8_t *packet, uint32_t bytes)
 
 void device_run(void)
 {
-    static frame_reader reader;
+    static frame_reader readers[PORT_LINES];
     for (;;) {
-        const uint32_t bytes = frame_take(&reader, port_read());
-        const uint8_t *packet = reader.bytes + 2;
+        const uint8_t byte = port_read();
+        frame_reader *reader = &readers[port_line()];
+        const uint32_t bytes = frame_take(reader, byte);
+        const uint8_t *packet = reader->bytes + 2;
         if (bytes < HEAD_BYTES ||
             ((uint32_t)packet[2] << 8 | packet[3]) != bytes - HEAD_BYTES || packet[0] & 1)
             continue;

@@ -14,6 +14,7 @@
  *   QF_FLASH_AT     where flash begins in memory, and QF_FLASH_BYTES of it
  *   QF_ARENA_BYTES  of the engine's arena, a static array
  *   QF_TICK_HZ      ticks a second of port_ticks, QF_BAUD of the serial line
+ *   QF_USB_VENDOR, QF_USB_PRODUCT   what the board is on USB; 0: there is a serial line alone
  */
 #ifndef QF_PORT_H
 #define QF_PORT_H
@@ -23,12 +24,27 @@
 
 enum { QF_PAGE_BYTES = 256 }; /* what one program operation takes, on every port */
 
-/* Clocks, serial line, flash. Runs once, before anything else. */
+/* Clocks, serial lines, flash. Runs once, before anything else. */
 void port_open(void);
 
-/* The next byte from the serial line; waits for it, asleep where the board can. */
+/* The next byte from any serial line; waits for it, asleep where the board can. */
 uint8_t port_read(void);
+
+/* To the line that the last byte came by. Never waits for ever: what nobody takes is dropped.
+ */
 void port_write(const uint8_t *bytes, size_t count);
+
+/* Which line the last byte came by, below PORT_LINES: packets of two lines may come at once. */
+#if defined QF_USB_VENDOR && QF_USB_VENDOR
+enum { PORT_LINES = 2 };
+int port_line(void);
+#else
+enum { PORT_LINES = 1 };
+static inline int port_line(void)
+{
+    return 0;
+}
+#endif
 
 /* A clock that never stops and does not wrap within the life of a board. */
 uint64_t port_ticks(void);

@@ -72,6 +72,8 @@ class Device:
     boot_crc: bool = False  # the boot ROM wants a checksum of the first 252 bytes of flash
     uf2_firmware: int = 0  # the UF2 family of its firmware, and of data beside it; 0: no UF2
     uf2_data: int = 0
+    usb_vendor: int = 0  # what it is on USB; 0: its port has no USB, or is not to use it
+    usb_product: int = 0
 
     @property
     def is_process(self) -> bool:
@@ -245,6 +247,9 @@ def _wrong_device(device: Device | None) -> str | None:
         return f"{large} {getattr(device, large):,} is more than 32 bits hold"
     if not device.is_process and (device.stack_bytes < 1024 or device.stack_bytes % 8):
         return f"stack_bytes is a multiple of 8, 1,024 or more, not {device.stack_bytes:,}"
+    for key in ("usb_vendor", "usb_product"):
+        if getattr(device, key) > 0xFFFF:
+            return f"{key} is 16 bits, 0 to 0xFFFF"
     ports = resources.files("qedge.firmware") / "ports"
     if not device.port.startswith("./") and not (ports / device.port).is_dir():
         known = ", ".join(sorted(port.name for port in ports.iterdir()))

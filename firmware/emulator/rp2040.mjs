@@ -1,16 +1,21 @@
 // rp2040.mjs - a Raspberry Pi Pico on rp2040js, with what that leaves out: flash behind the SSI
-// that can be erased and programmed, and the boot ROM's way into flash. The serial line is
-// standard input and output; the flash is a file, whose last 8 bytes are the chip's unique id.
+// that can be erased and programmed, the boot ROM's way into flash, and a USB host
+// (usb_host.mjs). The UART's line is standard input and output; the flash is a file, whose last 8
+// bytes are the chip's unique id.
 //
 // node rp2040.mjs FOLDER FLASH FIRMWARE.bin [CUT]
 //   FOLDER has node_modules/rp2040js. FIRMWARE is put at the start of flash, unless it is there.
 //   CUT: the power fails in that erase or program (the first is 1), which is left half done.
+//   QEDGE_USB in the environment is the number of an open socket: the serial port over USB. Without
+//   it no cable is plugged in.
 //   QEDGE_COUNT in the environment names a file for what ran: at the end it has a line "address
 //   cycles" for every instruction in flash, addresses in hexadecimal.
 // Exit: 0 when standard input ends, 75 after a power cut.
 import fs from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { UsbHost } from './usb_host.mjs';
 
 const [folder, flashName, firmwareName, cutText] = process.argv.slice(2);
 const library = path.join(folder, 'node_modules', 'rp2040js', 'dist', 'esm', 'index.js');
@@ -126,7 +131,9 @@ class SystemInfo extends BasePeripheral {
 }
 
 const waitingBytes = [];
-let mcu, chip;
+const usbLine = process.env.QEDGE_USB ? new net.Socket({ fd: Number(process.env.QEDGE_USB) }) : null;
+const ROOM = 4096; // bytes that a program may leave unread before the host asks for no more
+let mcu, chip, host = null;
 
 function bootCrc(bytes) { // CRC-32, most significant bit first, as the boot ROM has it
   let crc = 0xffffffff;
@@ -171,6 +178,18 @@ function boot() {
   mcu.sram.set(second, 0x41f00);
   mcu.core.SP = 0x20041f00;
   mcu.core.PC = 0x20041f00;
+  if (usbLine) {
+    host = new UsbHost(mcu, {
+      take: (bytes) => usbLine.write(Buffer.from(bytes)),
+      room: () => usbLine.writableLength < ROOM,
+      log: (text) => console.error(text),
+      wake,
+    });
+  }
+}
+
+function wake() {
+  if (asleep) { asleep = false; setImmediate(slice); }
 }
 
 let sent = [], resetting = false, ended = false, asleep = false;
@@ -194,13 +213,23 @@ function feed() {
     uart.feedByte(waitingBytes.shift());
 }
 
+// Whether what the processor waits for has come; if not, time passes to what USB has to do.
+function woken() {
+  const { core, clock } = mcu;
+  feed();
+  while (mcu.uart[0].rxFIFO.empty && !(core.pendingInterrupts & core.enabledInterrupts)) {
+    if (!host?.busy) return false;
+    clock.tick(Math.max(1, clock.nanosToNextAlarm));
+  }
+  return true;
+}
+
 function slice() {
   const { core, clock } = mcu;
   for (let n = 0, cycles = 0; n < SLICE; n++) {
-    if (core.waiting) { // for a byte; rp2040js would enter the interrupt, masked or not
+    if (core.waiting) { // rp2040js would enter the interrupt, masked or not
       core.waiting = false;
-      feed();
-      if (mcu.uart[0].rxFIFO.empty) { core.waiting = asleep = true; flush(); return; }
+      if (!woken()) { core.waiting = asleep = true; flush(); return; }
     }
     const place = core.PC;
     const taken = core.executeInstruction();
@@ -229,8 +258,11 @@ process.on('exit', () => {
 process.on('SIGTERM', () => process.exit(0));
 process.stdin.on('data', (data) => {
   for (const byte of data) waitingBytes.push(byte);
-  if (asleep) { asleep = false; setImmediate(slice); }
+  wake();
 });
+usbLine?.on('data', (data) => host.send(data));
+usbLine?.on('drain', () => host.soon());
+usbLine?.on('error', () => process.exit(0)); // whoever had the other end is gone
 process.stdin.on('end', () => { ended = true; if (asleep) process.exit(0); });
 boot();
 slice();

@@ -119,6 +119,8 @@ def defines(board: Board, device: Device) -> list[str]:
         "ARENA_BYTES": f"{device.arena_bytes}u",
         "TICK_HZ": f"{device.tick_hz}u",
         "BAUD": f"{device.baud}u",
+        "USB_VENDOR": f"{device.usb_vendor}u",
+        "USB_PRODUCT": f"{device.usb_product}u",
         **{name: f"{address}u" for name, address in device.registers.items()},
     }
     if device.records_at is not None:

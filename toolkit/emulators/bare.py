@@ -1,7 +1,8 @@
 """Emulated boards: real firmware on QEMU, on rp2040js or as a process, behind a pseudo terminal
 that pyserial opens as it does a real port.
 
-Every emulator is a process whose standard streams are the serial line; its flash is a file.
+Every emulator is a process whose standard streams are the serial line; its flash is a file. A
+board with USB has a second line, its serial port there: a socket that the process inherits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import secrets
 import select
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -18,7 +20,6 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from qedge.runtime.errors import FetchError, NoBoardError, ToolError, UsageError
 from qedge.runtime.image import open_image
@@ -173,10 +174,35 @@ def _command(
     return found + ([str(cut)] if cut else [])
 
 
+class _Terminal:
+    """A pseudo terminal: what the board sends, read by whoever opens `port`, and back."""
+
+    def __init__(self) -> None:
+        import tty
+
+        self.master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        os.set_blocking(self.master, False)
+        self.port = os.ttyname(self._slave)
+        self.unread = b""  # by whoever has the port open, beyond what the terminal keeps
+
+    def put(self, data: bytes) -> None:
+        """From the board. Waits for nobody: what does not fit stays unread."""
+        self.unread += data
+        with contextlib.suppress(BlockingIOError):
+            self.unread = self.unread[os.write(self.master, self.unread) :]
+
+    def close(self) -> None:
+        for number in (self.master, self._slave):
+            os.close(number)
+
+
 class Emulator:
-    """A board that runs from `with` to its end. `port` is what pyserial opens."""
+    """A board that runs from `with` to its end. `port` is what pyserial opens; `usb_port` the
+    serial port of a board with USB, whose cable is always plugged in."""
 
     identity: Path | None = None
+    usb_port: str | None = None
 
     def __init__(
         self,
@@ -201,21 +227,22 @@ class Emulator:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: threading.Thread | None = None
+        self._usb: socket.socket | None = None  # our end of the line over USB
         self.ended: int | None = None  # the emulator's exit code, when it ended by itself
 
     def __enter__(self) -> Emulator:
         if os.name != "posix":
             raise NoBoardError("boards are emulated on POSIX systems only")
-        import tty
-
         with contextlib.ExitStack() as held:
             make_flash(self._flash, self._device)
             held.enter_context(files.held(self._flash, "another emulated board runs on it"))
             self._work = held.enter_context(tempfile.TemporaryDirectory())
             self._held = held.pop_all()
-        self._master, self._slave = os.openpty()
-        tty.setraw(self._slave)
-        self.port = os.ttyname(self._slave)
+        self._line = _Terminal()
+        self.port = self._line.port
+        self._usb_line = _Terminal() if self._has_usb else None
+        if self._usb_line is not None:
+            self.usb_port = self._usb_line.port
         self._wake, self._waker = os.pipe()
         self._complaints = tempfile.TemporaryFile()
         try:
@@ -230,40 +257,77 @@ class Emulator:
         self._pump.start()
         return self
 
+    @property
+    def _has_usb(self) -> bool:
+        return self._device.emulator == "rp2040js" and self._device.usb_vendor != 0
+
     def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                *_command(
-                    self._device, self._firmware, self._flash, self._cut, Path(self._work)
-                ),
-                *self._options,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            bufsize=0,
-            env={**os.environ, "QEDGE_FLASH_FILE": str(self._flash)},
-            start_new_session=True,  # a terminal's Ctrl-C is ours to handle
-        )
+        environment = {**os.environ, "QEDGE_FLASH_FILE": str(self._flash)}
+        theirs: tuple[socket.socket, ...] = ()
+        if self._has_usb:
+            self._usb, other = socket.socketpair()
+            theirs = (other,)
+            environment["QEDGE_USB"] = str(other.fileno())
+            for end in (self._usb, other):  # little: a host that does not read is felt soon
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        try:
+            self._process = subprocess.Popen(
+                [
+                    *_command(
+                        self._device, self._firmware, self._flash, self._cut, Path(self._work)
+                    ),
+                    *self._options,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._complaints,
+                bufsize=0,
+                env=environment,
+                pass_fds=[end.fileno() for end in theirs],
+                start_new_session=True,  # a terminal's Ctrl-C is ours to handle
+            )
+        finally:
+            for end in theirs:
+                end.close()
+
+    def _ways(self) -> list[tuple[_Terminal, int, int]]:
+        """Each line's terminal, and the process's ends of it: where to write, where to read."""
+        process = self._process
+        assert process is not None and process.stdin and process.stdout
+        ways = [(self._line, process.stdin.fileno(), process.stdout.fileno())]
+        if self._usb_line is not None and self._usb is not None:
+            ways.append((self._usb_line, self._usb.fileno(), self._usb.fileno()))
+        return ways
 
     def _run(self) -> None:
-        """Carries bytes between the terminal and the process until stopped."""
+        """Carries bytes between the terminals and the process until stopped. A terminal that
+        nobody reads holds up its own line only."""
         while True:
-            process = self._process
-            assert process is not None and process.stdin and process.stdout
-            inputs: list[Any] = [self._master, process.stdout, self._wake]
-            ready, _, _ = select.select(inputs, [], [])
+            ways = self._ways()
+            reads = [self._wake, *(terminal.master for terminal, _, _ in ways)]
+            reads += [source for terminal, _, source in ways if not terminal.unread]
+            writes = [terminal.master for terminal, _, _ in ways if terminal.unread]
+            ready, room, _ = select.select(reads, writes, [])
             if self._wake in ready:
                 return
-            if process.stdout in ready:
-                data = os.read(process.stdout.fileno(), _CHUNK_BYTES)
-                if data:
-                    os.write(self._master, data)
-                elif not self._again():
-                    return
-            if self._master in ready:
-                with contextlib.suppress(OSError):  # it may just have ended
-                    process.stdin.write(os.read(self._master, _CHUNK_BYTES))
+            for terminal, sink, source in ways:
+                if terminal.master in room:
+                    terminal.put(b"")
+                if source in ready:
+                    data = self._read(source)
+                    terminal.put(data)
+                    if not data and terminal is self._line and not self._again():
+                        return
+                if terminal.master in ready:
+                    with contextlib.suppress(OSError):  # it may just have ended
+                        os.write(sink, os.read(terminal.master, _CHUNK_BYTES))
+
+    @staticmethod
+    def _read(source: int) -> bytes:
+        try:
+            return os.read(source, _CHUNK_BYTES)
+        except ConnectionResetError:  # a socket's way to end
+            return b""
 
     def _again(self) -> bool:
         """The process has ended: a reset starts it anew."""
@@ -287,9 +351,10 @@ class Emulator:
         said = self._complaints.read().decode("utf-8", "replace").strip()
         return f"{self.board.name}: the emulator ended with code {self.ended}: {said}"
 
-    def connect(self) -> LinkedDevice:
-        """A link to it."""
-        return LinkedDevice(Link(open_line(self.port, self._device.baud), self.port), self.port)
+    def connect(self, port: str | None = None) -> LinkedDevice:
+        """A link to it, at `port` or `usb_port`; default: `port`."""
+        name = port or self.port
+        return LinkedDevice(Link(open_line(name, self._device.baud), name), name)
 
     def facts(self) -> dict[str, str]:
         """Waits until it answers: its board_id."""
@@ -328,6 +393,10 @@ class Emulator:
 
     def _close(self) -> None:
         self._complaints.close()
-        for number in (self._master, self._slave, self._wake, self._waker):
+        for terminal in filter(None, (self._line, self._usb_line)):
+            terminal.close()
+        for number in (self._wake, self._waker):
             os.close(number)
+        if self._usb is not None:
+            self._usb.close()
         self._held.close()

@@ -1,7 +1,8 @@
-/* rp2040/port.c - Raspberry Pi Pico: clocks at 125 MHz, UART 0 on GPIO 0 and 1, the flash
+/* rp2040/port.c - Raspberry Pi Pico: clocks at 125 MHz, UART 0 on GPIO 0 and 1, USB, the flash
  * behind the SSI, written by commands from SRAM while nothing can be read from it. Source:
- * RP2040 datasheet (2.6.3 XIP, 2.15 clocks, 2.18 PLL, 4.2 UART, 4.6 timer, 4.7 watchdog, 4.10
- * SSI); Winbond W25Q16JV (commands, status register 2). */
+ * RP2040 datasheet (2.3.2 interrupts, 2.6.3 XIP, 2.14 resets, 2.15 clocks, 2.18 PLL, 4.1
+ * USB, 4.2 UART, 4.6 timer, 4.7 watchdog, 4.10 SSI); Winbond W25Q16JV (commands, status
+ * register 2). */
 
 enum {
     RESETS = 0x4000C000,
@@ -9,7 +10,9 @@ enum {
     IO_BANK0 = 0x40014000,
     QSPI_SS_CTRL = 0x4001800C,
     XOSC = 0x40024000,
+    CLOCK_USB = CLOCKS + 0x54,
     PLL_SYS = 0x40028000,
+    PLL_USB = 0x4002C000,
     UART0 = 0x40034000,
     TIMER0 = 0x40054000,
     WATCHDOG = 0x40058000,
@@ -18,6 +21,10 @@ enum {
     PLATFORM = 0x40000004,
     XIP_FLUSH = 0x14000004,
     SSI = 0x18000000,
+    PLL_SYS_RESET = 1 << 12,
+    PLL_USB_RESET = 1 << 13,
+    USB_RESET = 1 << 24,
+    USB_IRQ = 5,
     UART0_IRQ = 20
 };
 
@@ -132,9 +139,11 @@ static IN_RAM void change_at(uint8_t what, uint32_t offset, const uint8_t *data,
 {
     const uint8_t bytes[4] = {what, (uint8_t)(offset >> 16), (uint8_t)(offset >> 8),
                               (uint8_t)offset};
+    interrupts_off(); /* USB's code is in flash */
     take_flash();
     change(bytes, sizeof bytes, data, more);
     serve_flash();
+    interrupts_on();
 }
 
 static uint8_t identity[8];
@@ -160,11 +169,14 @@ static IN_RAM void open_flash(void)
 
 void port_open(void)
 {
-    __asm volatile("cpsid i");
-    start_clocks(1u << 12, 6, 2);           /* 125 MHz */
+    interrupts_off();
+    close_usb();
+    start_clocks(6, 2);                     /* 125 MHz */
     REGISTER(WATCHDOG_TICK) = 1u << 9 | 12; /* the timer's microsecond */
     open_line();
     open_flash();
+    open_usb(identity);
+    interrupts_on();
 }
 
 void port_erase(uint32_t offset)
@@ -193,7 +205,7 @@ int port_emulated(void)
 
 void port_reset(void)
 {
-    drain_uart();
+    drain_lines();
     REGISTER(PSM_WDSEL) = 0x1FFFC; /* all but the oscillators */
     SET(WATCHDOG) = 1u << 31;
     for (;;)

@@ -1,15 +1,17 @@
-/* rp2350/port.c - Raspberry Pi Pico 2: one Cortex-M33 at 150 MHz, UART 0 on GPIO 0 and 1, flash
- * behind the QMI, read as the boot ROM set it up. Written by the data sheet; it builds, and no
- * emulator of this chip is known, so it was never run.
- * Source: RP2350 datasheet (5.9 image definitions, 7.5 resets, 8.1 clocks, 8.5 ticks, 8.6 PLL,
- * 9.11 pads, 12.1 UART, 12.8 timer, 12.9 watchdog, 12.14 QMI, 13 OTP). */
+/* rp2350/port.c - Raspberry Pi Pico 2: one Cortex-M33 at 150 MHz, UART 0 on GPIO 0 and 1, USB,
+ * flash behind the QMI, read as the boot ROM set it up. Written by the data sheet; it builds,
+ * and no emulator of this chip is known, so it was never run. Source: RP2350 datasheet (3.2
+ * interrupts, 5.9 image definitions, 7.5 resets, 8.1 clocks, 8.5 ticks, 8.6 PLL, 9.11
+ * pads, 12.1 UART, 12.8 timer, 12.9 watchdog, 12.14 QMI, 13 OTP). */
 
 #define RESETS 0x40020000u
 #define CLOCKS 0x40010000u
 #define IO_BANK0 0x40028000u
 #define PADS_BANK0 0x40038000u
 #define XOSC 0x40048000u
+#define CLOCK_USB (CLOCKS + 0x60)
 #define PLL_SYS 0x40050000u
+#define PLL_USB 0x40058000u
 #define UART0 0x40070000u
 #define TIMER0 0x400B0000u
 #define WATCHDOG 0x400D8000u
@@ -19,7 +21,13 @@
 #define OTP_DATA 0x40130000u
 #define XIP_MAINTAIN 0x18000000u
 
-enum { UART0_IRQ = 33 };
+enum {
+    PLL_SYS_RESET = 1 << 14,
+    PLL_USB_RESET = 1 << 15,
+    USB_RESET = 1 << 28,
+    USB_IRQ = 14,
+    UART0_IRQ = 33
+};
 
 #include "cortex/raspberry.h"
 
@@ -90,16 +98,23 @@ static void change_at(uint8_t what, uint32_t offset, const uint8_t *data, uint32
 {
     const uint8_t bytes[4] = {what, (uint8_t)(offset >> 16), (uint8_t)(offset >> 8),
                               (uint8_t)offset};
+    interrupts_off(); /* USB's code is in flash */
     change(bytes, data, more, offset, count);
+    interrupts_on();
 }
 
 void port_open(void)
 {
-    __asm volatile("cpsid i");
-    start_clocks(1u << 14, 5, 2);    /* 150 MHz */
+    uint8_t id[8];
+    interrupts_off();
+    close_usb();
+    start_clocks(5, 2);              /* 150 MHz */
     REGISTER(TICKS_TIMER0 + 4) = 12; /* the timer's microsecond */
     REGISTER(TICKS_TIMER0) = 1;
     open_line();
+    port_identity(id);
+    open_usb(id);
+    interrupts_on();
 }
 
 void port_erase(uint32_t offset)
@@ -128,7 +143,7 @@ int port_emulated(void)
 
 void port_reset(void)
 {
-    drain_uart();
+    drain_lines();
     REGISTER(PSM_WDSEL) = 0x01FFFFE3; /* all but the oscillators */
     SET(WATCHDOG) = 1u << 31;
     for (;;)
