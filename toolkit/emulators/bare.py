@@ -38,6 +38,7 @@ RP2040JS = "rp2040js@1.4.1"
 ID_BYTES = 8
 _CHUNK_BYTES = 65536
 _RP2040_FLASH = 16 << 20  # firmware/emulator/rp2040.mjs; the chip has no more addresses
+_SAID_BYTES = 1 << 20
 _MACHINE_RAM = {"mps3-an547": 2 << 30}  # QEMU insists on the machine's own size
 
 
@@ -347,9 +348,12 @@ class Emulator:
 
     def end_text(self) -> str:
         """How an emulator ended, and what it said."""
-        self._complaints.seek(0)
-        said = self._complaints.read().decode("utf-8", "replace").strip()
-        return f"{self.board.name}: the emulator ended with code {self.ended}: {said}"
+        return f"{self.board.name}: the emulator ended with code {self.ended}: {self.said()}"
+
+    def said(self) -> str:
+        """What the emulator has said so far, beside the lines."""
+        said = os.pread(self._complaints.fileno(), _SAID_BYTES, 0)
+        return said.decode("utf-8", "replace").strip()
 
     def connect(self, port: str | None = None) -> LinkedDevice:
         """A link to it, at `port` or `usb_port`; default: `port`."""

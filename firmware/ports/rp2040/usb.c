@@ -137,7 +137,7 @@ static void take_setup(void)
         setup[i] = BYTES(SETUP_AT)[i];
     BUFFER(USB_CONTROL_IN) = BUFFER(USB_CONTROL_OUT) = 0; /* a transfer before it is over */
     CLEAR(USB_REGISTERS + BUFF_STATUS) = 3;
-    toggles |= 3; /* after a SETUP comes DATA1, either way (8.5.3) */
+    toggles |= 3; /* its data, and its status the other way, begin with DATA1 (8.5.3) */
     const uint32_t asked = (uint32_t)setup[6] | (uint32_t)setup[7] << 8;
     const int found = usb_request(&state, setup, &next);
     restart();
@@ -166,7 +166,6 @@ static void control_sent(void)
         send_part();
     } else if (stage == SENDING) {
         stage = STATUS_OUT;
-        toggles |= 1u << USB_CONTROL_OUT; /* a status stage is DATA1 */
         give(USB_CONTROL_OUT, USB_PACKET_BYTES);
     } else if (stage == STATUS_IN) {
         stage = IDLE;
@@ -183,7 +182,6 @@ static void control_taken(void)
             data[i] = BYTES(CONTROL_AT)[i];
         usb_taken(&state, data, bytes);
         stage = STATUS_IN;
-        toggles |= 1u << USB_CONTROL_IN;
         give(USB_CONTROL_IN, 0);
     } else {
         stage = IDLE;
