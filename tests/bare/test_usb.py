@@ -57,7 +57,7 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 @pytest.fixture(scope="module")
 def image(pico: Emulator, make_image: MakeImage) -> Path:
     """An image that came over USB."""
-    made = make_image("pico", layers=1)
+    made = make_image("pico", quant="q4_0", layers=1)
     device = pico.connect(pico.usb_port)
     assert device.hello(patience=60).active is None
     assert put(device, made, pico.board).verified
@@ -69,12 +69,15 @@ def test_image_that_came_over_usb_runs_there_as_over_uart(pico: Emulator, image:
     with Model.open(image) as model:
         text = "".join(model.generate("Hello there", 3, hash=True))
         digest = model.logits_hash()
+    blocks = []
     for port in (pico.usb_port, pico.port):
         device = pico.connect(port)
+        blocks.append(device.digests(0, 0, 64))  # the largest answers
         made = remote.Run(device, "Hello there", 3, hash=True)
         assert "".join(made) == text and made.logits_hash == digest
         assert pico.said() == f"USB 2e8a:000a qedge pico {device.hello().board_id}"
         device.close()
+    assert blocks[0] == blocks[1]
 
 
 def test_what_is_asked_on_one_line_is_not_answered_on_the_other(pico: Emulator) -> None:

@@ -293,7 +293,8 @@ static void check_transfer_that_is_given_up(void)
     memory[0] = 0x80, memory[1] = 6, memory[2] = 0, memory[3] = 2, memory[6] = 255;
     interrupt(INT_SETUP);
     memory[0] = 0x21, memory[1] = 0x20, memory[3] = 0, memory[6] = 7;
-    interrupt(INT_SETUP); /* the host sends now: nothing of the old one is left to be asked for */
+    interrupt(
+        INT_SETUP); /* the host sends now: nothing of the old one is left to be asked for */
     CHECK(take(USB_CONTROL_IN, CONTROL_AT, 1, data) == NOTHING);
 }
 

@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import serial
 
-from qedge.runtime.errors import NoBoardError, UsageError
+from qedge.runtime.errors import NoBoardError, SeveralBoardsError, UsageError
 from qedge.runtime.text import printable
+from qedge.toolkit.board import device_of, load
+from qedge.toolkit.link import find as module
 from qedge.toolkit.link import open_line, port
 from qedge.toolkit.link.client import Refused, _checked
 from qedge.toolkit.link.find import find
@@ -133,6 +136,50 @@ def test_a_port_that_may_not_be_opened_is_told_with_its_group(
 def test_a_search_tells_of_ports_that_it_could_not_look_at() -> None:
     with pytest.raises(NoBoardError, match="no pico answers at /dev/ttyACM99 .*no such port"):
         find("pico", 115200, ["/dev/ttyACM99"])
+
+
+class Port:
+    """As pyserial lists them."""
+
+    def __init__(self, device: str, vid: int | None = None, pid: int | None = None) -> None:
+        self.device, self.vid, self.pid = device, vid, pid
+
+
+def test_a_board_is_looked_for_behind_usb_first_at_ports_with_a_boards_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = [
+        Port("/dev/ttyS0"),
+        Port("/dev/ttyACM0", 0x2341, 0x0043),  # an Arduino
+        Port("/dev/ttyACM1", 0x2E8A, 0x000A),
+        Port("/dev/ttyUSB0", 0x0403, 0x6001),  # an adapter
+    ]
+    monkeypatch.setattr(module.list_ports, "comports", lambda: there)
+    assert module.usb_ports() == ["/dev/ttyACM1", "/dev/ttyACM0", "/dev/ttyUSB0"]
+    pico = device_of(load("pico"))
+    assert (pico.usb_vendor, pico.usb_product) == (0x2E8A, 0x000A)
+
+
+def test_a_board_at_two_ports_is_one_board_and_two_are_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = {"/dev/ttyACM0": "11", "/dev/ttyUSB0": "11", "/dev/ttyUSB1": "22"}
+
+    class Answers:
+        def __init__(self, port: str) -> None:
+            self.port = port
+
+        def hello(self) -> SimpleNamespace:
+            return SimpleNamespace(board="pico", board_id=ids[self.port])
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(module, "open_line", lambda port, baud: None)
+    monkeypatch.setattr(module, "LinkedDevice", lambda link, port: Answers(port))
+    assert find("pico", 115200, ["/dev/ttyACM0", "/dev/ttyUSB0"]) == "/dev/ttyACM0"
+    with pytest.raises(SeveralBoardsError, match="2 boards answer as pico"):
+        find("pico", 115200, list(ids))
 
 
 def test_a_line_that_takes_nothing_is_not_waited_for_without_end(

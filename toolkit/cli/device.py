@@ -129,10 +129,14 @@ def emulate(
             show.say("no --flash-file: what is flashed is gone when this ends")
         with made as emulator:
             fields = {"port": emulator.port, "board": name, **emulator.facts()}
+            if emulator.usb_port:
+                fields["usb_port"] = emulator.usb_port
             way = f" --identity {emulator.identity}" if emulator.identity else ""
             emit(as_json, fields)
             if not as_json:
                 print(f"{emulator.port}{way}", flush=True)
+                if emulator.usb_port:
+                    show.say(f"its serial port over USB: {emulator.usb_port}")
                 loaded = board.device is not None and board.device.flash_loaded
                 verb = "run" if loaded else "flash IMAGE"
                 show.say(f"try: qedge {verb} -b {name} -p {emulator.port}{way}")

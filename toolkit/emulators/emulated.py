@@ -22,6 +22,10 @@ class Emulated(Protocol):
         """Where it answers, as `qedge` takes it for --port."""
 
     @property
+    def usb_port(self) -> str | None:
+        """The same by USB, where the board has that beside another line."""
+
+    @property
     def identity(self) -> Path | None:
         """The private key that may log in; None: there is no login."""
 

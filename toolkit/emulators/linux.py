@@ -89,6 +89,8 @@ class LinuxEmulator:
     """A board that runs from `with` to its end. `port` is its address for ssh, `identity` the
     file with the key that may log in."""
 
+    usb_port: str | None = None
+
     def __init__(
         self,
         board: Board,

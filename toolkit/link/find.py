@@ -8,6 +8,7 @@ from serial.tools import list_ports
 
 from qedge.runtime.errors import NoBoardError, QedgeError, SeveralBoardsError
 from qedge.runtime.text import printable
+from qedge.toolkit.board import every
 from qedge.toolkit.link.answers import Hello
 from qedge.toolkit.link.client import Link, open_line
 from qedge.toolkit.link.device import LinkedDevice
@@ -16,13 +17,18 @@ LOOK_SECONDS = 1.5
 
 
 def usb_ports() -> list[str]:
-    """Ports that a board may be at: those behind USB."""
-    return sorted(port.device for port in list_ports.comports() if port.vid is not None)
+    """Ports that a board may be at: those behind USB, first those that show the numbers of a
+    board with qedge's firmware. An adapter at a board's UART has its own."""
+    ours = {(b.device.usb_vendor, b.device.usb_product) for b in every() if b.device}
+    there = [port for port in list_ports.comports() if port.vid is not None]
+    there.sort(key=lambda port: ((port.vid, port.pid) not in ours, port.device))
+    return [port.device for port in there]
 
 
 def find(name: str, baud: int, ports: Iterable[str] | None = None) -> str:
-    """The port at which a board of this name answers. Asks every port for its hello, and
-    writes nothing. NoBoardError when none does, SeveralBoardsError when more than one does."""
+    """The port at which a board of this name answers; the first one, if the same board does at
+    several (by USB and by an adapter). Asks every port for its hello, and writes nothing.
+    NoBoardError when none does, SeveralBoardsError when more than one does."""
     looked = list(usb_ports() if ports is None else ports)
     found: list[tuple[str, Hello]] = []
     others: list[tuple[str, Hello]] = []
@@ -42,12 +48,15 @@ def find(name: str, baud: int, ports: Iterable[str] | None = None) -> str:
             continue
         finally:
             device.close()
-    if len(found) == 1:
+    each: dict[str, str] = {}
+    for port, hello in found:
+        each.setdefault(hello.board_id, port)
+    if len(each) == 1:
         return found[0][0]
-    if found:
-        places = ", ".join(f"{port} (id {hello.board_id})" for port, hello in found)
+    if each:
+        places = ", ".join(f"{port} (id {board_id})" for board_id, port in each.items())
         raise SeveralBoardsError(
-            f"{len(found)} boards answer as {name}: {places}; choose one with -p"
+            f"{len(each)} boards answer as {name}: {places}; choose one with -p"
         )
     seen = "; ".join(
         [*(f"{port}: a {printable(hello.board)}" for port, hello in others), *closed]
