@@ -137,6 +137,7 @@ def test_the_emulated_pico_comes_back_after_power_cuts(
         place = tmp_path / f"cut-{point}.bin"
         place.write_bytes(first.read_bytes())
         with Emulator(board, place, cut=point) as emulator:
+            emulator.hello()  # or an emulator that starts slowly would look as if it were cut
             device = emulator.connect()
             with pytest.raises(QedgeError):
                 plan = flash.plan(device, new, board)
