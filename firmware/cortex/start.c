@@ -58,7 +58,7 @@ _Noreturn void qf_reset(void)
 
 /* A fault ends in a reset, so that a board comes back with the image that it had. It has a
  * stack of its own, because what overflows the other one is a fault. Interrupts of a port have
- * it, too: USB's on Raspberry Pi's chips takes less than 140 bytes. */
+ * it, too; `qedge firmware size` counts what they need. */
 static _Alignas(8) uint32_t fault_stack[64];
 
 static void fault(void)

@@ -41,14 +41,16 @@ def test_the_check_of_signatures_fits_the_smallest_stack() -> None:
 
 
 def test_growth_and_a_stack_without_spare_room_are_faults() -> None:
-    sizes = Sizes("pico", "gcc 1", 10000, 2000, 3000, 600, 800, ["main 600"])
-    row = {"flash_bytes": 10000, "static_bytes": 2000, "stack_bytes": 600}
+    sizes = Sizes("pico", "gcc 1", 10000, 2000, 3000, 600, 800, 200, 200, ["main 600"])
+    row = {"flash_bytes": 10000, "static_bytes": 2000, "stack_bytes": 600, "handler_bytes": 200}
     assert faults(sizes, row) == []
     assert faults(replace(sizes, flash_bytes=10100), row) == []
     (grown,) = faults(replace(sizes, flash_bytes=10101), row)
     assert "flash_bytes grew from 10000 to 10101" in grown and "UPDATE=1" in grown
     (deep,) = faults(replace(sizes, stack_bytes=601), row)
     assert "601 of 800 bytes of stack leave less than 25 %: main 600" in deep
+    (small,) = faults(replace(sizes, handler_room=199), row)
+    assert "handlers need 200 of 199" in small
     (new,) = faults(sizes, None)
     assert "no row" in new
 

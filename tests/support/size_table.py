@@ -20,14 +20,15 @@ else:
 TABLE = Path(__file__).parents[2] / "firmware" / "sizes.toml"
 BOARDS = [name for name in names() if (d := load(name).device) and not d.is_process]
 KINDS = {"plain": None, "key": bytes(32)}  # a build with a key has the check of signatures
-FIGURES = ("flash_bytes", "static_bytes", "stack_bytes")
+FIGURES = ("flash_bytes", "static_bytes", "stack_bytes", "handler_bytes")
 GROWTH_PERCENT = 1  # more than that is to be looked at, and written into the table
 SPARE_PERCENT = 25  # of the stack's room that no path of calls may need
 HEAD = """\
 # What the firmware of every board takes; `key`: built with a key (`--key`), so that it checks
 # signatures. `make size` compares, `make size UPDATE=1` writes this file. static_bytes is RAM
-# but arena and stack; stack_bytes what the deepest path of calls needs: stack_path, each
-# function with its own bytes.
+# but arena and stack; stack_bytes what the deepest path of calls needs (stack_path, each
+# function with its own bytes, and what an exception puts on top); handler_bytes what handlers of
+# faults and interrupts need on theirs.
 """
 
 
@@ -52,6 +53,11 @@ def faults(sizes: Sizes, row: dict[str, Any] | None) -> list[str]:
         found.append(
             f"{sizes.board}: {sizes.stack_bytes} of {sizes.stack_room} bytes of stack leave "
             f"less than {SPARE_PERCENT} %: {', '.join(sizes.stack_path)}"
+        )
+    if sizes.handler_bytes > sizes.handler_room:
+        found.append(
+            f"{sizes.board}: its handlers need {sizes.handler_bytes} of "
+            f"{sizes.handler_room} bytes of stack"
         )
     if row is None:
         return [*found, f"{sizes.board}: no row in {TABLE.name}: make size UPDATE=1"]
@@ -78,12 +84,13 @@ def _show(kind: str, sizes: Sizes, row: dict[str, Any] | None) -> None:
     cells = []
     for figure in FIGURES:
         now = getattr(sizes, figure)
-        change = now - row[figure] if row else 0
+        change = now - row.get(figure, now) if row else 0
         cells.append(f"{now:>8,} {f'({change:+,})' if change else '':9}")
     spare = 100 - 100 * sizes.stack_bytes // sizes.stack_room
     print(
         f"{sizes.board:9} {kind:6} {cells[0]} of {device.code_bytes:>9,}  {cells[1]} "
         f"{sizes.arena_bytes:>9,}  {cells[2]} of {sizes.stack_room:>6,}  {spare:>3} % spare"
+        f"  {cells[3]} of {sizes.handler_room}"
     )
     if row and row["stack_path"] != sizes.stack_path:
         print(f"{'':16} deepest now: {', '.join(sizes.stack_path)}")
@@ -92,7 +99,7 @@ def _show(kind: str, sizes: Sizes, row: dict[str, Any] | None) -> None:
 def main(update: bool) -> int:
     why = None if update else other_compiler(compiler_version(load(BOARDS[0])))
     known = read() if TABLE.exists() and why is None else {}
-    print(f"{'board':16} {'flash':32}  {'static':>8} {'':9} {'arena':>9}  {'stack':>8}")
+    print(f"{'board':16} {'flash':32}  {'static':>8} {'':9} {'arena':>9}  {'stack':>8}{'handlers':>47}")
     rows, wrong = [], []
     for board in BOARDS:
         for kind, key in KINDS.items():
@@ -100,7 +107,7 @@ def main(update: bool) -> int:
             row = known.get(board, {}).get(kind)
             _show(kind, sizes, row)
             rows.append((kind, sizes))
-            wrong += [] if why else faults(sizes, row)
+            wrong += [] if why or update else faults(sizes, row)
     if update:
         TABLE.write_text(text(rows), "utf-8")
         return 0

@@ -106,6 +106,23 @@ class Calls:
             raise ImageError(f"{self._elf}: {len(found)} functions are called {name}")
         return found.pop()
 
+    def handlers(self, table: str) -> list[str]:
+        """The functions that a table of exceptions or interrupts names, each once."""
+        found: list[str] = []
+        for symbol in self._symbols:
+            if symbol.name == table:
+                words = struct.unpack(f"<{symbol.bytes // 4}I", self._bytes(symbol))
+                places = [word & ~1 for word in words if word & ~1 in self.functions]
+                found += [self.functions[place].name for place in places]
+        return sorted(set(found))
+
+    def room(self, name: str) -> int:
+        """Bytes of the variable of that name. ImageError."""
+        found = [symbol.bytes for symbol in self._symbols if symbol.name == name]
+        if len(found) != 1:
+            raise ImageError(f"{self._elf}: {len(found)} variables are called {name}")
+        return found[0]
+
     def deepest(self, entry: str) -> list[Function]:
         """The path from a function down that needs most of the stack. ToolError for recursion
         that firmware/calls.toml has no bound for."""

@@ -11,8 +11,14 @@ from qedge.toolkit.bare.firmware import build, compilers
 from qedge.toolkit.board import Board, device_of
 
 GCC = "arm-none-eabi-gcc"
-ENTRY = "main"  # the first function on the stack that is measured (cortex/start.c)
-ALL_ENTRIES = ["qf_reset", "fault"]  # what the vectors name
+# As firmware/cortex/start.c has them: the first function on the stack that is measured, what
+# begins without it, the tables of exceptions and of a port's interrupts, their own stack.
+ENTRY, RESET = "main", "qf_reset"
+TABLES = ("vectors", "interrupts")
+HANDLER_STACK = "fault_stack"
+# What the processor puts on a stack before it enters a handler, without and with the registers
+# of a floating-point unit, and 4 to align it (Armv7-M manual DDI 0403, B1.5.6).
+FRAME_BYTES, FLOAT_FRAME_BYTES = 36, 108
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +30,10 @@ class Sizes:
     flash_bytes: int  # code, constants, and what initial data has
     static_bytes: int  # RAM but arena and stack
     arena_bytes: int
-    stack_bytes: int  # what the deepest path needs
+    stack_bytes: int  # what the deepest path needs, and a handler's frame on top of it
     stack_room: int
+    handler_bytes: int  # what the deepest handler needs, and the frame of a fault in it
+    handler_room: int
     stack_path: list[str]  # its functions, each with its frame: "device_run 480"
 
 
@@ -51,19 +59,25 @@ def measure(board: Board, *, key: bytes | None = None) -> Sizes:
     version = compiler_version(board)
     firmware = build(board, compiler=GCC, key=key)
     calls = Calls(firmware.path, firmware.calls, device.wrap)
-    if unknown := calls.unreached(ALL_ENTRIES):
+    handlers = sorted({name for table in TABLES for name in calls.handlers(table)} - {RESET})
+    if unknown := calls.unreached([RESET, *handlers]):
         raise ToolError(
             f"{board.name}: nobody is known to call {', '.join(unknown)}; name the pointer "
             "that leads there in firmware/calls.toml"
         )
+    frame = FLOAT_FRAME_BYTES if "-mfloat-abi=hard" in device.cpu else FRAME_BYTES
     path = calls.deepest(ENTRY)
+    paths = [sum(function.frame for function in calls.deepest(name)) for name in handlers]
     return Sizes(
         board=board.name,
         compiler=version,
         flash_bytes=firmware.code_bytes,
         static_bytes=firmware.ram_bytes - device.arena_bytes - device.stack_bytes,
         arena_bytes=device.arena_bytes,
-        stack_bytes=sum(function.frame for function in path),
+        stack_bytes=sum(function.frame for function in path) + frame,
         stack_room=device.stack_bytes,
-        stack_path=[f"{function.name} {function.frame}" for function in path],
+        handler_bytes=max(paths) + frame,
+        handler_room=calls.room(HANDLER_STACK),
+        stack_path=[f"{function.name} {function.frame}" for function in path]
+        + [f"exception {frame}"],
     )
