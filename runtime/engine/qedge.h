@@ -242,7 +242,8 @@ typedef struct {
 int qe_sampler_check(const qe_sampler *sampler);
 
 /* Draws the next token from the session's logits; returns its id, QE_ERR_USAGE for a sampler
- * value out of range or before any token. Does not append it. */
+ * value out of range or before any token, QE_ERR_NUMERIC when a logit is not finite, by itself
+ * or by the penalty. Does not append it. */
 int32_t qe_session_sample(qe_session *session, qe_sampler *sampler);
 
 /* ---- kernel sets ---- */

@@ -336,6 +336,8 @@ int32_t qe_session_sample(qe_session *s, qe_sampler *o)
         return QE_ERR_USAGE;
     if (o->repeat_penalty != 1.0f)
         penalize(s, o->repeat_penalty);
+    if (!qe_all_finite(logits, n))
+        return QE_ERR_NUMERIC;
     const uint32_t best = kernels->first_largest(logits, n);
     if (o->temperature < 1e-6f)
         return (int32_t)best;

@@ -172,6 +172,23 @@ static int32_t sample(qe_session *s, const float *l, uint32_t n, const chain *c,
     return qe_session_sample(s, &o);
 }
 
+/* Whether one logit that is not finite is refused, wherever it is. */
+static int refuses(qe_session *s, float *l, uint32_t n, const chain *c, uint32_t k)
+{
+    static const uint32_t bits[] = {0x7F800000u, 0xFF800000u, 0x7FC00000u, 0x7FFFFFFFu,
+                                    0xFFFFFFFFu};
+    const uint32_t places[] = {0, n / 2, n - 1};
+    int good = 1;
+    for (uint32_t i = 0; i < 3; i++)
+        for (uint32_t j = 0; j < sizeof bits / sizeof *bits; j++) {
+            const float kept = l[places[i]];
+            l[places[i]] = qe_float(bits[j]);
+            good &= sample(s, l, n, c, k, j) == QE_ERR_NUMERIC;
+            l[places[i]] = kept;
+        }
+    return good;
+}
+
 static double median_us(qe_session *s, const float *l, uint32_t n, const chain *c, uint32_t k)
 {
     double took[51];
@@ -236,6 +253,11 @@ int main(int argc, char **argv)
                     printf("%s\"%s: %s\": %.1f", draws++ ? ", " : "", KINDS[kind], chosen->name,
                            median_us(&s, l, n, chosen, k));
                     break;
+                }
+                if (!refuses(&s, l, n, chosen, k)) {
+                    fprintf(stderr, "%s, %s: drawn from logits that are not finite\n", name,
+                            chosen->name);
+                    return 1;
                 }
                 for (uint64_t seed = 0; seed < 8; seed++, draws++) {
                     const int32_t found = sample(&s, l, n, chosen, k, seed);

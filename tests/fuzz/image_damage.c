@@ -251,6 +251,8 @@ uint8_t *damaged(int only_golden, uint64_t *size)
     if (chance(85))
         for (uint64_t n = chance(50) ? 1 : 1 + below(12); n; n--)
             damage_bytes(image, *size);
+    if (!short_of && chance(10))
+        damage_golden(image);
     if (short_of && *size >= HEADER && chance(70)) { /* a header that fits what is left */
         const uint64_t leaf = qe_load32(whole + 44);
         uint64_t leaves = *size > 64 ? (*size - 32) / (leaf + 32) : 0;

@@ -83,7 +83,7 @@ static void run_backwards(void *self, void (*task)(void *, uint32_t, uint32_t), 
         task(argument, chunk, chunk % threads);
 }
 
-static void sample_some(qe_session *session)
+static void sample_some(qe_session *session, int finite)
 {
     const qe_sampler samplers[] = {{0.0f, 0, 1.0f, 0.0f, 1.0f, 1},
                                    {1.0f, 0, 1.0f, 0.0f, 1.0f, seed},
@@ -95,8 +95,13 @@ static void sample_some(qe_session *session)
     for (uint32_t i = 0; i < 3; i++) {
         qe_sampler sampler = samplers[(first + i) % 5];
         const int32_t token = qe_session_sample(session, &sampler);
+        if (!finite || (token < 0 && sampler.repeat_penalty != 1.0f)) {
+            finite = 0; /* a penalty stays */
+            require(token == QE_ERR_NUMERIC, "a sample of logits that are not finite");
+            continue;
+        }
         require(token >= 0 && (uint32_t)token < session->image->config.vocab_size,
-                "a sample is no token");
+                "a sample is not a token");
     }
     qe_sampler sampler = wrong;
     require(qe_session_sample(session, &sampler) == QE_ERR_USAGE, "a wrong sampler was taken");
@@ -141,7 +146,7 @@ static int evaluate(const qe_image *image, const void *kernels, uint32_t batch,
     if (all)
         require(memcmp(logits, rows + (count - 1) * stride, (size_t)vocab * 4) == 0,
                 "rows differ");
-    sample_some(&session);
+    sample_some(&session, result == QE_OK);
     const uint32_t none = vocab;
     require(qe_session_eval(&session, &none, 1, NULL) < 0, "eval took an id that is none");
     if (session.position == options.context)
