@@ -1,7 +1,7 @@
 /* frame.h - packets on a serial line, as MCUmgr's SMP has them over a console: base64 lines
  * that begin with 06 09 (first) or 04 14 (more) and end with a line feed; in them the packet's
  * length, the packet and its CRC-16 (XMODEM), both numbers big endian. What is not such a line
- * is noise, and passed over. */
+ * is noise, and ignored. */
 #ifndef QF_FRAME_H
 #define QF_FRAME_H
 

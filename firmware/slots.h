@@ -45,7 +45,7 @@ typedef struct {
     int dropped; /* an image was put there to run; its id follows */
     uint8_t id[32];
     uint32_t tries;   /* of taking it up, that did not end */
-    uint32_t refused; /* the link error for which it was not taken up, 0: none */
+    uint32_t refused; /* the link error for which it was not activated, 0: none */
 } slot_marks;
 
 enum slot_mark { MARK_TRIED, MARK_REFUSED };

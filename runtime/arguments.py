@@ -89,4 +89,6 @@ def path_name(path: Any) -> str:
     try:
         return os.fsdecode(path)
     except TypeError:
-        raise UsageError(f"{shown(path)} is no path; give that of an image (.qimg)") from None
+        raise UsageError(
+            f"{shown(path)} is not a path; give that of an image (.qimg)"
+        ) from None

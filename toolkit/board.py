@@ -307,7 +307,7 @@ def _from_file(path: Path) -> Board:
     if device is not None and device.port.startswith("./"):
         folder = (path.parent / device.port).resolve()
         if not folder.is_dir():
-            raise UsageError(f"{path}, [device]: port {folder} is no folder")
+            raise UsageError(f"{path}, [device]: port {folder} is not a folder")
         if not any(folder.glob("*.[cS]")):
             raise UsageError(f"{path}, [device]: port {folder} has no file of C or assembly")
         board = replace(board, device=replace(device, port=str(folder)))

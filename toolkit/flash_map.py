@@ -24,7 +24,7 @@ def wrong_flash(device: Device) -> str | None:
         return "record_bytes is for records apart from the slots: records_at is missing"
     for key, size in (("erase_bytes", erase), ("record_bytes", block)):
         if size % PAGE_BYTES or not size:
-            return f"{key} {size:,} is no multiple of a page, {PAGE_BYTES}"
+            return f"{key} {size:,} is not a multiple of a page, {PAGE_BYTES}"
     unit = "record_bytes" if apart else "erase_bytes"
     for key, of in (
         ("slot_at", "erase_bytes"),
@@ -34,7 +34,7 @@ def wrong_flash(device: Device) -> str | None:
     ):
         if (getattr(device, key) or 0) % getattr(device, of):
             value, size = getattr(device, key), getattr(device, of)
-            return f"{key} {value:,} is no multiple of {of} {size:,}"
+            return f"{key} {value:,} is not a multiple of {of} {size:,}"
     if not device.image_bytes:
         return (
             "slot_bytes is two erase blocks at least: one for records, the others for an image"

@@ -1,5 +1,5 @@
 """What the cache keeps of things that take long to make: believed only with the hash that it
-had when it was made, and made anew, by one process at a time, when it is damaged. Whoever may
+had when it was made, and made again, by one process at a time, when it is damaged. Whoever may
 write to the cache may write the hash: it guards against accidents, permissions against others.
 """
 
@@ -33,7 +33,7 @@ def keep(path: Path, data: bytes, *, runs: bool = False) -> None:
 
 
 def kept(path: Path, *, say: bool = True) -> bytes | None:
-    """A file that `keep` wrote, if it still has its hash; None when it is to be made anew,
+    """A file that `keep` wrote, if it still has its hash; None when it is to be made again,
     which is said if it was there and is damaged."""
     try:
         data, wanted = path.read_bytes(), _hash_of(path).read_bytes()
@@ -143,7 +143,7 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def say_damaged(path: Path) -> None:
-    _log.warning("%s: what the cache keeps here is damaged; it is made anew", path)
+    _log.warning("%s: what the cache keeps here is damaged; it is made again", path)
 
 
 def _hash_of(path: Path) -> Path:

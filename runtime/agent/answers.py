@@ -124,7 +124,7 @@ class Agent:
                     f"the active image was given up ({why}); the one before is active again"
                 )
         except (SlotError, OSError) as error:
-            print(f"the active image is no good ({why}), and {error}", file=sys.stderr)
+            print(f"the active image is damaged ({why}), and {error}", file=sys.stderr)
         finally:
             slots.close()
 
@@ -372,7 +372,7 @@ def _offset(values: dict[str, Any], key: str, step: int) -> int:
     """A place in a slot, at a multiple of step."""
     value = values.get(key)
     if type(value) is not int or not 0 <= value < 1 << 50 or value % step:
-        raise SlotError(LINK_RANGE, f"{key} is no place in a slot")
+        raise SlotError(LINK_RANGE, f"{key} is not a place in a slot")
     return value
 
 

@@ -102,6 +102,6 @@ def _take(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     for _ in range(count):
         key, at = _take(data, at, depth + 1)
         if not isinstance(key, (str, int)):
-            raise ValueError("a key is no text and no number")
+            raise ValueError("a key is neither text nor a number")
         found[key], at = _take(data, at, depth + 1)
     return found, at

@@ -21,7 +21,7 @@ def whole(
     """A whole number from low to high."""
     value = values.get(key, default)
     if type(value) is not int or not low <= value <= high:
-        raise SlotError(LINK_MESSAGE, f"{key} is no whole number from {low} to {high}")
+        raise SlotError(LINK_MESSAGE, f"{key} is not a whole number from {low} to {high}")
     return value
 
 
@@ -63,7 +63,7 @@ def slot(values: Mapping[str, Any], key: str = "slot") -> int:
     """One of the two slots. LINK_RANGE."""
     value = values.get(key, _MISSING)
     if type(value) is not int or value not in (0, 1):
-        raise SlotError(LINK_RANGE, f"{key} is no slot")
+        raise SlotError(LINK_RANGE, f"{key} is not a slot")
     return value
 
 

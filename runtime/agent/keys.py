@@ -63,7 +63,7 @@ def _parse(path: str, text: bytes) -> bytes:
         if not data.startswith(_DER_HEAD) or len(data) != len(_DER_HEAD) + 32:
             raise ValueError
     except (ValueError, IndexError):
-        raise NotTrusted(f"{path}: is no public key of Ed25519 (PEM)") from None
+        raise NotTrusted(f"{path}: is not a public key of Ed25519 (PEM)") from None
     return data[len(_DER_HEAD) :]
 
 

@@ -8,7 +8,7 @@ interrupted, the active slot stays what it was, and the other one what it was un
                         size and security counter; the highest sequence is active
     a.pending           beside an image that was put on the board's card while the board was off
                         (JSON: id, bytes, tries): the agent verifies, tests and activates it
-    pending.error       why the last such image was not taken up, or an active one given up
+    pending.error       why the last such image was not activated, or an active one given up
     floor               the largest security counter that was ever accepted
     id                  the board's, when the device tree has no serial number
     lock                held by whoever writes
@@ -115,7 +115,7 @@ class Slots:
         return image_id, tries
 
     def put_pending(self, slot: int, image_id: str) -> None:
-        """Marks a slot's image as one to be taken up."""
+        """Marks a slot's image as one to be activated."""
         import json
 
         self.lock()
@@ -133,12 +133,12 @@ class Slots:
         sync_folder(self.folder)
 
     def keep_reason(self, reason: str) -> None:
-        """Keeps why an image was not taken up, until one is."""
+        """Keeps why an image was not activated, until one is."""
         text = reason.encode("ascii", "replace").decode()[:500] + "\n"
         self._replace(os.path.join(self.folder, ERROR_NAME), text)
 
     def pending_error(self) -> str:
-        """Why the last image that was put on the card was not taken up, or the active one was
+        """Why the last image that was put on the card was not activated, or the active one was
         given up; empty: nothing was wrong."""
         try:
             with open(os.path.join(self.folder, ERROR_NAME), encoding="ascii") as file:
@@ -377,7 +377,7 @@ def _small(path: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"{os.path.basename(path)} is nested too deeply") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{os.path.basename(path)} is no record")
+        raise ValueError(f"{os.path.basename(path)} is not a record")
     return found
 
 

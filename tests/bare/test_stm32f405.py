@@ -129,7 +129,7 @@ WRONG = [
     ("records_at", "0x8000", "records_at 32,768 and its two erase blocks meet the slots or"),
     ("code_bytes", "131073", "code_at lies in the sector at 0x40000, which slot_at erases"),
     ("code_at", "0x08010000", "code_at lies in the sector at 0x10000, which floor_at erases"),
-    ("record_bytes", "0", "record_bytes 0 is no multiple of a page, 256"),
+    ("record_bytes", "0", "record_bytes 0 is not a multiple of a page, 256"),
 ]
 
 

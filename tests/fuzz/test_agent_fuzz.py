@@ -1,5 +1,5 @@
 """The agent of boards with Linux against messages that make no sense: each is answered, or
-passed over, and the active image stays what it is."""
+ignored, and the active image stays what it is."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ NAMES = (
 
 
 def there(program: str) -> str:
-    """Where a shell is; a test is not passed over where it could be installed."""
+    """Where a shell is; a test is not skipped where it could be installed."""
     found = shutil.which(program)
     if found is None:
         need = f"no {program} here: tests/packages.sh installs it"

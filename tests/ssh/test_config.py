@@ -177,7 +177,7 @@ def test_what_is_passed_over_is_said_with_its_line_unless_it_means_nothing_here(
         "Typpo yes\nRevokedHostKeys /none\nHost other\n  Nonsense 1\n",
     )
     assert read("pi", None, None).notes == (
-        f"{path} line 6: typpo is no option of ssh that is known here; passed over",
+        f"{path} line 6: typpo is not an option of ssh that is known here; ignored",
         f"{path} line 7: qedge does not obey revokedhostkeys",
     )
 

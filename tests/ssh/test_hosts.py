@@ -94,7 +94,7 @@ def test_without_a_file_a_host_is_met_each_time_and_never_remembered(
     known_hosts.add(own, [f"[127.0.0.1]:{server.port} {another()}"])
     before = own.read_bytes()
     for _ in range(2):
-        assert "met for the first time" in logs_in()[0]
+        assert "connected to for the first time" in logs_in()[0]
     assert own.read_bytes() == before
     configure(home, server, f"UserKnownHostsFile {file}\n  StrictHostKeyChecking yes")
     with pytest.raises(WrongBoardError):

@@ -58,7 +58,7 @@ def test_an_identity_that_is_no_key_is_passed_over(
     configure(home, server, f"IdentityFile {server.key}", key=home / "odd")
     (home / ".ssh/known_hosts").write_text(server.known)
     said = logs_in()
-    assert len(said) == 1 and f"{home}/odd: is no private key" in said[0]
+    assert len(said) == 1 and f"{home}/odd: is not a private key" in said[0]
 
 
 def test_only_absent_identities_end_as_no_key_that_may_log_in(

@@ -27,8 +27,8 @@ HEAD = """\
 # What the firmware of every board takes; `key`: built with a key (`--key`), so that it checks
 # signatures. `make size` compares, `make size UPDATE=1` writes this file. static_bytes is RAM
 # but arena and stack; stack_bytes what the deepest path of calls needs (stack_path, each
-# function with its own bytes, and what an exception puts on top); handler_bytes what handlers of
-# faults and interrupts need on theirs.
+# function with its own bytes, and what an exception puts on top); handler_bytes what those of
+# faults and interrupts need on their own stack.
 """
 
 
@@ -99,7 +99,10 @@ def _show(kind: str, sizes: Sizes, row: dict[str, Any] | None) -> None:
 def main(update: bool) -> int:
     why = None if update else other_compiler(compiler_version(load(BOARDS[0])))
     known = read() if TABLE.exists() and why is None else {}
-    print(f"{'board':16} {'flash':32}  {'static':>8} {'':9} {'arena':>9}  {'stack':>8}{'handlers':>47}")
+    print(
+        f"{'board':16} {'flash':32}  {'static':>8} {'':9} {'arena':>9}  {'stack':>8}"
+        f"{'handlers':>47}"
+    )
     rows, wrong = [], []
     for board in BOARDS:
         for kind, key in KINDS.items():

@@ -47,8 +47,8 @@ WRONG = [
     (PICO, "emulator", '"renode"', "[device]: emulator is process, rp2040js, qemu, or none"),
     (PICO, "emulated_hz", "0", "[device]: an emulator has a clock: emulated_hz is missing"),
     (M4, "machine", '""', "[device]: emulator qemu needs its machine"),
-    (PICO, "erase_bytes", "100", "[device]: erase_bytes 100 is no multiple of a page, 256"),
-    (PICO, "slot_bytes", "950273", "slot_bytes 950,273 is no multiple of erase_bytes 4,096"),
+    (PICO, "erase_bytes", "100", "[device]: erase_bytes 100 is not a multiple of a page, 256"),
+    (PICO, "slot_bytes", "950273", "slot_bytes 950,273 is not a multiple of erase_bytes 4,096"),
     (PICO, "slot_bytes", "4096", "[device]: slot_bytes is two erase blocks at least"),
     (PICO, "slot_bytes", "1048576", "slot_bytes: ends at 2,293,760, behind flash_bytes"),
     (

@@ -245,8 +245,8 @@ def test_every_verb_takes_names_in_any_bytes(gguf: Path, tmp_path: Path) -> None
     ("name", "said"),
     [
         ("none/runs.jsonl", "there is no folder"),
-        (".", "is no regular file"),
-        ("pipe", "is no regular file"),
+        (".", "is not a regular file"),
+        ("pipe", "is not a regular file"),
         ("closed/runs.jsonl", ""),
         ("image.qimg/runs.jsonl", "Not a directory"),
     ],

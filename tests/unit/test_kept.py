@@ -1,4 +1,4 @@
-"""What the cache keeps: checked at every use, made anew when damaged, by one at a time."""
+"""What the cache keeps: checked at every use, made again when damaged, by one at a time."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
         load(str(tmp_path / "cut.toml"))
     path = board_file(tmp_path, "lost", "sim", port=('port = "host"', 'port = "./nowhere"'))
     with pytest.raises(
-        UsageError, match=r"lost\.toml, \[device\]: port .*nowhere is no folder"
+        UsageError, match=r"lost\.toml, \[device\]: port .*nowhere is not a folder"
     ):
         load(str(path))
     (tmp_path / "nowhere").mkdir()

@@ -136,7 +136,7 @@ def test_gguf_missing_tensor_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "blk.0.attn_q_norm.weight", "blk.7.x"])
 def test_gguf_extra_tensor_is_named(tmp_path: Path, name: str) -> None:
     weights = {**WEIGHTS, name: np.ones(32, np.float32)}
-    refused(write_gguf(tmp_path / "m.gguf", TINY, weights), f"{name} is no part of a 1-layer")
+    refused(write_gguf(tmp_path / "m.gguf", TINY, weights), f"{name} is not part of a 1-layer")
 
 
 def test_gguf_other_architecture_is_named(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_parts_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_impossible_numbers_of_a_part_are_refused(tmp_path: Path, name: str) -> None:
     extra = {"split.count": 2, "split.no": 0}
     refused(
-        write_gguf(tmp_path / name, TINY, WEIGHTS, extra=extra), "is no part of a split GGUF"
+        write_gguf(tmp_path / name, TINY, WEIGHTS, extra=extra), "is not part of a split GGUF"
     )
 
 

@@ -266,7 +266,7 @@ def choose(path: Path, card: int, wanted: int | None) -> Partition:
         found = [one for one in found if one.number == wanted]
         if not found:
             raise UsageError(
-                f"{path}: partition {wanted} is no ext4; partitions that are: {there}"
+                f"{path}: partition {wanted} is not ext4; partitions that are: {there}"
             )
     if not found:
         raise UsageError(f"{path}: no partition with ext4; give a board's card")

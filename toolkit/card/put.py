@@ -223,7 +223,7 @@ def _walk(
         files = there.listing(at) or {}
     for name, entry in files.items():
         if name.endswith((".qimg", ".record", ".pending")) and entry[0] >> 12 != 8:
-            raise UsageError(f"{there.path}: {at}/{name} is no file; remove it")
+            raise UsageError(f"{there.path}: {at}/{name} is not a file; remove it")
     return at, tuple(makes), files
 
 

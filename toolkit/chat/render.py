@@ -95,7 +95,7 @@ def _json(request: dict[str, Any]) -> str:
     try:
         return json.dumps(request, default=lambda value: f"<{type(value).__name__}>")
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"the messages are no plain lists and texts: {error}") from None
+        raise UsageError(f"the messages are not plain lists and texts: {error}") from None
 
 
 def _rendered(request: str) -> dict[str, Any]:

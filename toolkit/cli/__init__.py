@@ -186,7 +186,7 @@ def _system(error: OSError) -> QedgeError:
     name = "" if error.filename is None else f"{error.filename!s}: "
     reason = error.strerror or str(error) or type(error).__name__
     if isinstance(error, BrokenPipeError):
-        return WriteError(f"{name}{reason}: whom it was sent to has ended; run this again")
+        return WriteError(f"{name}{reason}: the reader of the output has ended; run this again")
     if error.errno in _NO_MEMORY:
         return BudgetError(f"{name}{reason}; the system has no more: stop other programs")
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):

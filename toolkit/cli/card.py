@@ -47,7 +47,7 @@ def flash_card(
             "on the card" if done.bytes_written else "there already", asdict(done), answer=True
         )
         if done.pending:
-            show.say("the board tests it at its next start, and takes it up if it passes")
+            show.say("the board tests it at its next start, and makes it active if it passes")
 
 
 def _rows(plan: Any) -> dict[str, Any]:

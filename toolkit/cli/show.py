@@ -188,7 +188,7 @@ def advice(found: Advice) -> None:
     for pick in found.picks:
         print(f"{pick.goal}: {pick.quant}: {pick.reason}")
     if not known:
-        print("no speed is predicted: nobody's figure for this board is known to us")
+        print("no speed is predicted: no published figure is known for this board")
 
 
 def rate(value: float | None) -> str:

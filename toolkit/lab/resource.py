@@ -41,7 +41,7 @@ class Resource:
             host = self._host("address", where)
             user = str(given.get("username"))
             if not _USER.fullmatch(user):
-                raise UsageError(f"{where}: its user is {_shown(user)}, which is none")
+                raise UsageError(f"{where}: its user is {_shown(user)}, which is not valid")
             return f"{user}@{host}:{self._number(where, 22)}"
         if self.kind == "NetworkSerialPort":
             protocol = given.get("protocol") or "rfc2217"
@@ -69,7 +69,7 @@ class Resource:
         except ValueError:
             if not _HOST.fullmatch(host):
                 raise UsageError(
-                    f"{where}: its host is {_shown(host)}, which is none"
+                    f"{where}: its host is {_shown(host)}, which is not valid"
                 ) from None
         return host
 
@@ -80,7 +80,7 @@ class Resource:
             number = 0
         if number not in range(1, 65536):
             raise UsageError(
-                f"{where}: its port is {_shown(self.arguments.get('port'))}, which is none"
+                f"{where}: its port is {_shown(self.arguments.get('port'))}, which is not valid"
             )
         return number
 

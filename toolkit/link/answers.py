@@ -35,7 +35,7 @@ class Fields:
 
     def __init__(self, values: Any, where: str = "its answer") -> None:
         if not isinstance(values, Mapping):
-            raise Untrue(f"{where} is no map")
+            raise Untrue(f"{where} is not a map")
         self._values = values
 
     def _get(self, key: str, default: Any) -> Any:
@@ -65,7 +65,7 @@ class Fields:
         """A short line that can be shown: control characters are made visible."""
         value = self._get(key, default)
         if not isinstance(value, str) or len(value) > TEXT_MOST:
-            raise Untrue(f"{key} is no text of at most {TEXT_MOST} characters")
+            raise Untrue(f"{key} is not text of at most {TEXT_MOST} characters")
         return printable(value)
 
     def data(self, key: str, low: int, high: int, default: bytes | None = None) -> bytes:
@@ -79,7 +79,7 @@ class Fields:
         """An array of so many maps."""
         value = self._get(key, None)
         if not isinstance(value, list) or len(value) != count:
-            raise Untrue(f"{key} is no array of {count}")
+            raise Untrue(f"{key} is not an array of {count}")
         return [Fields(row, key) for row in value]
 
 
@@ -117,7 +117,7 @@ class Hello:
     ram: int = 0  # of a board with Linux, where image and arena share it
     peak_rss: int = 0
     threads: int = 1
-    pending_error: str = ""  # why an image was not taken up, or the active one given up
+    pending_error: str = ""  # why an image was not activated, or the active one given up
     parts: bool = False  # what is sent to a slot lies apart from the slot's image
     options: bool = False  # jobs take the options of `Model.open`
     start_error: int = 0  # a microcontroller's pending_error: the link's number of it,
@@ -136,7 +136,7 @@ def hello(values: Any) -> Hello:
     page = f.whole("page", 16, 1 << 20)
     block = f.whole("block", page, BLOCK_MOST)
     if page & (page - 1) or block & (block - 1):
-        raise Untrue(f"a page of {page} and a block of {block} bytes are no powers of two")
+        raise Untrue(f"a page of {page} and a block of {block} bytes are not powers of two")
     slots = []
     for row in f.rows("slots", SLOTS):
         sequence = row.whole("sequence", 0, 1 << 63)

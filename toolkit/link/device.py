@@ -169,7 +169,7 @@ class LinkedDevice:
         return self._checked(answers.hello, self._ask(QEDGE_HELLO, {}, patience=patience))
 
     def start_error(self, hello: Hello) -> str:
-        """Why an image was not taken up as the board started, or the active one given up;
+        """Why an image was not activated as the board started, or the active one given up;
         empty: nothing was wrong."""
         if not hello.start_error:
             return hello.pending_error
@@ -264,12 +264,12 @@ class LinkedDevice:
                 came_on, last = self._link.clock(), now
             elif self._link.clock() - came_on > idle:
                 raise NoBoardError(
-                    f"{self.name}: its job `{name}` has not come on for {idle:.0f} s; restart "
-                    "the board (`qedge reset`) and run this again"
+                    f"{self.name}: its job `{name}` has made no progress for {idle:.0f} s; "
+                    "restart the board (`qedge reset`) and run this again"
                 )
         raise NoBoardError(
-            f"{self.name}: its job `{name}` does not end; it is no board that qedge knows, or "
-            "its firmware is of another version"
+            f"{self.name}: its job `{name}` does not end; it is not a board that qedge knows, "
+            "or its firmware is of another version"
         )
 
     def finish(self, name: str, **values: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def architecture(board_or_arch: str) -> Architecture:
     wanted = linux_of(board).wheel
     if wanted not in known:
         raise UsageError(
-            f"board {board.name}, [linux]: wheel {wanted!r} is no architecture that a runtime "
-            f"can be built for; known are {', '.join(known)}"
+            f"board {board.name}, [linux]: wheel {wanted!r} is not an architecture that a "
+            f"runtime can be built for; known are {', '.join(known)}"
         )
     return known[wanted]

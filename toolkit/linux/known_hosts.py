@@ -21,7 +21,7 @@ from qedge.runtime.errors import QedgeError, WriteError
 from qedge.runtime.text import printable
 from qedge.toolkit.files import cache_folder
 
-_SHOWN = 3  # lines of a file that are named as passed over
+_SHOWN = 3  # lines of a file that are named as ignored
 
 
 def own_file() -> Path:
@@ -116,9 +116,9 @@ class Known:
             except (ValueError, UnicodeError, asyncssh.Error) as error:
                 wrong += 1
                 if wrong <= _SHOWN:
-                    say(f"{file} line {number}: passed over ({printable(str(error))[:100]})")
+                    say(f"{file} line {number}: ignored ({printable(str(error))[:100]})")
         if wrong > _SHOWN:
-            say(f"{file}: {wrong - _SHOWN} more lines were passed over")
+            say(f"{file}: {wrong - _SHOWN} more lines were ignored")
 
     def of(
         self, host: str, address: str, port: int

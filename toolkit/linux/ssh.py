@@ -93,7 +93,7 @@ class Shell:
         return self
 
     def _met(self, host: str) -> None:
-        self._say(f"{self.name}: met for the first time, with this host key: {host}")
+        self._say(f"{self.name}: first connection to this host; its key is {host}")
 
     def _once(self, text: str) -> None:
         if text not in self._said:

@@ -74,7 +74,7 @@ class Settings:
     jumps: tuple[str, ...]
     proxy_command: str
     config: SSHClientConfig  # all else: ciphers, time limits and so on
-    notes: tuple[str, ...] = ()  # what was passed over, with its file and line
+    notes: tuple[str, ...] = ()  # what was ignored, with its file and line
 
 
 class _Config(SSHClientConfig):
@@ -162,13 +162,13 @@ class _Config(SSHClientConfig):
             self._error(f"{option} has more than one value")
 
     def _note(self, name: str) -> None:
-        """What is passed over is not so in silence, unless it means nothing here."""
+        """What is ignored is not so in silence, unless it means nothing here."""
         if name in _NOT_OBEYED:
             self.notes.append(f"{self._path} line {self._line_no}: qedge does not obey {name}")
         elif name not in _ELSEWHERE and not any(fnmatch(name, one) for one in self.ignored):
             self.notes.append(
-                f"{self._path} line {self._line_no}: {name} is no option of ssh that is known "
-                "here; passed over"
+                f"{self._path} line {self._line_no}: {name} is not an option of ssh that is "
+                "known here; ignored"
             )
 
     def _words(self, text: str) -> list[str]:

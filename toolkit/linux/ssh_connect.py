@@ -97,7 +97,7 @@ class Way:
     """Connections to jump hosts, in order, and the one to the board, which is the last."""
 
     met: Callable[[str], None]  # takes "host fingerprint" of hosts that were never seen
-    say: Callable[[str], None] = lambda text: None  # what was passed over
+    say: Callable[[str], None] = lambda text: None  # what was ignored
     connections: list[asyncssh.SSHClientConnection] = field(default_factory=list)
     proxies: list[Proxy] = field(default_factory=list)
     agents: list[Any] = field(default_factory=list)
@@ -308,12 +308,12 @@ def _told(
             ) from error
         raise WrongBoardError(
             f"{name}: the host's key is not the one that is known for this address "
-            f"({printable(error.reason)}); if the board was set up anew, remove its line from "
+            f"({printable(error.reason)}); if the board was set up again, remove its line from "
             f"{own[0] if own else 'the system-wide known_hosts'} or from your own known_hosts"
         ) from error
     except asyncssh.PermissionDenied as error:
         raise NoBoardError(
-            f"{name}: no key that this machine has may log in as {host.settings.user} "
+            f"{name}: none of this machine's keys may log in as {host.settings.user} "
             f"({printable(error.reason)}); put one there with `ssh-copy-id`, or give it with "
             "--identity"
         ) from error

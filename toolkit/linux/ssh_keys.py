@@ -1,5 +1,5 @@
 """The keys that a login by ssh may use: files, certificates, and an agent's, of those that are
-there and can be read. What the configuration names and is not so is passed over and said, as
+there and can be read. What the configuration names and is not so is ignored and said, as
 OpenSSH does.
 """
 
@@ -39,7 +39,7 @@ async def keys_for(
         if not wrong:
             keys.append(path)
         elif said and wrong != "closed" and public[-1] is None:
-            say(f"{printable(path)}: {wrong}; this identity file is passed over")
+            say(f"{printable(path)}: {wrong}; this identity file is ignored")
     options = {"client_certs": _certificates(settings, say), **_of_agent(settings, public)}
     if keys:
         return {**options, "client_keys": keys}, None
@@ -77,9 +77,9 @@ def _wrong(path: str, agent: bool) -> str:
     except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
         if "passphrase" in str(error).lower():
             return "closed" if agent else "has a passphrase (put it into an agent: ssh-add)"
-        return "is no private key"
+        return "is not a private key"
     except ValueError:
-        return "is no private key"
+        return "is not a private key"
     return ""
 
 
@@ -100,7 +100,7 @@ def _certificates(settings: Settings, say: Callable[[str], None]) -> list[str]:
             asyncssh.read_certificate(path)
         except (OSError, ValueError, asyncssh.Error) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            say(f"{printable(path)}: {printable(reason)}; this certificate is passed over")
+            say(f"{printable(path)}: {printable(reason)}; this certificate is ignored")
         else:
             found.append(path)
     return found

@@ -54,7 +54,7 @@ def check_appendable(path: str | os.PathLike[str]) -> None:
     try:
         there = os.path.lexists(path)
         if there and not os.path.isfile(path):  # a pipe would be waited for
-            raise WriteError(f"{path}: is no regular file; name another one to append to")
+            raise WriteError(f"{path}: is not a regular file; name another one to append to")
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644))
         if not there:
             os.unlink(path)

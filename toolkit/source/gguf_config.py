@@ -115,7 +115,7 @@ class Keys:
                 raise ImageError(f"{self.path}: {key} differs from layer to layer")
             value = value[0].item()
         if value is None:
-            raise ImageError(f"{self.path}: {key} is missing; the file is no complete model")
+            raise ImageError(f"{self.path}: {key} is missing; the file is not a complete model")
         if type(value) is not int:
             raise ImageError(f"{self.path}: {key} is {value!r:.60}, not a whole number")
         return value
@@ -124,7 +124,7 @@ class Keys:
         key = f"{ARCHITECTURE}.{key}"
         value = self.metadata.get(key, default)
         if value is None:
-            raise ImageError(f"{self.path}: {key} is missing; the file is no complete model")
+            raise ImageError(f"{self.path}: {key} is missing; the file is not a complete model")
         if type(value) is int or type(value) is float:
             return float(value)
         raise ImageError(f"{self.path}: {key} is {value!r:.60}, not a number")

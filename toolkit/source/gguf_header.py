@@ -144,7 +144,7 @@ class _Reader:
         name = self.text(what)
         if len(name) > NAME_LIMIT_BYTES or not name.isprintable():
             raise ImageError(
-                f"{self.path}: {what} at byte {start} is no printable name; "
+                f"{self.path}: {what} at byte {start} is not a printable name; "
                 "the file is damaged, fetch it again"
             )
         return name

@@ -103,7 +103,7 @@ def read_chat_template(folder: Path) -> str | None:
     except UnicodeEncodeError as error:
         raise ImageError(
             f"{settings}: chat_template holds half of a surrogate pair at letter "
-            f"{error.start}, which is no text; mend it there"
+            f"{error.start}, which is not text; correct it there"
         ) from None
     return template
 
@@ -139,9 +139,9 @@ def _indexed(folder: Path, there: set[str]) -> list[str]:
     for name in places.values():
         # A file of this folder and nothing else: an index must not lead out of it.
         if not isinstance(name, str) or not name.isprintable() or Path(name).name != name:
-            raise ImageError(f"{folder / INDEX}: {name!r:.80} is no file name of a shard")
+            raise ImageError(f"{folder / INDEX}: {name!r:.80} is not a file name of a shard")
         if not name.endswith(".safetensors"):
-            raise ImageError(f"{folder / INDEX}: {name!r:.80} is no safetensors file")
+            raise ImageError(f"{folder / INDEX}: {name!r:.80} is not a safetensors file")
         names.add(name)
     _refuse_missing(folder, sorted(names), there)
     return sorted(names)

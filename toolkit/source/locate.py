@@ -228,7 +228,7 @@ def split_parts(path: Path) -> tuple[Path, ...] | None:
         return None
     number, count = int(match[2]), int(match[3])
     if not 1 <= number <= count <= PARTS_LIMIT:
-        raise ImageError(f"{path}: part {number} of {count} is no part of a split GGUF")
+        raise ImageError(f"{path}: part {number} of {count} is not part of a split GGUF")
     stem = match[1]
     return tuple(
         path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)

@@ -302,7 +302,7 @@ def check_tensors(
     for name, tensor in tensors.items():
         if name not in shapes and not _is_empty_bias(tensor):
             raise ImageError(
-                f"{path}: {name} is no part of a {config.layers}-layer Llama graph; "
+                f"{path}: {name} is not part of a {config.layers}-layer Llama graph; "
                 "models with biases, experts or extra norms are not supported"
             )
     for name, shape in shapes.items():

@@ -48,7 +48,7 @@ class SourceFile:
         self._close = weakref.finalize(self, os.close, descriptor)
         told = os.fstat(descriptor)
         if not stat.S_ISREG(told.st_mode):
-            raise ImageError(f"{path}: is no regular file; give the model's file")
+            raise ImageError(f"{path}: is not a regular file; give the model's file")
         self.size = told.st_size
         self._written = told.st_mtime_ns
         self._place = (told.st_dev, told.st_ino)
@@ -121,7 +121,7 @@ def read_file(path: Path) -> bytes:
     """All of a small file; ImageError when it is missing or too large."""
     file = SourceFile(path)
     if file.size > JSON_LIMIT_BYTES:
-        raise ImageError(f"{path}: {file.size} bytes is no text file of a model")
+        raise ImageError(f"{path}: {file.size} bytes is not a text file of a model")
     return file.read(0, file.size)
 
 

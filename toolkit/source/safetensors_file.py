@@ -51,7 +51,7 @@ def read_table(file: SourceFile) -> dict[str, StoredArray]:
 def _array(name: str, entry: Any, file: SourceFile, start: int) -> StoredArray:
     path, data_bytes = file.path, file.size - start
     if not name.isprintable():
-        raise ImageError(f"{path}: {name!r:.80} is no printable tensor name; it is damaged")
+        raise ImageError(f"{path}: {name!r:.80} is not a printable tensor name; it is damaged")
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     type_name = fields.get("dtype")
     shape: Any = fields.get("shape")

@@ -10,11 +10,11 @@ place() {
     home)
         case ${XDG_DATA_HOME-} in
         /*) root=$XDG_DATA_HOME/qedge ;;
-        *) # what is not a full path is to be passed over: XDG Base Directory Specification
+        *) # what is not a full path is to be ignored: XDG Base Directory Specification
             case ${HOME-} in
             /*) root=$HOME/.local/share/qedge ;;
             *)
-                echo "HOME is no full path on the board: set XDG_DATA_HOME there" >&2
+                echo "HOME is not a full path on the board: set XDG_DATA_HOME there" >&2
                 exit 65
                 ;;
             esac

@@ -149,7 +149,7 @@ def _id(value: object, key: str) -> int | None:
         if number != value:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ImageError(f"GGUF: {key} is {str(value)[:40]!r}, no id") from None
+        raise ImageError(f"GGUF: {key} is {str(value)[:40]!r}, not an id") from None
     return None if number in NO_IDS else number
 
 

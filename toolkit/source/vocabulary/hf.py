@@ -166,7 +166,7 @@ def _model_vocab(model: dict[str, Any], path: Path) -> dict[str, int]:
     by_id: dict[int, str] = {}
     for text, number in vocab.items():
         if not is_id(number):
-            raise ImageError(f"{path}: model.vocab[{text!r}] is {number!r}, no id")
+            raise ImageError(f"{path}: model.vocab[{text!r}] is {number!r}, not an id")
         if number in by_id:
             raise ImageError(f"{path}: {by_id[number]!r} and {text!r} both have id {number}")
         by_id[number] = text

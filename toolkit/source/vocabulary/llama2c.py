@@ -68,7 +68,7 @@ def _records(data: bytes, path: Path, vocab_size: int) -> list[tuple[float, byte
         if not 0 <= length <= TOKEN_LIMIT_BYTES or at + length > len(data):
             raise ImageError(
                 f"{path}: token {len(records)} is said to have {length} bytes at offset {at};"
-                " this is no tokenizer.bin of llama2.c, or it is damaged"
+                " this is not a tokenizer.bin of llama2.c, or it is damaged"
             )
         records.append((score, data[at : at + length]))
         at += length

@@ -20,7 +20,7 @@ Ends = tuple[int | None, int | None]
 def as_dict(value: object, path: Path, what: str) -> dict[str, Any]:
     """A JSON object, or ImageError."""
     if not isinstance(value, dict):
-        raise ImageError(f"{path}: {what} is no JSON object; the file is damaged")
+        raise ImageError(f"{path}: {what} is not a JSON object; the file is damaged")
     return value
 
 
@@ -29,7 +29,7 @@ def as_list(value: object, path: Path, what: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise ImageError(f"{path}: {what} is no JSON array; the file is damaged")
+        raise ImageError(f"{path}: {what} is not a JSON array; the file is damaged")
     return value
 
 

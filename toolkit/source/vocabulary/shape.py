@@ -87,12 +87,12 @@ def _parts(value: Any, name: str, path: Path, what: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, dict):
-        raise ImageError(f"{path}: {what} {shown(value)} is no JSON object; it is damaged")
+        raise ImageError(f"{path}: {what} {shown(value)} is not a JSON object; it is damaged")
     if value.get("type") != "Sequence":
         return [value]
     inner = value.get(name)
     if not isinstance(inner, list):
-        raise ImageError(f"{path}: {what}.{name} is no JSON array; the file is damaged")
+        raise ImageError(f"{path}: {what}.{name} is not a JSON array; the file is damaged")
     found: list[Any] = []
     for part in inner:
         # one level is all that files have, and it keeps a hostile one shallow

@@ -125,7 +125,7 @@ def from_spm(path: Path, files: Mapping[str, Mapping[str, Any]]) -> Vocabulary:
         return _read(memoryview(data), path, files)
     except (_Damaged, struct.error):
         raise ImageError(
-            f"{path}: is no SentencePiece model, or damaged; download it again"
+            f"{path}: is not a SentencePiece model, or damaged; download it again"
         ) from None
 
 
