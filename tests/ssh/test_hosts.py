@@ -23,7 +23,7 @@ def test_a_host_that_is_met_is_remembered_apart_from_the_cache(
     configure(home, server)
     first = logs_in()
     fingerprint = server.host_key.get_fingerprint()
-    assert len(first) == 1 and fingerprint in first[0] and "met for the first" in first[0]
+    assert len(first) == 1 and fingerprint in first[0] and "first connection" in first[0]
     own = ssh_connect.known_hosts_file()
     assert own.read_text().strip() == server.known.strip()
     assert tmp_path / "cache" not in own.parents and home in own.parents
@@ -94,7 +94,7 @@ def test_without_a_file_a_host_is_met_each_time_and_never_remembered(
     known_hosts.add(own, [f"[127.0.0.1]:{server.port} {another()}"])
     before = own.read_bytes()
     for _ in range(2):
-        assert "connected to for the first time" in logs_in()[0]
+        assert "first connection to this host" in logs_in()[0]
     assert own.read_bytes() == before
     configure(home, server, f"UserKnownHostsFile {file}\n  StrictHostKeyChecking yes")
     with pytest.raises(WrongBoardError):

@@ -65,12 +65,12 @@ def test_only_absent_identities_end_as_no_key_that_may_log_in(
     home: Path, server: Server
 ) -> None:
     configure(home, server, key=home / "absent")
-    with pytest.raises(NoBoardError, match="no key that this machine has may log in"):
+    with pytest.raises(NoBoardError, match="none of this machine's keys may log in"):
         logs_in()
     # the user's usual keys are not tried where the configuration names others
     (home / ".ssh/id_ed25519").write_bytes(server.key.read_bytes())
     (home / ".ssh/id_ed25519").chmod(0o600)
-    with pytest.raises(NoBoardError, match="no key that this machine has may log in"):
+    with pytest.raises(NoBoardError, match="none of this machine's keys may log in"):
         logs_in()
     (home / ".ssh/config").unlink()
     assert len(logs_in(server.address)) == 0  # it was met before

@@ -207,7 +207,7 @@ def test_option_that_a_session_does_not_know_is_named(model: Model) -> None:
 
 @pytest.mark.parametrize("path", [None, 5, 1.5, [], object()])
 def test_what_is_no_path_is_a_usage_error(path: Any) -> None:
-    with pytest.raises(UsageError, match="is no path"):
+    with pytest.raises(UsageError, match="is not a path"):
         Model.open(path)
 
 

@@ -250,7 +250,7 @@ def test_biases_of_zeros_add_nothing_and_others_are_named(tmp_path: Path) -> Non
     path = write_gguf(tmp_path / "m.gguf", TINY, WEIGHTS | zeros)
     assert "blk.0.attn_q.bias" not in open_source(path).tensors
     zeros["blk.0.attn_q.bias"][3] = 1e-30
-    refused(write_gguf(path, TINY, WEIGHTS | zeros), "blk.0.attn_q.bias is no part")
+    refused(write_gguf(path, TINY, WEIGHTS | zeros), "blk.0.attn_q.bias is not part")
     hf = write_hf(tmp_path / "hf", TINY, WEIGHTS, settings={"attention_bias": True})
     from support.tiny_models import write_safetensors
 

@@ -96,7 +96,7 @@ def test_what_is_no_bpe_model_is_refused_by_name(tmp_path):
         read(tmp_path, train(1, model_type="unigram", vocab_size=300))
     with pytest.raises(ImageError, match="git lfs pull"):
         read(tmp_path, b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ImageError, match="no SentencePiece model"):
+    with pytest.raises(ImageError, match="not a SentencePiece model"):
         read(tmp_path, b"\xff" * 100)
 
 

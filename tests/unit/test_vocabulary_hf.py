@@ -183,12 +183,12 @@ def test_add_bos_of_the_configuration_wins_over_the_template(tmp_path):
 @pytest.mark.parametrize(
     ("tokenizer", "part"),
     [
-        ([], "no JSON object"),
+        ([], "not a JSON object"),
         ({"model": None}, "model"),
         ({"model": {"type": "Unigram", "vocab": []}}, "'Unigram'"),
         (bpe(vocab=[]), "model.vocab"),
         (bpe(vocab={}, merges=[]) | {"added_tokens": []}, "no tokens"),
-        (bpe(vocab={"a": -1}), "no id"),
+        (bpe(vocab={"a": -1}), "not an id"),
         (bpe(vocab={"a": 0, "b": 0}), "both have id 0"),
         (bpe(vocab={"a": 0, "b": 1 << 23}, merges=[]) | {"added_tokens": []}, "ids go up to"),
         (bpe(vocab={"a": 4}), "in added_tokens"),

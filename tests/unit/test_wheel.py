@@ -191,7 +191,7 @@ def test_a_board_file_names_architectures_and_machines_that_there_are(tmp_path: 
     text = (ROOT / "boards" / "virt-a53.toml").read_text("utf-8")
     own = tmp_path / "mine.toml"
     own.write_text(text.replace('wheel = "aarch64"', 'wheel = "riscv64"'), "utf-8")
-    with pytest.raises(UsageError, match="'riscv64' is no architecture .* aarch64, armv6l"):
+    with pytest.raises(UsageError, match="'riscv64' is not an architecture .* aarch64, armv6l"):
         architecture(str(own))
     with pytest.raises(UsageError, match="'sifive_u': no machine .* raspi3b, virt"):
         machine("sifive_u")
