@@ -23,6 +23,7 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	$(BIN)/mdformat --check *.md $(ROOMS)
 	$(BIN)/codespell *.md Makefile *.py *.toml $(ROOMS)
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
 	    --inline-suppr --suppress=shiftTooManyBitsSigned --suppress=toomanyconfigs --suppress=comparePointers \
