@@ -31,7 +31,7 @@ setup(
             ],
             # or edits of these are missed
             depends=[
-                "runtime/_engine.pxi",
+                *sorted(glob.glob("runtime/_*.pxi")),
                 *sorted(glob.glob("runtime/**/*.h", recursive=True)),
             ],
             extra_compile_args=FLAGS,

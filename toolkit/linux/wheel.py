@@ -109,7 +109,7 @@ def _sources() -> dict[str, bytes]:
     """Everything a wheel is made of, by its name below qedge/runtime; sorted."""
     root = Path(str(resources.files("qedge.runtime")))
     found = [file for room in ROOMS for file in (root / room).glob("*.py")]
-    found += [root / "_engine.pyx", root / "_engine.pxi"]
+    found += [root / "_engine.pyx", *sorted(root.glob("_*.pxi"))]
     found.append(root / "engine" / "FLAGS")
     for folder in ("engine", "host"):
         found += (root / folder).rglob("*.[ch]")
