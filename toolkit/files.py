@@ -85,9 +85,23 @@ def locked(path: Path) -> Iterator[bool]:
     """Holds a lock file, waiting for who has it; gives whether the system could lock at all.
 
     The file stays: removing it would let two processes hold two locks of one name. OSError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(path, flags, 0o600), "ab") as file:
+    with _lock_file(path) as file:
         yield _lock(file, wait=True)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock file now. OSError."""
+    try:
+        with _lock_file(path) as file:
+            _lock(file, wait=False)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock_file(path: Path) -> BinaryIO:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
 def _lock(file: IO[bytes], *, wait: bool) -> bool:
@@ -108,10 +122,10 @@ def held(path: Path, what: str) -> Iterator[None]:
     """Keeps a file for this process alone while it is used. UsageError when another has it."""
     while True:
         try:
-            opened = open(path, "rb")  # noqa: SIM115 (its errors are ours, the body's are not)
+            file = opened(path)
         except OSError as error:
             raise WriteError(f"{path}: {error.strerror}; name another file") from error
-        with opened as file:
+        with file:
             try:
                 _lock(file, wait=False)
             except BlockingIOError:
@@ -149,12 +163,25 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
             os.close(handle)
 
 
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file to be read. OSError, too for what is not one: a pipe is not waited for."""
+    file = open(path, "rb", opener=_at_once)  # noqa: SIM115 (whoever calls closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
+
+
+def _at_once(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. OSError."""
+    """SHA-256 of a regular file, in hexadecimal. OSError."""
     import hashlib  # with OpenSSL, which takes milliseconds of every start
 
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with opened(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -208,7 +235,7 @@ def _target(path: Path) -> str:
     final = os.path.realpath(path)
     status = _status(final)
     if not path.name or (status is not None and not stat.S_ISREG(status.st_mode)):
-        raise WriteError(f"{path}: not a regular file; name another output")
+        raise WriteError(f"{path}: not a regular file; remove it, or name another output")
     return final
 
 

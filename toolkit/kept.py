@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from qedge.toolkit.files import cache_folder, locked, new_file, private_folder, writing
+from qedge.toolkit.files import cache_folder, locked, new_file, opened, private_folder, writing
 
 _BLOCK_BYTES = 1 << 20
 _log = logging.getLogger("qedge")
@@ -36,7 +36,8 @@ def kept(path: Path, *, say: bool = True) -> bytes | None:
     """A file that `keep` wrote, if it still has its hash; None when it is to be made again,
     which is said if it was there and is damaged."""
     try:
-        data, wanted = path.read_bytes(), _hash_of(path).read_bytes()
+        with opened(path) as file, opened(_hash_of(path)) as hashed:
+            data, wanted = file.read(), hashed.read()
     except OSError:
         return None
     if hashlib.sha256(data).hexdigest().encode() == wanted.strip():
@@ -86,8 +87,9 @@ def made_folder(folder: Path, make: Callable[[Path], object]) -> Path:
 
 def _is_as_made(folder: Path, wanted: Path) -> bool:
     try:
-        return wanted.read_text("ascii") == _tree_hash(folder)
-    except (OSError, ValueError):
+        with opened(wanted) as file:
+            return file.read() == _tree_hash(folder).encode()
+    except OSError:
         return False
 
 
@@ -119,7 +121,7 @@ def _tree_hash(folder: Path) -> str:
             if os.path.islink(path):
                 digest.update(os.fsencode(os.readlink(path)) + b"\0")
                 continue
-            with open(path, "rb") as file:
+            with opened(path) as file:
                 for at, block in _blocks(file):
                     digest.update(b"%d %d " % (at, len(block)) + block)
     return digest.hexdigest()

@@ -54,6 +54,19 @@ def test_kept_file_is_given_back_while_it_has_its_hash(
     assert kept.kept(path) is None and not caplog.records
 
 
+def test_a_pipe_in_the_place_of_a_kept_file_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("x", "x.sha256"):
+        path = tmp_path / name
+        keep(tmp_path / "x", b"old")
+        path.unlink()
+        os.mkfifo(path)
+        assert kept.kept(tmp_path / "x") is None
+        path.unlink()
+    os.mkfifo(tmp_path / "y.sha256")
+    with pytest.raises(WriteError, match=r"y\.sha256: not a regular file; remove it"):
+        made_folder(tmp_path / "y", lambda new: (new / "a").write_bytes(b"1"))
+
+
 def test_many_who_want_the_same_make_it_once(tmp_path: Path) -> None:
     made: list[int] = []
 

@@ -26,7 +26,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qedge.runtime.errors import ToolError
 from qedge.toolkit.emulators.machine import Machine
-from qedge.toolkit.files import cache_folder, locked, new_file, private_folder, writing
+from qedge.toolkit.files import (
+    cache_folder,
+    locked,
+    new_file,
+    opened,
+    private_folder,
+    writing,
+)
 from qedge.toolkit.kept import made_folder, say_damaged
 
 READY = b"QEDGE-READY"
@@ -89,8 +96,9 @@ def _key(path: Path) -> Ed25519PrivateKey:
 def _read_key(path: Path) -> Ed25519PrivateKey | None:
     """The key, if its file holds one and its public half is there."""
     try:
-        found = serialization.load_ssh_private_key(path.read_bytes(), None)
-        public = path.with_name(path.name + ".pub").read_bytes()
+        with opened(path) as private, opened(path.with_name(path.name + ".pub")) as half:
+            found = serialization.load_ssh_private_key(private.read(), None)
+            public = half.read()
     except (OSError, ValueError, UnsupportedAlgorithm):
         return None
     if not isinstance(found, Ed25519PrivateKey) or public != _public_line(found):

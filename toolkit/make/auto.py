@@ -128,8 +128,8 @@ def _kept_path(model: Path, cache: Path) -> Path:
 def _file_digest(file: Path) -> bytes:
     digest = hashlib.sha256()
     try:
-        with open(file, "rb") as opened:
-            while chunk := opened.read(CHUNK_BYTES):
+        with files.opened(file) as source:
+            while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:
         raise locate.unreadable(file, error) from error
@@ -140,8 +140,9 @@ def _is_right(kept: Path) -> bool:
     """Whether a kept image is there, has the hash that was written beside it when it was built
     (several times as fast as its own tree, where the processor helps), and fits in RAM."""
     try:
-        if _sums(kept).read_text("utf-8", "replace") != _sum_line(kept):
-            return False
+        with files.opened(_sums(kept)) as sums:
+            if sums.read().decode("utf-8", "replace") != _sum_line(kept):
+                return False
         image = open_image(kept)
     except (OSError, QedgeError):
         return False
@@ -214,7 +215,7 @@ def make(
     with files.writing(kept.parent):
         kept.parent.mkdir(parents=True, exist_ok=True)
         lock = kept.with_name(f".{kept.name}.lock")
-        if _is_held(lock):
+        if files.is_locked(lock):
             say(f"{kept}: another process builds it; waiting")
         with files.locked(lock):
             if _is_right(kept):  # another process may just have finished
@@ -228,25 +229,12 @@ def make(
                     raise ImageError(f"{model}: changed while its image was built; try again")
                 line = _sum_line(fresh).replace(fresh.name, kept.name)
                 os.replace(fresh, kept)
-                _sums(kept).write_text(line, "utf-8")
+                with files.new_file(_sums(kept)) as sums:
+                    sums.write(line.encode())
             finally:
                 with contextlib.suppress(OSError):
                     fresh.unlink()
     return kept
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether another process has the lock now."""
-    try:
-        import fcntl
-
-        with open(lock, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):  # where nothing can be locked
-        pass
-    return False
 
 
 def _build(model: Path, output: Path, say: Say, progress: Progress | None) -> None:
