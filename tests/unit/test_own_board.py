@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -51,6 +54,14 @@ def test_a_board_with_a_port_of_its_own_runs_an_image(tmp_path: Path) -> None:
         flash.apply(device, flash.plan(device, image, board))
         assert len(remote.test(device)) == 64 and device.hello().board == "my-sim"
         device.close()
+    command = [sys.executable, "-m", "qedge.toolkit", "emulate", str(path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            said = json.loads(process.stdout.readline())
+        finally:
+            process.terminate()
+    assert process.returncode == 0 and said["board"] == "my-sim"
 
 
 @pytest.mark.parametrize("name", ["My_Board", "pico", "x" * 40])

@@ -128,7 +128,7 @@ def emulate(
         if flash_file is None:
             show.say("no --flash-file: what is flashed is gone when this ends")
         with made as emulator:
-            fields = {"port": emulator.port, "board": name, **emulator.facts()}
+            fields = {"port": emulator.port, "board": board.name, **emulator.facts()}
             if emulator.usb_port:
                 fields["usb_port"] = emulator.usb_port
             way = f" --identity {emulator.identity}" if emulator.identity else ""
