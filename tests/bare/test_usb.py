@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cbor2
@@ -21,8 +22,8 @@ from qedge.runtime.agent.numbers import (
     QEDGE_STEP,
 )
 from qedge.runtime.model import Model
-from qedge.toolkit.bare.firmware import FLAGS, folders
-from qedge.toolkit.board import load
+from qedge.toolkit.bare.firmware import FLAGS, defines, folders
+from qedge.toolkit.board import device_of, load
 from qedge.toolkit.device import remote
 from qedge.toolkit.emulators.bare import Emulator, missing
 from qedge.toolkit.link import Link, open_line
@@ -36,10 +37,10 @@ def test_requests_toggles_and_hosts_that_do_not_read(tmp_path: Path) -> None:
     firmware, engine = folders()
     source = Path(__file__).with_name("usb_check.c")
     program = tmp_path / "usb_check"
-    facts = ['BOARD="name-of-31-characters-0123456-1"', "TICK_HZ=1000000u"]
-    facts += ["USB_VENDOR=0x2E8Au", "USB_PRODUCT=0x000Au"]
+    board = replace(load("pico"), name="name-of-31-characters-0123456-1")
+    facts = defines(board, device_of(board))
     command = ["cc", "-std=c11", *FLAGS, "-O1", "-fsanitize=address,undefined", f"-I{firmware}"]
-    command += [f"-I{engine}", *(f"-DQF_{fact}" for fact in facts), str(source)]
+    command += [f"-I{engine}", *facts, str(source)]
     command += [str(firmware / "ports" / "rp2040" / "usb_requests.c"), "-o", str(program)]
     subprocess.run(command, check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True)

@@ -9,6 +9,7 @@ static _Alignas(64) uint8_t registers[0x4000], memory[0x1000];
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define CHECK(fact)                                                                            \
     do {                                                                                       \

@@ -128,7 +128,7 @@ def test_a_board_behind_a_jump_host(
     with reach(linux_board, "inner", say=said.append) as there:
         assert put(there, image, linux_board).verified
     assert (home / "ours").read_text().startswith(f"[inner]:{BEHIND} ssh-ed25519 ")
-    assert len(said) == 1 and "connected to for the first time" in said[0]
+    assert len(said) == 1 and "first connection to this host" in said[0]
     with reach(linux_board, "inner", say=said.append) as there:
         assert put(there, image, linux_board).bytes_sent == 0
     assert len(said) == 1

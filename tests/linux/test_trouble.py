@@ -41,7 +41,8 @@ def test_a_key_that_may_not_log_in(running: LinuxEmulator, tmp_path: Path) -> No
         )
     )
     path.chmod(0o600)
-    with pytest.raises(NoBoardError, match="no key"), Shell(running.port, path):
+    refused = pytest.raises(NoBoardError, match="none of this machine.s keys")
+    with refused, Shell(running.port, path):
         pass
 
 
