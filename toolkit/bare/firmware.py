@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -31,7 +31,7 @@ BARE = ["-ffunction-sections", "-fdata-sections"]
 GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
 GCC_CALLS = ["-fcallgraph-info=su"]  # who calls whom, and the stack of each: bare/calls.py
 LINK = ["-Wl,--gc-sections"]
-ELF = "firmware.elf"
+ELF, CALLS = "firmware.elf", "calls.ci"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Firmware:
     @property
     def calls(self) -> Path:
         """What gcc said of the calls in it (its VCG files, one after the other)."""
-        return self.path.with_name("calls.ci")
+        return self.path.with_name(CALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +146,10 @@ def _script(firmware: Path, device: Device) -> str:
     return text.replace("DEFINED_VECTORS_AT", str(vectors))
 
 
-def _key(command: list[str], firmware: Path, engine: Path, port: str) -> str:
-    """Of everything that goes into a build."""
-    digest = hashlib.sha256("\0".join(command).encode())
-    for folder in (firmware, engine / "engine", firmware / "ports" / port):
+def _key(command: list[str], rooms: Iterable[Path]) -> str:
+    """Of everything that goes into a build: the sources in the rooms, too."""
+    digest = hashlib.sha256("\0".join([*command, version("qedge")]).encode())
+    for folder in rooms:
         for path in sorted(folder.rglob("*.[chSl]*")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -209,26 +209,31 @@ def build(
     chosen = _choose(board, device, compiler)
     firmware, engine = folders()
     sources = _sources(firmware, engine, device)
-    includes = [f"-I{firmware}", f"-I{engine}"]
+    command = [*chosen.command, *chosen.bare, *engine_flags(), *FLAGS, *flags, f"-I{engine}"]
     if not device.is_process:
-        includes.append(f"-isystem{firmware / 'cortex' / 'include'}")
-    command = [
-        *chosen.command,
-        *chosen.bare,
-        *engine_flags(),
-        *FLAGS,
-        *defines(board, device),
-        *includes,
-    ]
-    command += flags
+        command.append(f"-isystem{firmware / 'cortex' / 'include'}")
+    own = [*command, f"-I{firmware}", *defines(board, device)]
     if key is not None:
-        command.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
+        own.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
     script = _script(firmware, device)
-    key_of = _key([*command, script, version("qedge")], firmware, engine, device.port)
-    made = made_folder(
-        (folder or cache_folder() / "firmware") / f"{board.name}-{key_of}",
-        lambda work: _make(work, board, device, chosen, command, sources, script),
-    )
+    engine_rooms = (engine / "engine",)
+    rooms = (*engine_rooms, firmware, firmware / "ports" / device.port)
+    cache = folder or cache_folder() / "firmware"
+
+    def objects(line: list[str], files: list[Path], rooms: Iterable[Path]) -> dict[Path, Path]:
+        made = made_folder(
+            cache / f"objects-{_key([*line, *map(str, files)], rooms)}",
+            lambda work: _compile(work, board, chosen, line, files),
+        )
+        return dict(zip(files, sorted(made.glob("*.o"))))
+
+    def make(work: Path) -> None:  # the engine knows no board: those of one processor share it
+        shared = [path for path in sources if engine_rooms[0] in path.parents]
+        found = objects(command, shared, engine_rooms)
+        found |= objects(own, [path for path in sources if path not in shared], rooms)
+        _link(work, board, device, chosen, command, [found[path] for path in sources], script)
+
+    made = made_folder(cache / f"{board.name}-{_key([*own, script], rooms)}", make)
     output = made / ELF
     code = ram = 0
     if not device.is_process:
@@ -236,41 +241,48 @@ def build(
     return Firmware(board.name, output, chosen.name, code, ram)
 
 
-def _make(
+def _call(board: Board, compiler: Compiler, line: list[str]) -> None:
+    done = subprocess.run(
+        line, capture_output=True, text=True, check=False, env=zig_environment()
+    )
+    if done.returncode:
+        raise failed(board, compiler.name, done.stderr)
+
+
+def _compile(
+    work: Path, board: Board, compiler: Compiler, command: list[str], sources: list[Path]
+) -> None:
+    """Compiles each file for itself, as many at a time as there are processors."""
+
+    def one(source: Path) -> None:
+        output = work / f"{sources.index(source):02}-{source.stem}.o"
+        _call(board, compiler, [*command, "-c", str(source), "-o", str(output)])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(one, sources))
+
+
+def _link(
     work: Path,
     board: Board,
     device: Device,
     compiler: Compiler,
     command: list[str],
-    sources: list[Path],
+    objects: list[Path],
     script: str,
 ) -> None:
-    """Compiles each file for itself, as many at a time as there are processors, and links."""
-
-    def call(line: list[str]) -> None:
-        done = subprocess.run(
-            line, capture_output=True, text=True, check=False, env=zig_environment()
-        )
-        if done.returncode:
-            raise failed(board, compiler.name, done.stderr)
-
-    objects = [work / f"{number}-{source.stem}.o" for number, source in enumerate(sources)]
-    lines = [[*command, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(call, lines))
     link = list(LINK)
     link += [f"-Wl,--wrap={name}" for name in device.wrap]
+    board_script = work / "board.ld"
     if not device.is_process:
-        (work / "board.ld").write_text(script, "utf-8")
-        link.append(f"-Wl,-T,{work / 'board.ld'}")
+        board_script.write_text(script, "utf-8")
+        link.append(f"-Wl,-T,{board_script}")
         link += ["-lgcc"] if compiler.name != "zig" else []
-    call([*command, *map(str, objects), *link, "-o", str(work / ELF)])
+    _call(board, compiler, [*command, *map(str, objects), *link, "-o", str(work / ELF)])
+    board_script.unlink(missing_ok=True)
     if device.is_process:
         (work / ELF).chmod(0o700)
     if device.boot_crc:
         fill_boot_crc(work / ELF, device.flash_at)
     calls = [path for o in objects if (path := o.with_suffix(".ci")).exists()]
-    (work / "calls.ci").write_text("".join(path.read_text("utf-8") for path in calls), "utf-8")
-    for path in work.iterdir():
-        if path.name not in (ELF, "calls.ci"):
-            path.unlink()
+    (work / CALLS).write_text("".join(path.read_text("utf-8") for path in calls), "utf-8")
