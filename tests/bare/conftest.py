@@ -67,7 +67,9 @@ def compile_port(
     else:
         rooms = [path for path in rooms if path.name != "main.c"]
     sources = [source, *rooms, *sorted((engine / "engine").rglob("*.c"))]
-    command = ["cc", *engine_flags(), *FLAGS, "-O2", *flags, *defines(sim, device_of(sim))]
+    device = device_of(sim)
+    command = ["cc", *engine_flags(), *FLAGS, "-O2", *flags, *device.cpu]
+    command += defines(sim, device)
     command += [f"-I{firmware}", f"-I{engine}", *map(str, sources), "-o", str(output)]
     subprocess.run(command, check=True)
     return output

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.shared import made_once, shared_folder
 from support.tiny_models import TinyConfig, make_weights, write_gguf
 
 from qedge.toolkit.board import Board, load
@@ -72,14 +73,19 @@ class Prepared:
 def prepared(
     linux_board: Board, make_image: MakeImage, tmp_path_factory: pytest.TempPathFactory
 ) -> Prepared:
-    disk = tmp_path_factory.mktemp("prepared") / "disk.ext4"
-    image = make_image(1)
-    with (
-        LinuxEmulator(linux_board, disk) as emulator,
-        reach(linux_board, emulator.port, str(emulator.identity)) as there,
-    ):
-        put(there, image, linux_board)
-    return Prepared(disk, image)
+    disk = shared_folder(tmp_path_factory, f"prepared-{linux_board.name}") / "disk.ext4"
+    image = make_image(1)  # the same bytes in every worker
+
+    def make() -> None:
+        part = disk.with_suffix(".part")
+        with (
+            LinuxEmulator(linux_board, part) as emulator,
+            reach(linux_board, emulator.port, str(emulator.identity)) as there,
+        ):
+            put(there, image, linux_board)
+        part.rename(disk)
+
+    return Prepared(made_once(disk, make), image)
 
 
 @pytest.fixture(scope="session")

@@ -78,13 +78,13 @@ def compilers(device: Device) -> list[Compiler]:
     if device.is_process:
         for name in ("cc", "gcc", "clang"):
             if path := shutil.which(name):
-                found.append(Compiler(name, (path,), ()))
+                found.append(Compiler(name, (path,), tuple(device.cpu)))
     elif path := shutil.which("arm-none-eabi-gcc"):
         flags = (*GCC_BARE, *GCC_CALLS, *device.cpu, *BARE)
         found.append(Compiler("arm-none-eabi-gcc", (path,), flags))
     if find_spec("ziglang") and (device.is_process or device.zig_cpu):
         command = (sys.executable, "-m", "ziglang", "cc")
-        bare: tuple[str, ...] = ()
+        bare: tuple[str, ...] = tuple(device.cpu)
         if not device.is_process:
             hard = "hf" if "-mfloat-abi=hard" in device.cpu else ""
             target = ["-target", f"thumb-freestanding-eabi{hard}", f"-mcpu={device.zig_cpu}"]

@@ -1,7 +1,7 @@
 /* amx.c - products of sixteen tokens at a time by AMX: a tile of the image, 16 rows by 32
  * columns in groups of four, is an operand as it lies. Each block's exact sums are stored and
  * scaled in AVX-512, in the order of SPEC 2.5. avx512.c has the rest of the set. */
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__) && !defined(QE_PORTABLE_ONLY)
 #include "amx.h"
 #include <immintrin.h>
 

@@ -2,7 +2,7 @@
  * there flushes subnormals, so only integers go through it: sums of products as in neon.c.
  * Floats are scalar.h's. Equal to portable.c. */
 #if defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) &&                        \
-    (!defined(__clang__) || defined(QE_WITH_ARMV7))
+    (!defined(__clang__) || defined(QE_WITH_ARMV7)) && !defined(QE_PORTABLE_ONLY)
 #include "kernels.h"
 #include "scalar.h"
 

@@ -1,7 +1,7 @@
 /* avx2.c - kernels for AVX2 with F16C (any x86-64-v3). A register holds 8 rows by 4 columns;
  * products of bytes go through int16 pairs that cannot overflow (SPEC 2.3: |x| <= 127). Equal
  * to portable.c. */
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(QE_PORTABLE_ONLY)
 #include "kernels.h"
 #include <immintrin.h>
 

@@ -1,6 +1,6 @@
 /* avx512.c - kernels for AVX-512 with VNNI (Zen 4, Ice Lake and later). A register holds 16
  * rows by 4 columns, so a lane owns a row; equal to portable.c. */
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(QE_PORTABLE_ONLY)
 #include "amx.h"
 #include <immintrin.h>
 

@@ -1,6 +1,6 @@
 /* dotprod.c - the AArch64 kernels for cores with SDOT (A76 and later): a lane owns a row, four
  * columns an instruction. */
-#if defined(__aarch64__)
+#if defined(__aarch64__) && !defined(QE_PORTABLE_ONLY)
 #include <arm_neon.h>
 
 #if defined(__clang__)

@@ -1,6 +1,6 @@
 /* i8mm.c - the AArch64 kernels for cores with SMMLA: two rows by two tokens by eight columns an
  * instruction, for many tokens; single tokens go by SDOT. */
-#if defined(__aarch64__)
+#if defined(__aarch64__) && !defined(QE_PORTABLE_ONLY)
 #include <arm_neon.h>
 
 #if defined(__clang__)

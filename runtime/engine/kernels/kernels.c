@@ -6,7 +6,7 @@ static const struct {
     uint32_t needs;
 } sets[] = {
 /* the fastest first */
-#if defined(QE_PORTABLE_ONLY) /* to measure against */
+#if defined(QE_PORTABLE_ONLY) /* to measure against, and for a firmware that is a process */
 #elif defined(__x86_64__)
 #if defined(__linux__)
     {&qe_amx, QE_HAS_AVX2 | QE_HAS_AVX512 | QE_HAS_AMX},

@@ -2,7 +2,7 @@
  * as long as they cannot overflow, |x| <= 127 (SPEC 2.3). Of q4_0 that is a whole block: 8 *
  * 127
  * * 8, or 15 * 127 * 8 with the offset; of q8_0 two products: 2 * 128 * 127 = 32512. */
-#if defined(__aarch64__)
+#if defined(__aarch64__) && !defined(QE_PORTABLE_ONLY)
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC push_options
 #pragma GCC optimize("no-schedule-insns") /* it spills what 32 registers hold */
