@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     *(ROOT / "runtime" / "engine" / "FLAGS").read_text("utf-8").split(),
-    *("-D_DEFAULT_SOURCE", "-O1", "-g", "-Wall", "-Wextra"),
+    *("-D_DEFAULT_SOURCE", "-DQE_PORTABLE_ONLY", "-O1", "-g", "-Wall", "-Wextra"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]
 CASES = 4000  # of each section, in the suite
@@ -71,6 +73,11 @@ def make_fuzzer(folder: Path) -> Path:
     return folder / "vocab_fuzz"
 
 
+@pytest.fixture(scope="module")
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_fuzzer(tmp_path_factory.mktemp("fuzzer"))
+
+
 def run(fuzzer: Path, section: Path, first: int, count: int) -> dict[str, int]:
     command = [str(fuzzer), str(section), str(first), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -78,16 +85,14 @@ def run(fuzzer: Path, section: Path, first: int, count: int) -> dict[str, int]:
     return json.loads(done.stdout)
 
 
-def test_no_mutation_of_a_tokenizer_breaks_the_engine(tmp_path: Path) -> None:
-    fuzzer = make_fuzzer(tmp_path)
+def test_no_mutation_of_a_tokenizer_breaks_the_engine(fuzzer: Path, tmp_path: Path) -> None:
     for section in sections(tmp_path):
         found = run(fuzzer, section, 1, CASES)
         assert found["opened"] > CASES / 4 and found["encoded"] > CASES / 4, section.name
 
 
-def test_what_broke_it_once_does_not_again(tmp_path: Path) -> None:
+def test_what_broke_it_once_does_not_again(fuzzer: Path, tmp_path: Path) -> None:
     """A special token that the text claims and no list finds was put out as an id."""
-    fuzzer = make_fuzzer(tmp_path)
     (many,) = [section for section in sections(tmp_path) if section.name == "many"]
     assert run(fuzzer, many, 8208642234, 1)["opened"] == 1
 
