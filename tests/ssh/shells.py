@@ -55,7 +55,8 @@ def tools(folder: Path, interpreter: str) -> str:
     place = folder / f"bin-{interpreter}"
     if not place.exists():
         place.mkdir()
-        (place / "python3").symlink_to(sys.executable)
+        for name in ("python3", "python3.10"):  # one Python by two names
+            (place / name).symlink_to(sys.executable)
         if interpreter == "busybox":
             subprocess.run([at, "--install", "-s", place], check=True)
         else:

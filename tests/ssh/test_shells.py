@@ -80,6 +80,8 @@ def test_a_runtime_is_put_into_a_folder_of_any_name_and_nothing_else_is_touched(
     shell = LocalShell(home, tools(tmp_path, interpreter))
     facts = probe(shell)  # type: ignore[arg-type]
     assert facts.writable and facts.executable and facts.free > 0 and not facts.runtimes
+    started = [os.path.realpath(path) for _, _, path in facts.pythons]
+    assert started and len(started) == len(set(started)), "a Python by two names"
     install(shell, facts, "python3", wheel)  # type: ignore[arg-type]
     root, folder = root_of(home), runtime_folder(wheel)
     runtime = os.path.join(root, folder.encode())

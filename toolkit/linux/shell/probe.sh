@@ -16,7 +16,12 @@ say available "$(awk '/^MemAvailable/{print $2*1024}' /proc/meminfo)"
 say cgroup "$(cat /sys/fs/cgroup/memory.max 2>/dev/null)"
 say throttled "$(vcgencmd get_throttled 2>/dev/null | cut -d= -f2)"
 say clock "$(date +%s)"
+seen=
 for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+    file=$(command -v "$p") || continue
+    same=$(readlink -f "$file" 2>/dev/null) || same=$file
+    case $seen in *":$same:"*) continue ;; esac # starting one takes a small board its time
+    seen=$seen:$same:
     v=$("$p" -I -S -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     say python "$p $v $(command -v "$p")"
 done
