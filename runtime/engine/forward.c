@@ -149,6 +149,16 @@ static void embed(const qe_session *s, uint32_t token, float *x)
     }
 }
 
+static int is_finite(const float *x, uint32_t n)
+{
+    uint32_t worst = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t bits = qe_bits(x[i]) & 0x7FFFFFFFu;
+        worst = bits > worst ? bits : worst;
+    }
+    return worst < QE_INF_BITS;
+}
+
 /* Logits of tokens first .. first + rows - 1 of the batch, whose last layer's output is still
  * in n: x = x + n, n = rmsnorm(x), out = W_output n. */
 static void head(qe_session *s, uint32_t first, uint32_t rows, float *out, size_t out_stride)
@@ -271,5 +281,6 @@ int qe_session_eval(qe_session *s, const uint32_t *tokens, uint32_t count, float
     }
     if (all_logits)
         memcpy(logits, all_logits - stride, (size_t)c->vocab_size * 4);
-    return qe_all_finite(logits, c->vocab_size) ? QE_OK : QE_ERR_NUMERIC;
+    s->finite = is_finite(logits, c->vocab_size);
+    return s->finite ? QE_OK : QE_ERR_NUMERIC;
 }

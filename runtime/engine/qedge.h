@@ -180,6 +180,7 @@ typedef struct {
     uint8_t *arena;
     uint64_t arena_bytes;
     uint32_t position; /* tokens held */
+    int finite;        /* so are all logits */
     uint64_t at[24];   /* offsets of the arrays in the arena: SPEC 4 */
 } qe_session;
 
@@ -243,7 +244,7 @@ int qe_sampler_check(const qe_sampler *sampler);
 
 /* Draws the next token from the session's logits; returns its id, QE_ERR_USAGE for a sampler
  * value out of range or before any token, QE_ERR_NUMERIC when a logit is not finite, by itself
- * or by the penalty. Does not append it. */
+ * or by a penalty, until the next evaluation. Does not append it. */
 int32_t qe_session_sample(qe_session *session, qe_sampler *sampler);
 
 /* ---- kernel sets ---- */

@@ -17,6 +17,7 @@ static void penalize(qe_session *s, float penalty)
             continue;
         float *l = &logits[history[i]];
         *l = *l > 0.0f ? *l / penalty : *l * penalty;
+        s->finite &= (qe_bits(*l) & 0x7FFFFFFFu) < QE_INF_BITS;
     }
 }
 
@@ -336,7 +337,7 @@ int32_t qe_session_sample(qe_session *s, qe_sampler *o)
         return QE_ERR_USAGE;
     if (o->repeat_penalty != 1.0f)
         penalize(s, o->repeat_penalty);
-    if (!qe_all_finite(logits, n))
+    if (!s->finite)
         return QE_ERR_NUMERIC;
     const uint32_t best = kernels->first_largest(logits, n);
     if (o->temperature < 1e-6f)

@@ -172,20 +172,21 @@ static int32_t sample(qe_session *s, const float *l, uint32_t n, const chain *c,
     return qe_session_sample(s, &o);
 }
 
-/* Whether one logit that is not finite is refused, wherever it is. */
-static int refuses(qe_session *s, float *l, uint32_t n, const chain *c, uint32_t k)
+/* Whether logits that are not finite are refused: after an evaluation that said so, and from
+ * the penalty on that made them so. */
+static int refuses(qe_session *s, const float *l, uint32_t n, const chain *c, uint32_t k)
 {
-    static const uint32_t bits[] = {0x7F800000u, 0xFF800000u, 0x7FC00000u, 0x7FFFFFFFu,
-                                    0xFFFFFFFFu};
-    const uint32_t places[] = {0, n / 2, n - 1};
-    int good = 1;
-    for (uint32_t i = 0; i < 3; i++)
-        for (uint32_t j = 0; j < sizeof bits / sizeof *bits; j++) {
-            const float kept = l[places[i]];
-            l[places[i]] = qe_float(bits[j]);
-            good &= sample(s, l, n, c, k, j) == QE_ERR_NUMERIC;
-            l[places[i]] = kept;
-        }
+    qe_sampler penalty = {.temperature = 0, .top_p = 1, .repeat_penalty = 1e-6f};
+    s->finite = 0;
+    int good = sample(s, l, n, c, k, 1) == QE_ERR_NUMERIC;
+    s->finite = 1;
+    good &= sample(s, l, n, c, k, 1) >= 0;
+    ((uint32_t *)qe_at(s, AT_HISTORY))[0] = n - 1;
+    qe_floats(s, AT_LOGITS)[n - 1] = 1e35f;
+    good &= qe_session_sample(s, &penalty) == QE_ERR_NUMERIC;
+    penalty.repeat_penalty = 1;
+    good &= qe_session_sample(s, &penalty) == QE_ERR_NUMERIC;
+    s->finite = 1;
     return good;
 }
 
@@ -248,7 +249,7 @@ int main(int argc, char **argv)
                                     qe_kernels_find(name, qe_host_features()), NULL, arena,
                                     bytes))
                     return 1;
-                s.position = 1;
+                s.position = s.finite = 1;
                 if (timed) {
                     printf("%s\"%s: %s\": %.1f", draws++ ? ", " : "", KINDS[kind], chosen->name,
                            median_us(&s, l, n, chosen, k));

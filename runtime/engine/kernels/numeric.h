@@ -104,17 +104,6 @@ static inline uint16_t qe_float_to_half(float x)
     return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
 }
 
-/* Whether none of x (n) is infinite or NaN. */
-static inline int qe_all_finite(const float *x, uint32_t n)
-{
-    uint32_t worst = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const uint32_t bits = qe_bits(x[i]) & 0x7FFFFFFFu;
-        worst = bits > worst ? bits : worst;
-    }
-    return worst < QE_INF_BITS;
-}
-
 /* SPEC 2.6. */
 static inline float qe_exp(float x)
 {
