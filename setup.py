@@ -39,8 +39,15 @@ setup(
         ),
         Extension(
             "qedge.toolkit.quant._tiles",
-            sources=["toolkit/quant/_tiles.pyx", "toolkit/quant/tiles.c"],
-            depends=["toolkit/quant/tiles.h"],
+            sources=[
+                "toolkit/quant/_tiles.pyx",
+                *sorted(glob.glob("toolkit/quant/tile*.c")),
+                "runtime/engine/kernels/formats.c",
+            ],
+            depends=[
+                *sorted(glob.glob("toolkit/quant/*.h")),
+                "runtime/engine/kernels/formats.h",
+            ],
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE,
         ),

@@ -36,7 +36,14 @@ SECTIONS = {
     "golden": QE_SECTION_GOLDEN, "provenance": QE_SECTION_PROVENANCE, "chat": QE_SECTION_CHAT,
 }
 KV_TYPES = {"f32": QE_KV_F32, "f16": QE_KV_F16, "q8_0": QE_KV_Q8_0}
-TYPES = {"f32": QE_F32, "f16": QE_F16, "q4_0": QE_Q4_0, "q8_0": QE_Q8_0}
+TYPES = {
+    "f32": QE_F32, "f16": QE_F16, "bf16": QE_BF16,
+    "q4_0": QE_Q4_0, "q4_1": QE_Q4_1, "q5_0": QE_Q5_0, "q5_1": QE_Q5_1, "q8_0": QE_Q8_0,
+    "q2_K": QE_Q2_K, "q3_K": QE_Q3_K, "q4_K": QE_Q4_K, "q5_K": QE_Q5_K, "q6_K": QE_Q6_K,
+    "iq4_nl": QE_IQ4_NL, "iq4_xs": QE_IQ4_XS, "mxfp4": QE_MXFP4,
+    "tq2_0": QE_TQ2_0, "q1_0": QE_Q1_0, "q2_0": QE_Q2_0,
+    "a3": QE_A3, "a4": QE_A4, "a5": QE_A5, "a6": QE_A6,
+}
 ROLES = {
     "token_embd": QE_EMBED, "output_norm": QE_OUT_NORM, "output": QE_OUTPUT,
     "attn_norm": QE_ATTN_NORM, "attn_q": QE_Q, "attn_k": QE_K, "attn_v": QE_V,
@@ -199,13 +206,12 @@ cdef class Image:
                 PyBytes_FromStringAndSize(<const char *>g.digest, 32).hex())
 
     def tensors(self):
-        """(kind, layer, type, rows of the layout, group, rows, columns, bytes) of each tensor."""
+        """(kind, layer, type, layout, rows, columns, bytes) of each tensor."""
         cdef qe_tensor t
         found = []
         for i in range(qe_image_tensor_count(&self.image)):
             t = qe_image_tensor(&self.image, i)
-            found.append((t.kind, t.layer, t.type, t.layout & 255, t.layout >> 8, t.rows,
-                          t.columns, t.bytes))
+            found.append((t.kind, t.layer, t.type, t.layout, t.rows, t.columns, t.bytes))
         return found
 
     def verify(self, uint32_t first, uint32_t count):

@@ -23,19 +23,6 @@ else:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How a board's kernels want quantized weights to lie: rows interleaved, and columns kept
-    together, in a tile."""
-
-    rows: int
-    group: int
-
-    @property
-    def code(self) -> int:
-        return self.rows | self.group << 8
-
-
-@dataclass(frozen=True, slots=True)
 class Device:
     """A board that qedge's own firmware runs on: its port, and its memory. Addresses are the
     processor's; `slot_at` is an offset in flash."""
@@ -132,15 +119,10 @@ class Board:
     batch_tokens: int
     alignment_bytes: int
     leaf_bytes: int
-    layout_rows: int
-    layout_group: int
+    layout_rows: int  # that its kernels want interleaved
     ram_bytes: int = 0
     device: Device | None = field(default=None)
     linux: Linux | None = field(default=None)
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.layout_rows, self.layout_group)
 
 
 _TABLES: dict[str, Any] = {"device": Device, "linux": Linux}
@@ -149,8 +131,7 @@ EMULATORS = ("process", "rp2040js", "qemu")
 VALUES: dict[str, Sequence[int]] = {
     "threads": range(1, 65),
     "batch_tokens": range(1, 513),
-    "layout_rows": (1, 4, 8, 16),
-    "layout_group": (4, 8),
+    "layout_rows": (1, 4, 16),
     "alignment_bytes": [1 << n for n in range(6, 21)],
     "leaf_bytes": [1 << n for n in range(8, 21)],
 }

@@ -375,7 +375,7 @@ class Jobs:
             raise work.error
         image = Image(path.encode())
         work.results["model"] = {
-            "tensors": [[t[0], t[5], t[7]] for t in image.tensors()],
+            "tensors": [[t[0], t[4], t[6]] for t in image.tensors()],
             "config": image.config,
             "kv": image.plan["kv"],
             "depth": work.results.get("depth", 0),

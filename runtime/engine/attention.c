@@ -37,8 +37,8 @@ static void store_key(const qe_kernels *kernels, uint8_t *cache, uint32_t positi
         const uint32_t width = head_size - b < 32 ? head_size - b : 32;
         int8_t q[32];
         float d;
-        int32_t sum;
-        kernels->quantize(x + b, width, q, &d, &sum);
+        int16_t sums[2];
+        kernels->quantize(x + b, width, q, &d, sums);
         qe_store16(block + 2 * p, qe_float_to_half(d));
         for (uint32_t i = 0; i < width; i += 4)
             memcpy(block + 32 + i * 16 + p * 4, q + i, 4);
@@ -56,8 +56,8 @@ static void store_value(const qe_kernels *kernels, uint8_t *cache, uint32_t posi
         const uint32_t width = head_size - b < 32 ? head_size - b : 32;
         int8_t q[32];
         float d;
-        int32_t sum;
-        kernels->quantize(x + b, width, q, &d, &sum);
+        int16_t sums[2];
+        kernels->quantize(x + b, width, q, &d, sums);
         qe_store16(tile + b * 2 + 2 * p, qe_float_to_half(d));
         for (uint32_t i = 0; i < width; i++)
             values[(b + i) * 4] = (uint8_t)q[i];
@@ -153,12 +153,12 @@ static void attend_q8(const qe_session *s, const uint8_t *keys, const uint8_t *v
     const size_t first = (size_t)worker * group * padded;
     const qe_act act = {.q = (int8_t *)qe_at(s, AT_HQ) + first,
                         .d = qe_floats(s, AT_HD) + first / 32,
-                        .s = (int32_t *)qe_at(s, AT_HS) + first / 32,
+                        .s = (int16_t *)qe_at(s, AT_HS) + first / 16,
                         .stride = padded};
     float inv[QE_MAX_GROUP];
     for (uint32_t h = 0; h < group; h++)
         k->quantize(q + h * hs, hs, act.q + h * padded, act.d + h * (padded / 32),
-                    act.s + h * (padded / 32));
+                    act.s + h * (padded / 16));
     k->score_q8(keys, (n + 15) / 16, hs, &act, group, scores, context);
     for (uint32_t h = 0; h < group; h++)
         inv[h] = k->softmax(scores + (size_t)h * context, n);

@@ -70,8 +70,7 @@ static void run_products(products *p)
 
 static int quantized(const qe_session *s, uint32_t tensor)
 {
-    const uint32_t type = qe_image_tensor(s->image, tensor).type;
-    return type == QE_Q4_0 || type == QE_Q8_0;
+    return qe_format_of(qe_image_tensor(s->image, tensor).type) != NULL;
 }
 
 static const float *norm_weights(const qe_session *s, uint32_t tensor)
@@ -114,7 +113,7 @@ static void token_chunk(void *argument, uint32_t chunk, uint32_t worker)
             const size_t row = (size_t)t * p->stride;
             k->quantize(in, p->n, (int8_t *)qe_at(p->s, AT_ACT) + row,
                         qe_floats(p->s, AT_ACT_D) + row / 32,
-                        (int32_t *)qe_at(p->s, AT_ACT_S) + row / 32);
+                        (int16_t *)qe_at(p->s, AT_ACT_S) + row / 16);
         }
     }
 }
@@ -128,24 +127,20 @@ static void run_tokens(token_step *step)
 static void embed(const qe_session *s, uint32_t token, float *x)
 {
     const qe_tensor t = qe_image_tensor(s->image, QE_EMBED);
-    const uint32_t columns = qe_ceil(t.columns, 32), R = t.layout & 255u, g = t.layout >> 8;
-    if (t.type == QE_F32 || t.type == QE_F16) {
-        const uint8_t *row = t.data + (size_t)token * columns * (t.type == QE_F16 ? 2 : 4);
+    const uint32_t columns = qe_ceil(t.columns, 32), R = t.layout;
+    const qe_format *f = qe_format_of(t.type);
+    if (!f) {
+        const uint8_t *row = t.data + (size_t)token * columns * (t.type == QE_F32 ? 4 : 2);
         for (uint32_t i = 0; i < t.columns; i++)
-            x[i] = t.type == QE_F16 ? qe_half_to_float(qe_load16(row + 2 * (size_t)i))
-                                    : qe_float(qe_load32(row + 4 * (size_t)i));
+            x[i] = qe_plain_value(row, i, t.type);
         return;
     }
-    const size_t tile = qe_tile_bytes(t.type, R);
-    const uint8_t *w = t.data + token / R * tile * (columns / 32);
-    const uint32_t r = token % R;
-    for (uint32_t i = 0; i < t.columns; i++) {
-        const uint8_t *b = w + i / 32 * tile;
-        const uint32_t c = t.type == QE_Q4_0 ? i % 16 : i % 32;
-        const uint8_t byte = b[2 * R + c / g * R * g + r * g + c % g];
-        const int32_t q =
-            t.type == QE_Q8_0 ? (int8_t)byte : (i % 32 < 16 ? byte & 15 : byte >> 4) - 8;
-        x[i] = qe_half_to_float(qe_load16(b + 2 * r)) * (float)q;
+    const uint8_t *w = t.data + token / R * qe_group_bytes(f, R, columns);
+    for (uint32_t b = 0; b < columns / 32; b++) {
+        qe_block block;
+        qe_block_read(f, w, R, token % R, b, &block);
+        for (uint32_t i = 0; i < 32 && 32 * b + i < t.columns; i++)
+            x[32 * b + i] = qe_block_value(f, &block, i);
     }
 }
 

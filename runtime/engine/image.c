@@ -206,22 +206,6 @@ static qe_tensor expected(const qe_config *c, uint32_t index)
     return t;
 }
 
-static uint64_t tensor_bytes(const qe_tensor *t)
-{
-    const uint64_t columns = qe_ceil(t->columns, 32);
-    const uint32_t R = t->layout & 255u, group = t->layout >> 8;
-    switch (t->type) {
-    case QE_F32: return t->layout == QE_LAYOUT_PLAIN ? t->rows * columns * 4 : 0;
-    case QE_F16: return t->layout == QE_LAYOUT_PLAIN ? t->rows * columns * 2 : 0;
-    case QE_Q4_0:
-    case QE_Q8_0:
-        if (!power_of_two(R, 1, 16) || R == 2 || (group != 4 && group != 8))
-            return 0;
-        return qe_ceil(t->rows, R) / R * (columns / 32) * qe_tile_bytes(t->type, R);
-    }
-    return 0;
-}
-
 static int read_tensors(qe_image *image)
 {
     uint64_t bytes, weight_bytes;
@@ -243,7 +227,7 @@ static int read_tensors(qe_image *image)
             return QE_ERR_IMAGE;
         const qe_tensor t = qe_image_tensor(image, i);
         if (t.kind != want.kind || t.layer != want.layer || t.rows != want.rows ||
-            t.columns != want.columns || !t.bytes || t.bytes != tensor_bytes(&t) ||
+            t.columns != want.columns || !t.bytes || t.bytes != qe_tensor_bytes(t.type, t.layout, t.rows, t.columns) ||
             !inside(offset, t.bytes, end))
             return QE_ERR_IMAGE;
         const int is_norm =

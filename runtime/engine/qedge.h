@@ -37,10 +37,34 @@ enum qe_error {
 
 #include "text/vocab.h"
 
-#define QE_VERSION 1u /* of the image */
+#define QE_VERSION 2u /* of the image */
 
-/* Of tensors; the numbers are GGML's. */
-enum qe_type { QE_F32 = 0, QE_F16 = 1, QE_Q4_0 = 2, QE_Q8_0 = 8 };
+/* Of tensors: SPEC 2.4. The numbers below 256 are GGML's, the others this format's own. */
+enum qe_type {
+    QE_F32 = 0,
+    QE_F16 = 1,
+    QE_Q4_0 = 2,
+    QE_Q4_1 = 3,
+    QE_Q5_0 = 6,
+    QE_Q5_1 = 7,
+    QE_Q8_0 = 8,
+    QE_Q2_K = 10,
+    QE_Q3_K = 11,
+    QE_Q4_K = 12,
+    QE_Q5_K = 13,
+    QE_Q6_K = 14,
+    QE_IQ4_NL = 20,
+    QE_IQ4_XS = 23,
+    QE_BF16 = 30,
+    QE_TQ2_0 = 35,
+    QE_MXFP4 = 39,
+    QE_Q1_0 = 41,
+    QE_Q2_0 = 42,
+    QE_A3 = 259,
+    QE_A4 = 260,
+    QE_A5 = 261,
+    QE_A6 = 262
+};
 
 enum qe_kv { QE_KV_F32 = 0, QE_KV_F16 = 1, QE_KV_Q8_0 = 8 };
 

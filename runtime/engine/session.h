@@ -16,7 +16,7 @@ enum array {
     AT_UP,      /* (batch, ffn') f32 */
     AT_ACT,     /* (batch, wide) int8: a quantized matrix input */
     AT_ACT_D,   /* (batch, wide / 32) f32 */
-    AT_ACT_S,   /* (batch, wide / 32) i32 */
+    AT_ACT_S,   /* (batch, wide / 32, 2) i16 */
     AT_LOGITS,  /* (vocab') f32 */
     AT_WEIGHTS, /* (vocab') u32: the sampler's */
     AT_SCORES,  /* (threads, group, context') f32 */
@@ -24,7 +24,7 @@ enum array {
     AT_DU,      /* (threads, context' / 32) f32 */
     AT_HQ,      /* (threads, group, head') int8: a head group's quantized queries */
     AT_HD,      /* (threads, group, head' / 32) f32 */
-    AT_HS,      /* (threads, group, head' / 32) i32 */
+    AT_HS,      /* (threads, group, head' / 32, 2) i16 */
     AT_HISTORY, /* (context) u32: the session's tokens */
     AT_KEYS,    /* (layers, kv_heads, keys of a head): SPEC 4 */
     AT_VALUES,  /* (layers, kv_heads, values of a head) */

@@ -48,7 +48,11 @@ def pull(name: str, as_json: bool) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-b", "--board", help="A board's name; default: host, this machine.")
-@click.option("-q", "--quant", default="q8_0", show_default=True, help="q4_0, q8_0, f16, f32.")
+@click.option(
+    "-q",
+    "--quant",
+    help="keep, q4_0, q8_0, bf16, f16 or f32; default: keep a quantized file's types, else q8_0.",
+)
 @click.option(
     "--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits."
 )
@@ -59,7 +63,7 @@ def pull(name: str, as_json: bool) -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Default: MODEL-QUANT.qimg here, or MODEL-QUANT-BOARD.qimg for another machine.",
+    help="Default: MODEL[-QUANT].qimg here, or MODEL[-QUANT]-BOARD.qimg for another machine.",
 )
 @ram_option
 @click.option("--sign", type=click.Path(path_type=Path), help="Sign it with a private key.")
@@ -68,7 +72,7 @@ def pull(name: str, as_json: bool) -> None:
 def build(
     model: Path,
     board: str | None,
-    quant: str,
+    quant: str | None,
     context: str,
     kv: str | None,
     embedding: str | None,

@@ -101,7 +101,7 @@ class Advice:
 def _choice(
     source: SourceModel, vocabulary: bytes, board: Board, quant: str, context: int | None
 ) -> Choice:
-    recipe = Recipe.of(quant, None, None)
+    recipe = Recipe.of(source, quant, None, None)
     entries = tensor_table(source, recipe, board)
     size = sized(source, entries, vocabulary, board)
     config, tiny = source.config, _parameters(source) < TINY

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
-from qedge.runtime._engine import ROLES, TYPES
+from qedge.runtime._engine import ROLES
 from qedge.runtime.errors import ImageError, NoBoardError, QedgeError, UsageError, WriteError
 from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
@@ -32,7 +32,7 @@ from qedge.toolkit.make.image import (
 from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
 from qedge.toolkit.quant.quantize import layout_for, pack, packed_bytes
-from qedge.toolkit.quant.recipe import Recipe, type_named
+from qedge.toolkit.quant.recipe import KEEP, QUANTS, Recipe, kept_type, type_named
 from qedge.toolkit.source.locate import model_name
 from qedge.toolkit.source.model import SourceModel, SourceTensor
 from qedge.toolkit.source.opening import open_source
@@ -71,7 +71,7 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
         tensor, kind = source.tensors[name], recipe.type_of(name)
         parts = name.split(".")
         layer, role = (int(parts[1]), parts[2]) if parts[0] == "blk" else (0, parts[0])
-        layout = layout_for(kind, board.layout)
+        layout = layout_for(kind, board.layout_rows)
         size = packed_bytes(kind, layout, tensor.rows, tensor.columns)
         entries.append(
             TensorEntry(
@@ -86,7 +86,8 @@ def sized(
 ) -> int:
     """At most the image's bytes without its rope table."""
     texts = [vocabulary, (source.chat_template or "").encode(), conversation(source) or b""]
-    longest = _provenance(source, Recipe.of("q4_0", None, None), board, 1 << 24, "0" * 64)
+    recipe = Recipe.of(source, None, None, None)
+    longest = _provenance(source, recipe, board, 1 << 24, "0" * 64)
     return bytes_without_rope(board, entries, [len(text) for text in (*texts, longest)])
 
 
@@ -146,16 +147,16 @@ def check_output(output: Path) -> None:
         raise WriteError(f"{output}: {folder} is not a folder; name another output")
 
 
-def output_path(model: Path, board: Board, quant: str, given: Path | None) -> Path:
+def output_path(model: Path, board: Board, quant: str | None, given: Path | None) -> Path:
     """Where an image goes: the file that was given, or one in the working folder.
 
-    The name then is MODEL-QUANT.qimg, with the board's name when that is not this machine, so
+    The name then is MODEL-QUANT.qimg (MODEL.qimg where nothing was asked for), with the board's name when that is not this machine, so
     that images for two boards do not take each other's place."""
     if given is not None:
         return given
-    kind = type_named("--quant", quant, TYPES)
+    kind = "" if quant is None else f"-{type_named('--quant', quant, QUANTS)}"
     there = "" if board.name == _here() else f"-{board.name}"
-    return Path(f"{model_name(model)}-{kind}{there}.qimg")
+    return Path(f"{model_name(model)}{kind}{there}.qimg")
 
 
 def _here() -> str | None:
@@ -181,10 +182,20 @@ def _notes(
 ) -> Iterable[str]:
     stored = source.stored_type()
     bits = re.match(r"(?:[IT]?Q|MXFP|NVFP)([1-7])", stored)
-    if bits is not None and stored.lower() != recipe.quant:
+    if recipe.quant == KEEP:
+        lost = sorted(
+            {
+                tensor.source_type
+                for name, tensor in source.tensors.items()
+                if name in recipe.types and kept_type(tensor.source_type) is None
+            }
+        )
+        if lost:
+            yield f"{', '.join(lost)} cannot be kept as it is: these weights are q8_0 here"
+    elif bits is not None and stored.lower() != recipe.quant:
         yield (
             f"most of its weights are {stored} already, {bits[1]} bits each: no image of this "
-            "file is more exact than that; an unquantized or Q8_0 file gives a better one"
+            "file is more exact than that, and --quant keep takes them over without any loss"
         )
     bound = source.config.bound
     if context == "auto" and bound is not None and planned.context == bound.positions:
@@ -196,7 +207,7 @@ def build(
     board: Board,
     output: Path,
     *,
-    quant: str = "q8_0",
+    quant: str | None = None,
     context: int | str = "auto",
     kv: str | None = None,
     embedding: str | None = None,
@@ -212,7 +223,6 @@ def build(
     """
     began = time.perf_counter()
     tell = progress or (lambda step, done, of: None)
-    recipe = Recipe.of(quant, kv, embedding)
     for given in filter(None, (model, tokenizer)):
         if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
             raise UsageError(f"{output}: is the model itself; name another output")
@@ -221,6 +231,7 @@ def build(
     for file in source.files:  # one of a folder's, or another part
         if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
             raise UsageError(f"{output}: is a file of the model; name another output")
+    recipe = Recipe.of(source, quant, kv, embedding)
     entries = tensor_table(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
     vocabulary = pack_vocabulary(source.vocabulary)

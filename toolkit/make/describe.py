@@ -33,8 +33,8 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
     image = open_image(path)
     leaves = verify_image(image, path) if verify else None
     tensors: dict[str, int] = {}  # bytes
-    for _, _, kind, rows, group, _, _, count in image.tensors():
-        layout = f" in tiles of {rows} rows by {group}" if rows > 1 else ""
+    for _, _, kind, rows, _, _, count in image.tensors():
+        layout = f" in groups of {rows} rows" if rows > 1 else ""
         name = _TYPE_NAMES[kind] + layout
         tensors[name] = tensors.get(name, 0) + count
     try:

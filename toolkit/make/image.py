@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 from qedge.runtime._engine import KV_TYPES, SECTIONS, TYPES
 from qedge.runtime.machine import cpus
-from qedge.toolkit.board import Board, Layout
+from qedge.toolkit.board import Board
 from qedge.toolkit.files import new_file as new_file
 from qedge.toolkit.make.budget import MemoryPlan
 from qedge.toolkit.source.model import ModelConfig
 
-VERSION = 1
+VERSION = 2
 HEADER_BYTES, ENTRY_BYTES, TENSOR_BYTES = 128, 32, 40
 CONFIG_BYTES, PLAN_BYTES, GOLDEN_BYTES = 64, 128, 4096
 CONFIG, PLAN, VOCAB, TEMPLATE, ROPE = (
@@ -41,7 +41,7 @@ class TensorEntry:
     kind: int
     layer: int
     type: str
-    layout: Layout
+    layout: int  # rows interleaved
     rows: int
     columns: int
     bytes: int
@@ -170,7 +170,7 @@ class ImageWriter:
                 e.kind,
                 e.layer,
                 TYPES[e.type],
-                e.layout.code,
+                e.layout,
                 e.rows,
                 e.columns,
                 offset,

@@ -1,8 +1,7 @@
 """Quantizes a source tensor into the bytes that the engine reads (SPEC 2.4 and 3.5).
 
-gguf's numpy quantizers are the definition of q4_0 and q8_0; tiles.c makes their very bytes, in
-tiles as the board's kernels want them, on all of the machine's cores.  A source of the very
-type that is asked for is taken over block by block.
+A source of the very type that is asked for is taken over block by block, in groups of rows as
+the board's kernels want them; tiles.c does it on all of the machine's cores.
 """
 
 from __future__ import annotations
@@ -16,39 +15,45 @@ import numpy as np
 from qedge.runtime._engine import TYPES
 from qedge.runtime.errors import UsageError
 from qedge.runtime.machine import cpus
-from qedge.toolkit.board import Layout
 from qedge.toolkit.quant import _tiles as tiles
 from qedge.toolkit.source.model import Bytes, SourceTensor
 
 BLOCK = 32  # columns of a block; rows are padded to whole ones
-_BLOCK_BYTES = {"f32": 128, "f16": 64, "q4_0": 18, "q8_0": 34}
-_FLOATS = ("F32", "F16", "BF16")  # that tiles.c reads as they lie
+PLAIN = ("f32", "f16", "bf16")  # types whose rows are never interleaved
+_NUMPY = {"f32": "<f4", "f16": "<f2"}
 _VALUES_AT_ONCE = 1 << 21  # 8 MiB of float32
 
-
-PLAIN = Layout(1, 1)
-
-
-def layout_for(kind: str, board_layout: Layout) -> Layout:
-    """f16 and f32 rows are never interleaved."""
-    return board_layout if kind in ("q4_0", "q8_0") else PLAIN
+# GGML's numbers of the types that a source may have, by the names of gguf-py.
+STORED = {name.upper(): number for name, number in TYPES.items() if number < 256}
+STORED["TQ1_0"] = tiles.TQ1_0
 
 
-def packed_bytes(kind: str, layout: Layout, rows: int, columns: int) -> int:
-    """Bytes of a tensor in the image."""
-    padded = -(-rows // layout.rows) * layout.rows
-    return padded * (-(-columns // BLOCK)) * _BLOCK_BYTES[kind]
+def layout_for(kind: str, board_rows: int) -> int:
+    """How many rows of a type are interleaved for a board that wants so many."""
+    return 1 if kind in PLAIN else board_rows
 
 
-def pack(tensor: SourceTensor, kind: str, layout: Layout) -> Iterator[Bytes]:
+def packed_bytes(kind: str, layout: int, rows: int, columns: int) -> int:
+    """Bytes of a tensor in the image.
+
+    UsageError when rows of so many columns cannot have the type."""
+    found = tiles.tensor_bytes(TYPES[kind], layout, rows, columns)
+    if not found:
+        raise UsageError(
+            f"rows of {columns} weights are not whole blocks of {kind}; take another type"
+        )
+    return found
+
+
+def pack(tensor: SourceTensor, kind: str, layout: int) -> Iterator[Bytes]:
     """The tensor's bytes in the image, a few rows at a time (uint8 arrays, C order).
 
     ImageError when a weight is not finite, UsageError for an unknown type."""
     if kind not in TYPES:
         raise UsageError(f"unknown type {kind}; known are {', '.join(TYPES)}")
-    step = max(1, _VALUES_AT_ONCE // max(1, tensor.columns) // layout.rows) * layout.rows
+    step = max(1, _VALUES_AT_ONCE // max(1, tensor.columns) // layout) * layout
     spans = [(at, min(at + step, tensor.rows)) for at in range(0, tensor.rows, step)]
-    part = _floats if kind in ("f32", "f16") else _tiles
+    part = _floats if kind in PLAIN else _tiles
     at_once = cpus()
     with ThreadPoolExecutor(at_once) as pool:
         ahead: deque[Future[Bytes]] = deque()
@@ -64,31 +69,37 @@ def pack(tensor: SourceTensor, kind: str, layout: Layout) -> Iterator[Bytes]:
                 job.cancel()
 
 
-def _floats(tensor: SourceTensor, kind: str, layout: Layout, start: int, stop: int) -> Bytes:
-    raw = None
+def _floats(tensor: SourceTensor, kind: str, layout: int, start: int, stop: int) -> Bytes:
     if tensor.source_type.lower() == kind and tensor.columns % BLOCK == 0:
         raw = tensor.raw(start, stop)
-    if raw is not None:
-        found = np.frombuffer(raw, np.uint8).copy()
-    else:
-        values = tensor.read(start, stop)
-        missing = -tensor.columns % BLOCK
-        values = np.pad(values, ((0, 0), (0, missing))) if missing else values
-        with np.errstate(over="ignore"):
-            found = values.astype("<f4" if kind == "f32" else "<f2").reshape(-1).view(np.uint8)
-    return found
+        if raw is not None:
+            return np.frombuffer(raw, np.uint8).copy()
+    values = tensor.read(start, stop)
+    missing = -tensor.columns % BLOCK
+    values = np.pad(values, ((0, 0), (0, missing))) if missing else values
+    if kind == "bf16":
+        return _to_bf16(values)
+    with np.errstate(over="ignore"):
+        return values.astype(_NUMPY[kind]).reshape(-1).view(np.uint8)
 
 
-def _tiles(tensor: SourceTensor, kind: str, layout: Layout, start: int, stop: int) -> Bytes:
+def _to_bf16(values: np.ndarray) -> Bytes:
+    """To the nearest, ties to even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return rounded.astype("<u2").reshape(-1).view(np.uint8)
+
+
+def _tiles(tensor: SourceTensor, kind: str, layout: int, start: int, stop: int) -> Bytes:
     out = np.empty(packed_bytes(kind, layout, stop - start, tensor.columns), np.uint8)
-    to, source = kind.upper(), tensor.source_type
-    shape = layout.rows, layout.group, out
-    if source in _FLOATS or (source == to and tensor.columns % BLOCK == 0):
+    source, to = STORED.get(tensor.source_type, -1), TYPES[kind]
+    columns, rows = tensor.columns, stop - start
+    if source >= 0 and tiles.takes(source, to) and tiles.row_bytes(source, columns):
         stored = tensor.stored_rows(start, stop)
-        refused = tiles.pack(stored, None, tensor.columns, source, to, 0, stop - start, *shape)
+        refused = tiles.pack(stored, None, columns, source, to, 0, rows, layout, out)
         if refused >= 0:
             tensor.refuse_weight(start + refused)
     else:
         values = tensor.read(start, stop).view(np.uint8)
-        tiles.pack(values, None, tensor.columns, "F32", to, 0, stop - start, *shape)
+        tiles.pack(values, None, columns, TYPES["f32"], to, 0, rows, layout, out)
     return out

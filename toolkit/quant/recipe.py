@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qedge.runtime._engine import KV_TYPES, TYPES
 from qedge.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from qedge.toolkit.source.model import SourceModel
 
 # Other names of the same types.
 SAME = {
@@ -38,14 +42,36 @@ NEAR = (
 )
 
 
+KEEP = "keep"
+# Types that are made here; the others are only taken over.
+MADE = ("f32", "f16", "bf16", "q8_0", "q4_0")
+QUANTS = (KEEP, *MADE)
+_FLOATS = ("f32", "f16", "bf16")
+
+
 def type_named(option: str, text: str, known: Iterable[str]) -> str:
     """The type that `text` names, one of `known`; UsageError names the nearest one."""
     types = list(known)
     plain = text.strip().lower().replace("-", "_")
     plain = SAME.get(plain, plain)
-    if plain in types:
-        return plain
+    for name in types:
+        if plain == name.lower():
+            return name
     raise UsageError(f"{option} {text}: no such type here; {_nearest(plain, types)}")
+
+
+def kept_type(source_type: str) -> str | None:
+    """The type of an image's tensor that holds exactly the values of GGML's type; None when there
+    is none."""
+    name = {"TQ1_0": "TQ2_0", "F64": "F32"}.get(source_type, source_type).lower()
+    return next((known for known in TYPES if known.lower() == name), None)
+
+
+def default_quant(source: SourceModel) -> str:
+    """What becomes of a model when nothing is asked for: keep where most of its weights are
+    quantized already in a way that can be kept, else q8_0."""
+    kept = kept_type(source.stored_type())
+    return KEEP if kept is not None and kept not in _FLOATS else "q8_0"
 
 
 def _nearest(plain: str, types: list[str]) -> str:
@@ -59,25 +85,47 @@ def _nearest(plain: str, types: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the types of an image's tensors are."""
+    """What the types of an image's tensors are. types: of each matrix, by its name."""
 
     quant: str
     embedding: str
     kv: str
+    types: Mapping[str, str]
 
     @classmethod
-    def of(cls, quant: str, kv: str | None, embedding: str | None) -> Recipe:
-        """The defaults: q4_0 keeps embedding and output in q8_0, as llama.cpp does; the KV
-        cache is q8_0 for quantized images, and the weights' own type for f32 and f16 ones."""
-        quant = type_named("--quant", quant, TYPES)
+    def of(
+        cls, source: SourceModel, quant: str | None, kv: str | None, embedding: str | None
+    ) -> Recipe:
+        """The defaults: see default_quant; q4_0 keeps embedding and output in q8_0, as llama.cpp
+        does; the KV cache is q8_0 for quantized images, and the weights' own type for f32 and
+        f16 ones."""
+        if quant is None:
+            quant = default_quant(source)
+        quant = type_named("--quant", quant, QUANTS)
         if embedding is not None:
-            embedding = type_named("--embedding", embedding, TYPES)
+            embedding = type_named("--embedding", embedding, MADE)
         if kv is not None:
             kv = type_named("--kv", kv, KV_TYPES)
-        default = "q8_0" if quant in ("q4_0", "q8_0") else quant
-        return cls(quant, embedding or ("q8_0" if quant == "q4_0" else quant), kv or default)
+        types = {}
+        for name, tensor in source.tensors.items():
+            if "norm" in name:
+                continue
+            is_end = name.startswith(("token_embd", "output"))
+            if is_end and embedding is not None:
+                types[name] = embedding
+            elif quant == KEEP:
+                types[name] = kept_type(tensor.source_type) or "q8_0"
+            else:
+                types[name] = "q8_0" if is_end and quant == "q4_0" else quant
+        layers = {kind for name, kind in types.items() if name.startswith("blk.")}
+        return cls(quant, types["token_embd.weight"], kv or _kv_for(layers), types)
 
     def type_of(self, name: str) -> str:
-        if "norm" in name:
-            return "f32"
-        return self.embedding if name.startswith(("token_embd", "output")) else self.quant
+        return self.types.get(name, "f32")
+
+
+def _kv_for(layers: set[str]) -> str:
+    """Of weights in f32 (or bf16, which f16 does not hold) or f16 alone, their own."""
+    if layers == {"f16"}:
+        return "f16"
+    return "f32" if layers <= {"f32", "bf16"} else "q8_0"

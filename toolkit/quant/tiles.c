@@ -1,208 +1,132 @@
-/* tiles.c - see tiles.h. Each loop is over the 32 columns of a block, in a form that compilers
- * turn into vectors of whatever width the machine's baseline has; that is fast enough to be
- * waited for by nobody: reading the source takes longer. */
+/* tiles.c - see tiles.h. Takes rows apart into heads and levels, and puts these where a group
+ * of rows has them. */
 #include "tiles.h"
 
-#include <string.h>
+enum { LONGEST = 256 }; /* columns of a period */
 
-enum { ABS = 0x7FFFFFFF, INF_BITS = 0x7F800000, HALF_INF = 0x7C00 };
-
-typedef union {
-    float f[QT_BLOCK];
-    int32_t i[QT_BLOCK];
-} values;
-
-static float as_float(uint32_t bits)
+static int is_plain(uint32_t type)
 {
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
+    return type == QE_F32 || type == QE_F16 || type == QE_BF16;
 }
 
-static uint32_t as_bits(float f)
+size_t qt_row_bytes(uint32_t type, uint32_t columns)
 {
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return bits;
-}
-
-/* To the nearest f16, ties to even, as IEEE 754 has it; x is finite. */
-static uint16_t to_half(float x)
-{
-    const uint32_t bits = as_bits(x), sign = bits >> 16 & 0x8000, size = bits & ABS;
-    if (size >= 0x477FF000) /* 65520 and more round to infinity */
-        return (uint16_t)(sign | HALF_INF);
-    if (size < 0x38800000) /* below 2^-14: adding 0.5 rounds to multiples of 2^-24 */
-        return (uint16_t)(sign | (as_bits(as_float(size) + 0.5f) - 0x3F000000));
-    return (uint16_t)(sign | ((size - 0x38000000 + 0xFFF + (size >> 13 & 1)) >> 13));
-}
-
-static void from_half(const uint8_t *in, values *v)
-{
-    uint16_t h[QT_BLOCK];
-    memcpy(h, in, sizeof h);
-    for (int i = 0; i < QT_BLOCK; i++) {
-        const uint32_t bits = h[i];
-        /* moving the exponent's bias by a product does subnormals too */
-        const float size = as_float((bits & 0x7FFF) << 13) * 0x1p112f;
-        const uint32_t not_finite = (bits & HALF_INF) == HALF_INF ? (uint32_t)INF_BITS : 0;
-        v->i[i] = (int32_t)(as_bits(size) | (bits & 0x8000) << 16 | not_finite);
-    }
-}
-
-static void from_brain(const uint8_t *in, values *v)
-{
-    uint16_t h[QT_BLOCK];
-    memcpy(h, in, sizeof h);
-    for (int i = 0; i < QT_BLOCK; i++)
-        v->i[i] = (int32_t)((uint32_t)h[i] << 16);
-}
-
-/* Columns of the block as floats; what is missing of it is zero. */
-static void take(const uint8_t *in, uint32_t columns, qt_type from, values *v)
-{
-    uint8_t part[4 * QT_BLOCK];
-    if (columns < QT_BLOCK) {
-        memset(part, 0, sizeof part);
-        memcpy(part, in, columns * (from == QT_F32 ? 4 : 2));
-        in = part;
-    }
-    if (from == QT_F32)
-        memcpy(v, in, sizeof *v);
-    else if (from == QT_F16)
-        from_half(in, v);
-    else
-        from_brain(in, v);
-}
-
-/* The bits of the largest |x|; at least INF_BITS where one is not finite. */
-static int32_t largest_of(const values *v)
-{
-    int32_t top = 0;
-    for (int i = 0; i < QT_BLOCK; i++) {
-        const int32_t size = v->i[i] & ABS;
-        top = size > top ? size : top;
-    }
-    return top;
-}
-
-/* 1 / d as gguf-py takes it; 0 too where the quotient is not finite, and d of no weight. */
-static float inverse(float d)
-{
-    const float id = d == 0 ? 0 : 1 / d;
-    return (as_bits(id) & ABS) < INF_BITS ? id : 0;
-}
-
-static uint16_t to_q8_0(const values *v, int32_t top, uint8_t *q)
-{
-    const float d = as_float((uint32_t)top) / 127, id = inverse(d);
-    int32_t n[QT_BLOCK];
-    for (int i = 0; i < QT_BLOCK; i++) { /* halves away from zero */
-        const float t = v->f[i] * id, size = as_float(as_bits(t) & ABS);
-        const int32_t whole = (int32_t)size;
-        const int32_t rounded = whole + (int32_t)(2 * (size - (float)whole));
-        n[i] = t < 0 ? -rounded : rounded;
-    }
-    for (int i = 0; i < QT_BLOCK; i++)
-        q[i] = (uint8_t)n[i];
-    return to_half(d);
-}
-
-static uint16_t to_q4_0(const values *v, int32_t top, uint8_t *q)
-{
-    int32_t above = 0, below = 0;
-    for (int i = 0; i < QT_BLOCK; i++) {
-        above |= v->i[i] == top;
-        below |= (v->i[i] & ABS) == top && v->i[i] < 0;
-    }
-    for (int i = 0; above && below; i++) /* the first of them tells the sign */
-        if ((v->i[i] & ABS) == top) {
-            above = v->i[i] >= 0;
-            below = !above;
-        }
-    const float most = as_float((uint32_t)top), d = (below ? -most : most) / -8;
-    const float id = inverse(d);
-    for (int i = 0; i < QT_BLOCK / 2; i++) {
-        const int32_t low = (int32_t)(v->f[i] * id + 8.5f);
-        const int32_t high = (int32_t)(v->f[i + QT_BLOCK / 2] * id + 8.5f);
-        q[i] = (uint8_t)((low < 15 ? low : 15) | (high < 15 ? high : 15) << 4);
-    }
-    return to_half(d);
-}
-
-static size_t quant_bytes(qt_type to)
-{
-    return to == QT_Q4_0 ? 16 : 32;
-}
-
-size_t qt_tile_bytes(qt_type to, uint32_t layout_rows)
-{
-    return layout_rows * (2 + quant_bytes(to));
-}
-
-/* One block to its scale (two bytes) and quants; 0 when something is not finite. */
-static int quantize(const uint8_t *in, uint32_t columns, qt_type from, qt_type to,
-                    uint8_t *scale, uint8_t *q)
-{
-    uint16_t d;
-    if (from == to) {
-        memcpy(scale, in, 2);
-        memcpy(q, in + 2, quant_bytes(to));
-        return (in[1] & HALF_INF >> 8) != HALF_INF >> 8;
-    }
-    values v;
-    take(in, columns, from, &v);
-    const int32_t top = largest_of(&v);
-    if (top >= INF_BITS)
+    const qe_format *f = qe_format_of(type == QT_TQ1_0 ? QE_TQ2_0 : type);
+    if (!f)
+        return is_plain(type) ? (size_t)columns * (type == QE_F32 ? 4 : 2) : 0;
+    if (columns % (32u * f->period) && !f->row_head)
         return 0;
-    d = to == QT_Q4_0 ? to_q4_0(&v, top, q) : to_q8_0(&v, top, q);
-    scale[0] = (uint8_t)d;
-    scale[1] = (uint8_t)(d >> 8);
+    const size_t periods = (columns + 32u * f->period - 1) / (32u * f->period);
+    return f->row_head + periods * qt_period_bytes(type, f);
+}
+
+int qt_takes(uint32_t from, uint32_t to)
+{
+    if (is_plain(from))
+        return to == QE_Q4_0 || to == QE_Q8_0;
+    return qe_format_of(to) && (from == to || (from == QT_TQ1_0 && to == QE_TQ2_0));
+}
+
+/* The inverse of qe_levels_read. */
+static void place_levels(const uint8_t *q, uint32_t bits, uint32_t R, uint32_t r, uint8_t *p)
+{
+    const uint32_t low = bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bits;
+    const uint32_t planes[2] = {low, bits - low};
+    for (uint32_t i = 0, shift = 0; i < 2 && planes[i]; i++) {
+        const uint32_t width = planes[i], mask = (1u << width) - 1;
+        for (uint32_t k = 0; k < 4; k++)
+            for (uint32_t four = 0; four < width; four++) {
+                uint32_t byte = 0;
+                if (width == 8)
+                    byte = q[4 * four + k];
+                else if (width == 4)
+                    byte = (q[4 * four + k] >> shift & mask) |
+                           (q[4 * four + k + 16] >> shift & mask) << 4;
+                else
+                    for (uint32_t n = 0; n < 8 / width; n++)
+                        byte |= (q[(8 / width * four + n) * 4 + k] >> shift & mask)
+                                << n * width;
+                p[four * 4 * R + 4 * r + k] = (uint8_t)byte;
+            }
+        p += 4 * width * R;
+        shift += width;
+    }
+}
+
+/* A head as a group of one row has it to its places among R rows. */
+static void place_head(const uint8_t *head, const qe_format *f, uint32_t R, uint32_t r,
+                       uint8_t *out)
+{
+    for (uint32_t i = 0; i < f->halves; i++, head += 2, out += 2 * R)
+        memcpy(out + 2 * r, head, 2);
+    for (uint32_t i = 2u * f->halves; i < f->head; i++, out += R)
+        out[r] = *head++;
+}
+
+/* One row; in is NULL for one of zeros. 0 when something is not finite. */
+static int pack_row(const qt_source *s, const uint8_t *in, const qe_format *f, uint32_t R,
+                    uint32_t r, uint8_t *out)
+{
+    const uint32_t period = 32u * f->period, unit = s->type == QE_F32 ? 4 : 2;
+    const size_t levels = 4u * f->bits, step = is_plain(s->type) ? period * unit
+                                               : in ? qt_period_bytes(s->type, f)
+                                                    : 0;
+    uint8_t head[32] = {0}, q[LONGEST];
+    if (f->row_head) {
+        const uint32_t d = in ? qe_load32(in) : 0;
+        memcpy(out + 4 * r, &d, 4);
+        if (in && (d & 0x7F800000u) == 0x7F800000u)
+            return 0;
+        in = in ? in + f->row_head : in;
+        out += f->row_head * R;
+    }
+    for (uint32_t at = 0; at < s->columns; at += period) {
+        memset(q, 0, sizeof q);
+        if (in && !is_plain(s->type)) {
+            if (!qt_take_period(in, s->type, f, head, q))
+                return 0;
+        } else if (in) {
+            const uint32_t left = s->columns - at;
+            if (!qt_quantize(in, left < 32 ? left : 32, s->type, f->type, head, q))
+                return 0;
+        }
+        place_head(head, f, R, r, out);
+        for (uint32_t b = 0; b < f->period; b++)
+            place_levels(q + 32 * b, f->bits, R, r, out + f->head * R + b * levels * R);
+        out += R * (f->head + f->period * levels);
+        in = in ? in + step : in;
+    }
     return 1;
 }
 
-/* One row's quants to its places in a tile: group bytes, then the other rows' groups. */
-static void scatter(const uint8_t *q, size_t bytes, uint32_t row, uint32_t rows, uint32_t group,
-                    uint8_t *out)
+int64_t qt_pack(const qt_source *s, uint32_t first, uint32_t stop, uint32_t to, uint32_t R,
+                uint8_t *out)
 {
-    out += (size_t)row * group;
-    if (group == 4)
-        for (size_t i = 0; i < bytes; i += 4, out += (size_t)rows * 4)
-            memcpy(out, q + i, 4);
-    else
-        for (size_t i = 0; i < bytes; i += group, out += (size_t)rows * group)
-            memcpy(out, q + i, group);
-}
-
-int64_t qt_pack(const qt_source *s, uint32_t first, uint32_t stop, qt_type to,
-                uint32_t layout_rows, uint32_t group, uint8_t *out)
-{
-    const size_t tile = qt_tile_bytes(to, layout_rows), width = quant_bytes(to);
-    const uint32_t blocks = (s->columns + QT_BLOCK - 1) / QT_BLOCK;
-    const size_t step = s->type == to       ? 2 + width
-                        : s->type == QT_F32 ? 4 * QT_BLOCK
-                                            : 2 * QT_BLOCK;
-    uint8_t q[QT_BLOCK];
-    for (uint32_t top = first; top < stop; top += layout_rows, out += tile * blocks) {
-        for (uint32_t r = 0; r < layout_rows; r++) {
+    const qe_format *f = qe_format_of(to);
+    const size_t group = qe_group_bytes(f, R, s->columns);
+    for (uint32_t top = first; top < stop; top += R, out += group)
+        for (uint32_t r = 0; r < R; r++) {
             const uint32_t row = top + r;
             const uint8_t *in = NULL;
             if (row < s->rows)
                 in = s->bytes +
                      s->stride * (s->order ? (ptrdiff_t)s->order[row] : (ptrdiff_t)row);
-            for (uint32_t b = 0; b < blocks; b++) {
-                uint8_t *to_tile = out + b * tile, *scale = to_tile + 2 * r;
-                const uint32_t left = s->columns - b * QT_BLOCK;
-                if (!in) {
-                    memset(scale, 0, 2);
-                    memset(q, 0, sizeof q);
-                } else if (!quantize(in + b * step, left < QT_BLOCK ? left : QT_BLOCK, s->type,
-                                     to, scale, q)) {
-                    return row;
-                }
-                scatter(q, width, r, layout_rows, group, to_tile + 2 * layout_rows);
-            }
+            if (!pack_row(s, in, f, R, r, out))
+                return row;
         }
-    }
     return -1;
+}
+
+void qt_unpack(const uint8_t *groups, uint32_t type, uint32_t R, uint32_t rows,
+               uint32_t columns, float *out)
+{
+    const qe_format *f = qe_format_of(type);
+    const size_t group = qe_group_bytes(f, R, columns);
+    qe_block block;
+    for (uint32_t row = 0; row < rows; row++)
+        for (uint32_t c = 0; c < columns; c++, out++) {
+            if (c % 32 == 0)
+                qe_block_read(f, groups + row / R * group, R, row % R, c / 32, &block);
+            *out = qe_block_value(f, &block, c % 32);
+        }
 }

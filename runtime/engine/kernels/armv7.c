@@ -117,7 +117,7 @@ INLINE void products(const qe_matmul *m, int q4, uint32_t group)
         for (uint32_t b = 0; b < blocks; b++, w += bytes, x += 32) {
             int32_t isum[16];
             if (q4)
-                sums_q4(w + 32, x, m->act.s[t * row + b], isum);
+                sums_q4(w + 32, x, qe_block_sum(m->act.s + 2 * (t * row + b)), isum);
             else
                 sums_q8(w + 32, 64, x, isum);
             add_block(acc, w, m->act.d[t * row + b], isum);
@@ -128,7 +128,7 @@ INLINE void products(const qe_matmul *m, int q4, uint32_t group)
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-    if ((m->type != QE_Q4_0 && m->type != QE_Q8_0) || m->layout != QE_LAYOUT(16, 4)) {
+    if ((m->type != QE_Q4_0 && m->type != QE_Q8_0) || m->layout != 16) {
         qe_portable_matmul(m, first, count);
         return;
     }

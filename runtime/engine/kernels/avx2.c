@@ -92,7 +92,7 @@ static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int
     const size_t tile = q4 ? 288 : 544, row = act->stride / 32;
     const int8_t *q = act->q + token * act->stride;
     const float *d = act->d + token * row;
-    const int32_t *s = act->s + token * row;
+    const int16_t *s = act->s + 2 * token * row;
     const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
     __m256 acc[NT];
     for (int j = 0; j < tokens; j++)
@@ -122,7 +122,7 @@ static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int
             }
             for (int j = 0; j < tokens; j++)
                 isum[j] = _mm256_add_epi32(_mm256_madd_epi16(pairs[j], ones),
-                                           _mm256_set1_epi32(-8 * s[(size_t)j * row + b]));
+                                           _mm256_set1_epi32(-8 * qe_block_sum(s + 2 * (j * row + b))));
         } else {
             for (int j = 0; j < tokens; j++)
                 isum[j] = _mm256_setzero_si256();
@@ -170,8 +170,10 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
     for (uint32_t group = first; group < first + count; group++)
         if (m->type == QE_Q4_0)
             group_rows(m, 1, group);
-        else
+        else if (m->type == QE_Q8_0)
             group_rows(m, 0, group);
+        else
+            qe_portable_matmul(m, group, 1);
 }
 
 /* A key tile of whole blocks has the bytes of a q8_0 weight tile. */

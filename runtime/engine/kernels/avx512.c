@@ -143,7 +143,7 @@ tile(const uint8_t *w, size_t step, int q4, uint32_t first, uint32_t count, cons
     const size_t bytes = q4 ? 288 : 544, row = act->stride / 32;
     const int8_t *q = act->q + token * act->stride + (size_t)first * 32;
     const float *d = act->d + token * row + first;
-    const int32_t *s = act->s + token * row + first;
+    const int16_t *s = act->s + 2 * (token * row + first);
     __m512 acc[NT][2];
     for (int j = 0; j < tokens; j++)
         for (int r = 0; r < groups; r++)
@@ -160,7 +160,8 @@ tile(const uint8_t *w, size_t step, int q4, uint32_t first, uint32_t count, cons
                                  _MM_HINT_T1);
         for (int j = 0; j < tokens; j++) {
             const __m512i sum =
-                _mm512_slli_epi32(_mm512_set1_epi32(s[(size_t)j * row + b]), q4 ? 3 : 7);
+                _mm512_slli_epi32(_mm512_set1_epi32(qe_block_sum(s + 2 * (j * row + b))),
+                                  q4 ? 3 : 7);
             for (int r = 0; r < groups; r++)
                 isum[j][r] = _mm512_sub_epi32(_mm512_setzero_si512(), sum);
         }
@@ -230,6 +231,10 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
     if (common_matmul(m, first, count))
         return;
+    if (m->type != QE_Q4_0 && m->type != QE_Q8_0) {
+        qe_avx2.matmul(m, first, count);
+        return;
+    }
     const uint32_t end = first + count;
     for (uint32_t group = first; group < end; group += 2) {
         if (m->type == QE_Q4_0)
@@ -322,7 +327,7 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
 static void matmul_amx(const qe_matmul *m, uint32_t first, uint32_t count)
 {
     const int tiled = (m->type == QE_Q4_0 || m->type == QE_Q8_0) &&
-                      m->layout == QE_LAYOUT(16, 4) && m->tokens >= QE_AMX_TOKENS;
+                      m->layout == 16 && m->tokens >= QE_AMX_TOKENS;
     if (!tiled) {
         matmul(m, first, count);
         return;
@@ -334,7 +339,7 @@ static void matmul_amx(const qe_matmul *m, uint32_t first, uint32_t count)
         rest.tokens = m->tokens - done;
         rest.act.q += done * m->act.stride;
         rest.act.d += done * (m->act.stride / 32);
-        rest.act.s += done * (m->act.stride / 32);
+        rest.act.s += done * (m->act.stride / 16);
         rest.out += done * m->out_stride;
         matmul(&rest, first, count);
     }

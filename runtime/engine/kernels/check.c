@@ -3,16 +3,16 @@
  * of equality, which is the tests' (tests/conformance/kernel_check.c). */
 #include "kernels.h"
 
-enum { COLUMNS = 64, TOKENS = 3, ROWS = 16, BLOCKS = COLUMNS / 32 };
+enum { COLUMNS = 256, TOKENS = 3, ROWS = 16, BLOCKS = COLUMNS / 32 };
 
-/* What the products read and write; on the stack, about 4 KiB. */
+/* What the products read and write; on the stack, about 9 KiB. */
 typedef struct {
-    _Alignas(64) uint8_t w[ROWS * 34 * BLOCKS];
+    _Alignas(64) uint8_t w[ROWS * 34 * BLOCKS]; /* q8_0 is the largest */
     _Alignas(64) int8_t q[TOKENS * COLUMNS];
     _Alignas(64) float x[TOKENS * COLUMNS];
     _Alignas(64) float out[2][TOKENS * ROWS];
     float d[TOKENS * BLOCKS];
-    int32_t s[TOKENS * BLOCKS];
+    int16_t s[TOKENS * BLOCKS * 2];
 } room;
 
 static uint32_t next(uint32_t *state) /* a linear congruential generator */
@@ -21,24 +21,26 @@ static uint32_t next(uint32_t *state) /* a linear congruential generator */
     return *state >> 8;
 }
 
-/* Tiles of 16 rows: any byte is a weight, scales are halves of 2^-8 and some. */
-static void fill_weights(uint8_t *w, uint32_t type, uint32_t *state)
+/* Groups of 16 rows: any byte is a level or an integer scale, float scales are halves of 2^-8
+ * and some. */
+static void fill_weights(uint8_t *w, const qe_format *f, uint32_t *state)
 {
-    const size_t bytes = qe_tile_bytes(type, ROWS);
-    for (uint32_t b = 0; b < BLOCKS; b++, w += bytes) {
-        for (size_t i = 0; i < bytes; i++)
-            w[i] = (uint8_t)next(state);
-        for (uint32_t r = 0; r < ROWS; r++) /* the high byte of each scale */
+    const size_t bytes = qe_group_bytes(f, ROWS, COLUMNS), period = 32u * f->period;
+    for (size_t i = 0; i < bytes; i++)
+        w[i] = (uint8_t)next(state);
+    for (uint32_t r = 0; r < ROWS && f->row_head; r++) /* between 2^-9 and 2^-8 */
+        w[4 * r + 3] = 0x3B;
+    for (uint32_t at = 0; at < COLUMNS; at += period, w += qe_group_bytes(f, ROWS, period))
+        for (uint32_t r = 0; r < ROWS * f->halves; r++)
             w[2 * r + 1] = (uint8_t)(0x1C | (next(state) & 0x83));
-    }
 }
 
-static int same(const qe_kernels *set, room *a, uint32_t type, uint32_t group)
+static int same(const qe_kernels *set, room *a, uint32_t type)
 {
     qe_matmul m = {
         .w = a->w,
         .type = type,
-        .layout = QE_LAYOUT(ROWS, group),
+        .layout = ROWS,
         .rows = ROWS,
         .columns = COLUMNS,
         .act = {.q = a->q, .d = a->d, .s = a->s, .stride = COLUMNS},
@@ -64,17 +66,20 @@ int qe_kernels_check(const void *kernels)
     for (uint32_t t = 0; t < TOKENS; t++) {
         int8_t q[COLUMNS];
         float d[BLOCKS];
-        int32_t s[BLOCKS];
+        int16_t s[2 * BLOCKS];
         int8_t *to = a.q + t * COLUMNS;
-        set->quantize(a.x + t * COLUMNS, COLUMNS, to, a.d + t * BLOCKS, a.s + t * BLOCKS);
+        set->quantize(a.x + t * COLUMNS, COLUMNS, to, a.d + t * BLOCKS, a.s + 2 * t * BLOCKS);
         qe_portable.quantize(a.x + t * COLUMNS, COLUMNS, q, d, s);
         if (memcmp(q, to, sizeof q) != 0 || memcmp(d, a.d + t * BLOCKS, sizeof d) != 0 ||
-            memcmp(s, a.s + t * BLOCKS, sizeof s) != 0)
+            memcmp(s, a.s + 2 * t * BLOCKS, sizeof s) != 0)
             return QE_ERR_KERNELS;
     }
-    for (uint32_t type = QE_Q4_0; type <= QE_Q8_0; type += QE_Q8_0 - QE_Q4_0) {
-        fill_weights(a.w, type, &state);
-        if (!same(set, &a, type, 4) || !same(set, &a, type, 8))
+    for (uint32_t type = 0; type <= QE_A6; type++) {
+        const qe_format *f = qe_format_of(type);
+        if (!f)
+            continue;
+        fill_weights(a.w, f, &state);
+        if (!same(set, &a, type))
             return QE_ERR_KERNELS;
     }
     return QE_OK;

@@ -19,12 +19,12 @@
  * Every pointer is aligned to 4. Layouts other than (4, 4) go to portable.c. */
 #include "scalar.h"
 
-#define FOURS_LAYOUT QE_LAYOUT(4, 4)
+#define FOURS_LAYOUT 4
 
 static inline void products(const qe_matmul *m, int q4, uint32_t first, uint32_t end)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
-    const size_t bytes = qe_tile_bytes(q4 ? QE_Q4_0 : QE_Q8_0, 4), row = m->act.stride / 32;
+    const size_t bytes = q4 ? 72 : 136, row = m->act.stride / 32;
     for (uint32_t at = first; at < end; at += FOURS_AT_ONCE) {
         const uint32_t fours = end - at < FOURS_AT_ONCE ? end - at : FOURS_AT_ONCE;
         for (uint32_t t = 0; t < m->tokens; t++) {
@@ -41,7 +41,7 @@ static inline void products(const qe_matmul *m, int q4, uint32_t first, uint32_t
                     const uint8_t *tile = w + (size_t)i * blocks * bytes;
                     int32_t isum[4];
                     if (q4)
-                        sums_q4(tile + 8, &c, m->act.s[t * row + b], isum);
+                        sums_q4(tile + 8, &c, qe_block_sum(m->act.s + 2 * (t * row + b)), isum);
                     else
                         sums_q8(tile + 8, 16, 8, &c, isum);
                     add_block(acc + 4 * i, tile, m->act.d[t * row + b], isum);

@@ -26,7 +26,7 @@ INLINE void arrange(panel *p, const qe_act *act, size_t token, uint32_t first, u
             const size_t t = token + 2 * pair;
             const int8_t *q = act->q + t * act->stride + (size_t)(first + b) * 32;
             const float *d = act->d + t * row + first + b;
-            const int32_t *s = act->s + t * row + first + b;
+            const int16_t *s = act->s + 2 * (t * row + first + b);
             int8_t *x = p[b].x + 16 * pair;
             for (int part = 0; part < 2; part++, q += 16, x += 32 * PAIRS) {
                 const int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(q));
@@ -34,7 +34,7 @@ INLINE void arrange(panel *p, const qe_act *act, size_t token, uint32_t first, u
                 vst1q_s8(x, vreinterpretq_s8_s64(vzip1q_s64(a, c)));
                 vst1q_s8(x + 16 * PAIRS, vreinterpretq_s8_s64(vzip2q_s64(a, c)));
             }
-            const int32x2_t offset = {q4 ? -8 * s[0] : 0, q4 ? -8 * s[row] : 0};
+            const int32x2_t offset = {q4 ? -8 * qe_block_sum(s) : 0, q4 ? -8 * qe_block_sum(s + 2 * row) : 0};
             for (int i = 0; i < PAIRS; i++)
                 vst1q_s32(p[b].offset + 16 * pair + 4 * i, vcombine_s32(offset, offset));
             const float32x2_t both = {d[0], d[row]};

@@ -4,22 +4,24 @@
 #ifndef QE_KERNELS_H
 #define QE_KERNELS_H
 
-#include "numeric.h"
-#include "../qedge.h"
+#include "formats.h"
 
-#define QE_LAYOUT(rows, group) ((uint32_t)(rows) | (uint32_t)(group) << 8)
-#define QE_LAYOUT_PLAIN QE_LAYOUT(1, 1)
 #define QE_MAX_HEAD 512u
 #define QE_MAX_GROUP 64u /* query heads that share a key-value head */
 
-/* Rows of quantized activations: row t has its blocks at q + t * stride, d and s + t * stride /
- * 32; s is the sum of a block's q. */
+/* Rows of quantized activations: row t has its blocks at q + t * stride, d + t * stride / 32, s
+ * + t * stride / 16; s has two sums a block, of q's first 16 and of the others. */
 typedef struct {
     int8_t *q;
     float *d;
-    int32_t *s;
+    int16_t *s;
     size_t stride;
 } qe_act;
+
+static inline int32_t qe_block_sum(const int16_t *s)
+{
+    return s[0] + s[1];
+}
 
 /* out[t * out_stride + r] = sum over columns of w[r][c] * x[t][c], for tokens rows of x. Padded
  * rows are written too: out_stride covers ceil(rows, 16). */
@@ -27,8 +29,8 @@ typedef struct {
     const uint8_t *w;
     uint32_t type, layout;
     uint32_t rows, columns;
-    qe_act act;     /* for q4_0 and q8_0 */
-    const float *x; /* for f16 and f32: (tokens, x_stride), zero beyond columns */
+    qe_act act;     /* for quantized weights */
+    const float *x; /* for f16, bf16, f32: (tokens, x_stride), zero beyond columns */
     size_t x_stride;
     float *out;
     size_t out_stride;
@@ -38,9 +40,8 @@ typedef struct {
 typedef struct {
     const char *name;
     /* One row: ceil(n, 32) / 32 blocks to q, d, s. SPEC 2.3. */
-    void (*quantize)(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s);
-    /* Row groups first .. first + count - 1; a group is 16 rows (1, 4 and 8-row layouts too).
-     */
+    void (*quantize)(const float *x, uint32_t n, int8_t *q, float *d, int16_t *s);
+    /* Row groups first .. first + count - 1; a group is 16 rows, in other layouts too. */
     void (*matmul)(const qe_matmul *m, uint32_t first, uint32_t count);
     void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t n, float eps);
     /* gate[i] = silu(gate[i]) * up[i] */
@@ -100,9 +101,12 @@ static inline size_t qe_value_tile_bytes(uint32_t head_size)
     return (size_t)(head_size + 31) / 32 * 64 + (size_t)head_size * 32;
 }
 
-static inline size_t qe_tile_bytes(uint32_t type, uint32_t rows) /* of 32 columns */
+/* Weight i of a row of f32, f16 or bf16. */
+static inline float qe_plain_value(const uint8_t *row, size_t i, uint32_t type)
 {
-    return (size_t)rows * (type == QE_Q4_0 ? 18 : 34);
+    return type == QE_F32   ? qe_float(qe_load32(row + 4 * i))
+           : type == QE_F16 ? qe_half_to_float(qe_load16(row + 2 * i))
+                            : qe_float((uint32_t)qe_load16(row + 2 * i) << 16);
 }
 
 /* Pieces of portable.c that other sets fall back to for layouts and shapes they have no code

@@ -74,27 +74,28 @@ static inline vf vec_exp(vf x)
 }
 
 /* 32 values to one block: SPEC 2.3. */
-static inline void quantize_block(const vf x[32 / W], int8_t *q, float *d, int32_t *s)
+static inline void quantize_block(const vf x[32 / W], int8_t *q, float *d, int16_t s[2])
 {
     vi top = {0}, v[32 / W];
-    vu sum = {0};
+    vu sum[2] = {{0}};
     float r;
     for (int i = 0; i < 32 / W; i++)
         top = most(top, (vi)x[i] & 0x7FFFFFFF);
     if (!qe_block_scale((uint32_t)most_of(top), d, &r)) {
         memset(q, 0, 32);
-        *s = 0;
+        s[0] = s[1] = 0;
         return;
     }
     for (int i = 0; i < 32 / W; i++) {
         v[i] = (vi)(x[i] * splat(r) + splat(QE_MAGIC)); /* the low byte is q */
-        sum += (vu)v[i];
+        sum[i / PARTS] += (vu)v[i];
     }
     low_bytes(v, q);
-    *s = sum_of((vi)(sum - 32u / W * (uint32_t)QE_MAGIC_BITS)); /* it wraps and back */
+    for (int half = 0; half < 2; half++) /* it wraps and back */
+        s[half] = (int16_t)sum_of((vi)(sum[half] - PARTS * (uint32_t)QE_MAGIC_BITS));
 }
 
-static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s)
+static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int16_t *s)
 {
     float padded[32];
     for (uint32_t b = 0; b * 32 < n; b++, x += 32, q += 32) {
@@ -107,7 +108,7 @@ static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s
         vf v[32 / W];
         for (int i = 0; i < 32 / W; i++)
             v[i] = load(in + i * W);
-        quantize_block(v, q, &d[b], &s[b]);
+        quantize_block(v, q, &d[b], s + 2 * b);
     }
 }
 
@@ -177,13 +178,13 @@ static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint3
 {
     for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
         vf u[32 / W];
-        int32_t sum;
+        int16_t sums[2];
         for (int i = 0; i < 32 / W; i++) {
             const vf w = load(e + tile * 32 + i * W);
             const vi live = ~(vi)(w == (vf){0});
             u[i] = (vf)((vi)(w * half_load(v + c * 64 + 2 * W * i)) & live);
         }
-        quantize_block(u, uq + tile * 32, &du[tile], &sum);
+        quantize_block(u, uq + tile * 32, &du[tile], sums);
     }
 }
 
@@ -270,10 +271,26 @@ static void mix_f32(const uint8_t *v, uint32_t n, uint32_t head_size, const floa
 
 #include "lanes_keys.h"
 
-/* f16 and f32 rows: SPEC 2.5. Two tokens at a time share the weights. */
-static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)
+/* W weights of a row, from number i on. */
+static inline vf weights_load(const uint8_t *p, size_t i, uint32_t type)
 {
-    const uint32_t columns = qe_ceil(m->columns, 32), unit = m->type == QE_F16 ? 2 : 4;
+    if (type != QE_BF16)
+        return plain_load(p, i, type == QE_F16);
+    uint16_t v[W];
+    uint32_t bits[W];
+    vf wide;
+    memcpy(v, p + 2 * i, sizeof v);
+    for (int k = 0; k < W; k++)
+        bits[k] = (uint32_t)v[k] << 16;
+    memcpy(&wide, bits, sizeof wide);
+    return wide;
+}
+
+/* f16, bf16 and f32 rows: SPEC 2.5. Two tokens at a time share the weights. */
+static inline __attribute__((always_inline)) void plain_rows(const qe_matmul *m, uint32_t type,
+                                                             uint32_t first, uint32_t end)
+{
+    const uint32_t columns = qe_ceil(m->columns, 32), unit = type == QE_F32 ? 4 : 2;
     for (uint32_t row = first; row < end; row++) {
         const uint8_t *w = m->w + (size_t)row * columns * unit;
         for (uint32_t t = 0; t < m->tokens; t += 2) {
@@ -283,7 +300,7 @@ static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)
             for (uint32_t i = 0; i < columns; i += 16)
                 for (int p = 0; p < PARTS; p++) {
                     const uint32_t at = i + (uint32_t)p * W;
-                    const vf v = plain_load(w, at, unit == 2);
+                    const vf v = weights_load(w, at, type);
                     pa[p] = pa[p] + v * load(a + at);
                     pb[p] = pb[p] + v * load(b + at);
                 }
@@ -298,11 +315,12 @@ static void plain_rows(const qe_matmul *m, uint32_t first, uint32_t end)
 static int common_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
     const uint32_t end = (first + count) * 16 < m->rows ? (first + count) * 16 : m->rows;
-    if (m->type == QE_F16 || m->type == QE_F32) {
-        plain_rows(m, first * 16, end);
-        return 1;
+    switch (m->type) {
+    case QE_F32: plain_rows(m, QE_F32, first * 16, end); return 1;
+    case QE_F16: plain_rows(m, QE_F16, first * 16, end); return 1;
+    case QE_BF16: plain_rows(m, QE_BF16, first * 16, end); return 1;
     }
-    if (m->layout != QE_LAYOUT(16, 4)) {
+    if (m->layout != 16) {
         qe_portable_matmul(m, first, count);
         return 1;
     }

@@ -29,7 +29,7 @@ INLINE void rows_by_tokens(const uint8_t *w, int q4, uint32_t blocks, const qe_a
     const size_t row = act->stride / 32;
     const int8_t *q = act->q + token * act->stride;
     const float *d = act->d + token * row;
-    const int32_t *s = act->s + token * row;
+    const int16_t *s = act->s + 2 * token * row;
     float32x4_t acc[3][4];
     for (int j = 0; j < tokens; j++)
         for (int r = 0; r < 4; r++)
@@ -39,7 +39,7 @@ INLINE void rows_by_tokens(const uint8_t *w, int q4, uint32_t blocks, const qe_a
         int8x16_t x[3][2], v[4];
         float32x4_t dw[4];
         for (int j = 0; j < tokens; j++) {
-            const int32_t offset = q4 ? -8 * s[(size_t)j * row + b] : 0;
+            const int32_t offset = q4 ? -8 * qe_block_sum(s + 2 * (j * row + b)) : 0;
             for (int r = 0; r < 4; r++)
                 isum[j][r] = vdupq_n_s32(offset);
             load_pair(q + (size_t)j * act->stride, &x[j][0], &x[j][1]);

@@ -51,8 +51,10 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
         return;
     if (m->type == QE_Q4_0)
         products(m, 1, first, count);
-    else
+    else if (m->type == QE_Q8_0)
         products(m, 0, first, count);
+    else
+        qe_portable_matmul(m, first, count);
 }
 
 const qe_kernels QE_SET = {

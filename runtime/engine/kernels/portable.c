@@ -3,69 +3,79 @@
 #include "kernels.h"
 #include "scalar.h"
 
-/* Row r of a tile against a block of activations; group is a constant after inlining. */
-static inline int32_t tile_dot(const uint8_t *quants, uint32_t type, uint32_t R, uint32_t r,
-                               uint32_t group, const int8_t *q)
+/* The sum of products over 16 columns, exact. */
+static int32_t dot(const int8_t *w, const int8_t *x)
 {
-    int32_t isum = 0;
-    if (type == QE_Q4_0) {
-        for (uint32_t j = 0; j < 16; j += group)
-            for (uint32_t k = 0; k < group; k++) {
-                const uint8_t byte = quants[j * R + r * group + k];
-                isum += ((byte & 15) - 8) * q[j + k] + ((byte >> 4) - 8) * q[j + k + 16];
-            }
-        return isum;
-    }
-    for (uint32_t c = 0; c < 32; c += group)
-        for (uint32_t k = 0; k < group; k++)
-            isum += (int8_t)quants[c * R + r * group + k] * q[c + k];
-    return isum;
+    int32_t sum = 0;
+    for (uint32_t i = 0; i < 16; i++)
+        sum += w[i] * x[i];
+    return sum;
 }
 
-/* One group of R rows against one token. */
-static void tile_rows(const qe_matmul *m, const uint8_t *w, uint32_t R, uint32_t token,
-                      float *out)
+/* SPEC 2.5: how a row's sum goes on by one block, against activations q, scale dx and sums s.
+ */
+static float step(float acc, const qe_format *f, const qe_block *w, const int8_t *q, float dx,
+                  const int16_t *s)
 {
-    const uint32_t group = m->layout >> 8, blocks = qe_ceil(m->columns, 32) / 32;
-    const int8_t *q = m->act.q + token * m->act.stride;
-    const float *d = m->act.d + token * (m->act.stride / 32);
-    float acc[16] = {0};
-    for (uint32_t b = 0; b < blocks; b++, w += qe_tile_bytes(m->type, R), q += 32) {
-        for (uint32_t r = 0; r < R; r++) {
-            const int32_t isum = group == 4 ? tile_dot(w + 2 * R, m->type, R, r, 4, q)
-                                            : tile_dot(w + 2 * R, m->type, R, r, 8, q);
-            const float dw = qe_half_to_float(qe_load16(w + 2 * r));
-            acc[r] = acc[r] + (dw * d[b]) * (float)isum;
-        }
+    const int32_t first = dot(w->q, q), second = dot(w->q + 16, q + 16);
+    switch (f->step) {
+    case QE_STEP_AFFINE:
+        return acc +
+               ((w->d * dx) * (float)(first + second) + w->m * (dx * (float)qe_block_sum(s)));
+    case QE_STEP_HALVES:
+        return acc + (w->d * dx) * (float)(w->s[0] * first + w->s[1] * second);
+    case QE_STEP_HALVES_MIN:
+        return acc + ((w->d * dx) * (float)(w->s[0] * first + w->s[1] * second) -
+                      (w->m * dx) * (float)(w->n[0] * s[0] + w->n[1] * s[1]));
+    case QE_STEP_ROW: return acc + dx * (float)(w->s[0] * (first + second));
     }
-    memcpy(out, acc, R * sizeof(float));
+    return acc + (w->d * dx) * (float)(first + second);
+}
+
+/* One row, number r of the R that begin at w, against all tokens. */
+static void quantized_row(const qe_matmul *m, const qe_format *f, const uint8_t *w, uint32_t R,
+                          uint32_t r, float *out)
+{
+    const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
+    const size_t stride = m->act.stride;
+    qe_block block;
+    for (uint32_t t = 0; t < m->tokens; t++)
+        out[t * m->out_stride] = 0.0f;
+    for (uint32_t b = 0; b < blocks; b++) {
+        qe_block_read(f, w, R, r, b, &block);
+        for (size_t t = 0, at = b; t < m->tokens; t++, at += stride / 32)
+            out[t * m->out_stride] = step(out[t * m->out_stride], f, &block,
+                                          m->act.q + 32 * at, m->act.d[at], m->act.s + 2 * at);
+    }
+    for (uint32_t t = 0; f->step == QE_STEP_ROW && t < m->tokens; t++)
+        out[t * m->out_stride] = out[t * m->out_stride] * block.d;
 }
 
 static float plain_row(const uint8_t *w, uint32_t type, const float *x, uint32_t columns)
 {
     float s[16] = {0};
     for (uint32_t i = 0; i < columns; i++)
-        s[i % 16] = s[i % 16] + plain_value(w, i, type == QE_F16) * x[i];
+        s[i % 16] = s[i % 16] + qe_plain_value(w, i, type) * x[i];
     return halves(s);
 }
 
 void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-    const uint32_t columns = qe_ceil(m->columns, 32), R = m->layout & 255u;
+    const qe_format *f = qe_format_of(m->type);
+    const uint32_t columns = qe_ceil(m->columns, 32), R = m->layout;
     const uint32_t end =
         (first + count) * 16 < qe_ceil(m->rows, R) ? (first + count) * 16 : qe_ceil(m->rows, R);
-    for (uint32_t row = first * 16; row < end; row += R) {
-        for (uint32_t t = 0; t < m->tokens; t++) {
-            float *out = m->out + t * m->out_stride + row;
-            if (m->type == QE_Q4_0 || m->type == QE_Q8_0) {
-                size_t tile_row = qe_tile_bytes(m->type, R) * (columns / 32);
-                tile_rows(m, m->w + row / R * tile_row, R, t, out);
-            } else {
-                size_t row_bytes = (size_t)columns * (m->type == QE_F16 ? 2 : 4);
-                *out =
-                    plain_row(m->w + row * row_bytes, m->type, m->x + t * m->x_stride, columns);
-            }
+    for (uint32_t row = first * 16; row < end; row++) {
+        float *out = m->out + row;
+        if (f) {
+            quantized_row(m, f, m->w + row / R * qe_group_bytes(f, R, columns), R, row % R,
+                          out);
+            continue;
         }
+        const uint8_t *w = m->w + (size_t)row * columns * (m->type == QE_F32 ? 4 : 2);
+        for (uint32_t t = 0; t < m->tokens; t++)
+            out[t * m->out_stride] =
+                plain_row(w, m->type, m->x + t * m->x_stride, columns);
     }
 }
 

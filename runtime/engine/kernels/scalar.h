@@ -11,7 +11,7 @@ static float halves(float *s) /* the end of lanes(): SPEC 2.2 */
     return s[0];
 }
 
-static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s)
+static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int16_t *s)
 {
     for (uint32_t b = 0; b * 32 < n; b++, x += 32, q += 32) {
         uint32_t width = n - b * 32 < 32 ? n - b * 32 : 32, amax = 0;
@@ -20,13 +20,15 @@ static void quantize(const float *x, uint32_t n, int8_t *q, float *d, int32_t *s
             amax = bits > amax ? bits : amax;
         }
         float r;
-        int32_t sum = 0;
         int nonzero = qe_block_scale(amax, &d[b], &r);
-        for (uint32_t i = 0; i < 32; i++) {
-            q[i] = (int8_t)(nonzero && i < width ? qe_round(x[i] * r) : 0);
-            sum += q[i];
+        for (uint32_t half = 0; half < 2; half++) {
+            int32_t sum = 0;
+            for (uint32_t i = 16 * half; i < 16 * half + 16; i++) {
+                q[i] = (int8_t)(nonzero && i < width ? qe_round(x[i] * r) : 0);
+                sum += q[i];
+            }
+            s[2 * b + half] = (int16_t)sum;
         }
-        s[b] = sum;
     }
 }
 
@@ -70,13 +72,13 @@ static void weigh_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint3
 {
     for (uint32_t tile = 0; tile < tiles; tile++, v += qe_value_tile_bytes(head_size)) {
         float u[32];
-        int32_t sum;
+        int16_t sums[2];
         for (uint32_t p = 0; p < 32;
              p++) /* a weight of 0 hides a scale that was never written */
             u[p] = e[tile * 32 + p] == 0.0f
                        ? 0.0f
                        : e[tile * 32 + p] * qe_half_to_float(qe_load16(v + c * 64 + 2 * p));
-        quantize(u, 32, uq + tile * 32, &du[tile], &sum);
+        quantize(u, 32, uq + tile * 32, &du[tile], sums);
     }
 }
 
