@@ -122,13 +122,13 @@ void fill_act(qe_act *act, uint32_t rows, uint32_t columns, int kind)
     for (uint32_t b = 0; b < rows * blocks; b++) {
         const size_t at = (size_t)(b / blocks) * act->stride / 32 + b % blocks;
         const uint32_t character = pick(6), width = columns - b % blocks * 32;
-        act->s[at] = 0;
+        act->s[2 * at] = act->s[2 * at + 1] = 0;
         for (uint32_t i = 0; i < 32; i++) {
             int32_t q = (int32_t)pick(255) - 127;
             q = character == 0 ? 127 : character == 1 ? -127 : character == 2 ? 0 : q;
             q = i < width ? q : 0;
             act->q[at * 32 + i] = (int8_t)q;
-            act->s[at] += q;
+            act->s[2 * at + i / 16] += (int16_t)q;
         }
         act->d[at] = qe_float((97 + pick(30)) << 23 | pick(1u << 23));
         if (character == 2)

@@ -6,7 +6,7 @@ enum { LONGEST = 1024 };
 
 static float x[LONGEST], y[LONGEST], truth[LONGEST], truth_d[LONGEST];
 static int8_t truth_q[LONGEST];
-static int32_t truth_s[LONGEST];
+static int16_t truth_s[LONGEST];
 
 /* 1 .. 70, then some that are longer: the i-th length, 0 at the end. */
 static uint32_t length(uint32_t i)
@@ -31,7 +31,7 @@ static void check_quantize(uint32_t n, int kind)
     for (uint32_t k = 0; k < set_count; k++) {
         int8_t *q = guarded(1, blocks * 32);
         float *d = guarded(2, blocks * 4);
-        int32_t *s = guarded(3, blocks * 4);
+        int16_t *s = guarded(3, blocks * 4);
         sets[k]->quantize(in, n, q, d, s);
         same_bytes("quantize's q", sets[k]->name, truth_q, q, blocks * 32);
         same_floats("quantize's d", sets[k]->name, truth_d, d, blocks);

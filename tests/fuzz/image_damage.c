@@ -124,14 +124,6 @@ static int config_is_sane(const uint8_t *c)
            qe_load32(c + 28) <= 1u << 20;
 }
 
-static uint64_t bytes_of(uint32_t type, uint32_t layout, uint64_t rows, uint64_t columns)
-{
-    const uint64_t R = layout & 255u, wide = (columns + 31) / 32;
-    if (type == QE_F32 || type == QE_F16)
-        return rows * wide * (type == QE_F16 ? 64 : 128);
-    return R ? (rows + R - 1) / R * wide * R * (type == QE_Q4_0 ? 18 : 34) : 0;
-}
-
 /* Another shape that the same bytes can have: odd sizes that no builder would choose. The
  * tensor table, the plan and the vocabulary's count follow. */
 static void reshape(uint8_t *image)
@@ -174,14 +166,22 @@ static void reshape(uint8_t *image)
                                     {1, dim},     {ffn, dim}, {ffn, dim},   {dim, ffn}};
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *e = table + 8 + (uint64_t)i * TENSOR;
-        const uint32_t kind = i < first ? i : 3 + (i - first) % 9, type = qe_load32(e + 8);
-        if ((type == QE_Q4_0 || type == QE_Q8_0) && chance(50)) {
-            static const uint32_t rows[] = {1, 4, 8, 16};
-            put32(e + 12, QE_LAYOUT(rows[below(4)], chance(50) ? 4 : 8));
+        const uint32_t kind = i < first ? i : 3 + (i - first) % 9;
+        uint32_t type = qe_load32(e + 8);
+        if (qe_format_of(type) && chance(50)) {
+            static const uint32_t rows[] = {1, 4, 16};
+            put32(e + 12, rows[below(3)]);
+        }
+        if (qe_format_of(type) && chance(30)) { /* any other type of no more bytes */
+            const uint32_t other = (uint32_t)below(QE_A6 + 1);
+            const uint64_t size = qe_tensor_bytes(other, qe_load32(e + 12), shapes[kind][0],
+                                                  shapes[kind][1]);
+            if (size && size <= qe_load64(e + 32))
+                put32(e + 8, type = other);
         }
         put32(e + 16, shapes[kind][0]);
         put32(e + 20, shapes[kind][1]);
-        put64(e + 32, bytes_of(type, qe_load32(e + 12), shapes[kind][0], shapes[kind][1]));
+        put64(e + 32, qe_tensor_bytes(type, qe_load32(e + 12), shapes[kind][0], shapes[kind][1]));
     }
 }
 
