@@ -227,7 +227,8 @@ static int read_tensors(qe_image *image)
             return QE_ERR_IMAGE;
         const qe_tensor t = qe_image_tensor(image, i);
         if (t.kind != want.kind || t.layer != want.layer || t.rows != want.rows ||
-            t.columns != want.columns || !t.bytes || t.bytes != qe_tensor_bytes(t.type, t.layout, t.rows, t.columns) ||
+            t.columns != want.columns || !t.bytes ||
+            t.bytes != qe_tensor_bytes(t.type, t.layout, t.rows, t.columns) ||
             !inside(offset, t.bytes, end))
             return QE_ERR_IMAGE;
         const int is_norm =

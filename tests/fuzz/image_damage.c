@@ -174,14 +174,15 @@ static void reshape(uint8_t *image)
         }
         if (qe_format_of(type) && chance(30)) { /* any other type of no more bytes */
             const uint32_t other = (uint32_t)below(QE_A6 + 1);
-            const uint64_t size = qe_tensor_bytes(other, qe_load32(e + 12), shapes[kind][0],
-                                                  shapes[kind][1]);
+            const uint64_t size =
+                qe_tensor_bytes(other, qe_load32(e + 12), shapes[kind][0], shapes[kind][1]);
             if (size && size <= qe_load64(e + 32))
                 put32(e + 8, type = other);
         }
         put32(e + 16, shapes[kind][0]);
         put32(e + 20, shapes[kind][1]);
-        put64(e + 32, qe_tensor_bytes(type, qe_load32(e + 12), shapes[kind][0], shapes[kind][1]));
+        put64(e + 32,
+              qe_tensor_bytes(type, qe_load32(e + 12), shapes[kind][0], shapes[kind][1]));
     }
 }
 

@@ -8,9 +8,9 @@ typedef struct {
 } place;
 
 static const place places[] = {
-    {QE_Q4_0, 0, 255, 18},  {QE_Q4_1, 0, 2, 20},     {QE_Q5_0, 0, 255, 22},
-    {QE_Q5_1, 0, 2, 24},    {QE_Q8_0, 0, 255, 34},   {QE_Q2_K, 80, 82, 84},
-    {QE_Q3_K, 108, 255, 110}, {QE_Q4_K, 0, 2, 144},  {QE_Q5_K, 0, 2, 176},
+    {QE_Q4_0, 0, 255, 18},    {QE_Q4_1, 0, 2, 20},     {QE_Q5_0, 0, 255, 22},
+    {QE_Q5_1, 0, 2, 24},      {QE_Q8_0, 0, 255, 34},   {QE_Q2_K, 80, 82, 84},
+    {QE_Q3_K, 108, 255, 110}, {QE_Q4_K, 0, 2, 144},    {QE_Q5_K, 0, 2, 176},
     {QE_Q6_K, 208, 255, 210}, {QE_IQ4_NL, 0, 255, 18}, {QE_IQ4_XS, 0, 255, 136},
     {QT_TQ1_0, 52, 255, 54},  {QE_TQ2_0, 64, 255, 66}, {QE_MXFP4, 0, 255, 17},
     {QE_Q1_0, 0, 255, 18},    {QE_Q2_0, 0, 255, 18},
@@ -57,7 +57,8 @@ static void affine_scales(const uint8_t *in, uint8_t *head)
 {
     for (uint32_t j = 0; j < 8; j++) {
         const uint32_t s = j < 4 ? in[j] & 63u : (in[j + 4] & 15u) | (in[j - 4] >> 6) << 4;
-        const uint32_t m = j < 4 ? in[j + 4] & 63u : (uint32_t)in[j + 4] >> 4 | (in[j] >> 6) << 4;
+        const uint32_t m =
+            j < 4 ? in[j + 4] & 63u : (uint32_t)in[j + 4] >> 4 | (in[j] >> 6) << 4;
         head[j] = (uint8_t)(s | (m & 3) << 6);
         if (j % 2)
             head[8 + j / 2] |= (uint8_t)(m >> 2 << 4);

@@ -136,8 +136,7 @@ int qt_quantize(const uint8_t *in, uint32_t columns, uint32_t from, uint32_t to,
     const int32_t top = largest_of(&v);
     if (top >= INF_BITS)
         return 0;
-    const uint16_t d =
-        to == QE_Q4_0 ? to_q4_0(&v, top, levels) : to_q8_0(&v, top, levels);
+    const uint16_t d = to == QE_Q4_0 ? to_q4_0(&v, top, levels) : to_q8_0(&v, top, levels);
     head[0] = (uint8_t)d;
     head[1] = (uint8_t)(d >> 8);
     return 1;

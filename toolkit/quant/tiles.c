@@ -69,8 +69,8 @@ static int pack_row(const qt_source *s, const uint8_t *in, const qe_format *f, u
 {
     const uint32_t period = 32u * f->period, unit = s->type == QE_F32 ? 4 : 2;
     const size_t levels = 4u * f->bits, step = is_plain(s->type) ? period * unit
-                                               : in ? qt_period_bytes(s->type, f)
-                                                    : 0;
+                                               : in              ? qt_period_bytes(s->type, f)
+                                                                 : 0;
     uint8_t head[32] = {0}, q[LONGEST];
     if (f->row_head) {
         const uint32_t d = in ? qe_load32(in) : 0;

@@ -28,8 +28,8 @@ size_t qt_row_bytes(uint32_t type, uint32_t columns);
 int qt_takes(uint32_t from, uint32_t to);
 
 /* Rows first to stop (exclusive) to out, in groups of R (1, 4 or 16): first is a multiple of R,
- * rows past the last one are zero. Returns the lowest row that holds a weight or a scale that is
- * not finite, or -1; out is then of no use. */
+ * rows past the last one are zero. Returns the lowest row that holds a weight or a scale that
+ * is not finite, or -1; out is then of no use. */
 int64_t qt_pack(const qt_source *source, uint32_t first, uint32_t stop, uint32_t to, uint32_t R,
                 uint8_t *out);
 

@@ -1,8 +1,7 @@
-/* avx2.c - kernels for AVX2 with F16C (any x86-64-v3). A register holds 8 rows by 4 columns;
- * products of bytes go through int16 pairs that cannot overflow (SPEC 2.3: |x| <= 127). Equal
- * to portable.c. */
+/* avx2.c - kernels for AVX2 with F16C (any x86-64-v3); matrix products are
+ * avx2_products.c's. Equal to portable.c. */
 #if defined(__x86_64__) && !defined(QE_PORTABLE_ONLY)
-#include "kernels.h"
+#include "avx2_products.h"
 #include <immintrin.h>
 
 #if defined(__clang__)
@@ -69,8 +68,6 @@ static inline void low_bytes(const vi v[4], int8_t *q)
 
 #include "lanes.h"
 
-#define NT 4 /* tokens that share a load of the weights */
-
 static inline __m256i quants(const uint8_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
@@ -83,100 +80,12 @@ static inline __m256i four(const int8_t *q)
     return _mm256_set1_epi32(v);
 }
 
-/* Eight rows (half 0 or 1 of a group of 16) against `tokens` activation rows. */
-static inline __attribute__((always_inline)) void half_row(const uint8_t *w, int q4,
-                                                           uint32_t blocks, const qe_act *act,
-                                                           size_t token, int tokens, float *out,
-                                                           size_t stride, int half)
-{
-    const size_t tile = q4 ? 288 : 544, row = act->stride / 32;
-    const int8_t *q = act->q + token * act->stride;
-    const float *d = act->d + token * row;
-    const int16_t *s = act->s + 2 * token * row;
-    const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
-    __m256 acc[NT];
-    for (int j = 0; j < tokens; j++)
-        acc[j] = _mm256_setzero_ps();
-    for (uint32_t b = 0; b < blocks; b++, w += tile) {
-        const __m256 dw = (__m256)half_load(w + 16 * half);
-        const uint8_t *p = w + 32 + 32 * half;
-        __m256i isum[NT];
-        if (tokens == 1)
-            for (size_t line = 0; line < tile; line += 64)
-                _mm_prefetch((const char *)w + 16 * tile + line, _MM_HINT_T0);
-        if (q4) {
-            __m256i pairs[NT]; /* up to 8 * 2 * 15 * 127 = 30480: fits int16 */
-            for (int j = 0; j < tokens; j++)
-                pairs[j] = _mm256_setzero_si256();
-#pragma GCC unroll 4
-            for (int g = 0; g < 4; g++) {
-                const __m256i v = quants(p + 64 * g), a = _mm256_and_si256(v, low),
-                              c = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
-#pragma GCC unroll 4
-                for (int j = 0; j < tokens; j++) {
-                    const int8_t *x = q + (size_t)j * act->stride + b * 32 + 4 * g;
-                    pairs[j] = _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(a, four(x)));
-                    pairs[j] =
-                        _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(c, four(x + 16)));
-                }
-            }
-            for (int j = 0; j < tokens; j++)
-                isum[j] = _mm256_add_epi32(_mm256_madd_epi16(pairs[j], ones),
-                                           _mm256_set1_epi32(-8 * qe_block_sum(s + 2 * (j * row + b))));
-        } else {
-            for (int j = 0; j < tokens; j++)
-                isum[j] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-            for (int g = 0; g < 8; g++) {
-                const __m256i v = quants(p + 64 * g), a = _mm256_abs_epi8(v);
-#pragma GCC unroll 4
-                for (int j = 0; j < tokens; j++) {
-                    const __m256i x = four(q + (size_t)j * act->stride + b * 32 + 4 * g);
-                    const __m256i pair = _mm256_maddubs_epi16(a, _mm256_sign_epi8(x, v));
-                    isum[j] = _mm256_add_epi32(isum[j], _mm256_madd_epi16(pair, ones));
-                }
-            }
-        }
-        for (int j = 0; j < tokens; j++) {
-            const __m256 scale = _mm256_mul_ps(dw, _mm256_set1_ps(d[(size_t)j * row + b]));
-            acc[j] = _mm256_add_ps(acc[j], _mm256_mul_ps(scale, _mm256_cvtepi32_ps(isum[j])));
-        }
-    }
-    for (int j = 0; j < tokens; j++)
-        _mm256_storeu_ps(out + (size_t)j * stride + 8 * half, acc[j]);
-}
-
-static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m, int q4,
-                                                             uint32_t group)
-{
-    const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
-    const uint8_t *w = m->w + (size_t)group * blocks * (q4 ? 288 : 544);
-    float *out = m->out + group * 16;
-    uint32_t t = 0;
-    for (; t + NT <= m->tokens; t += NT)
-        for (int half = 0; half < 2; half++)
-            half_row(w, q4, blocks, &m->act, t, NT, out + t * m->out_stride, m->out_stride,
-                     half);
-    for (; t < m->tokens; t++)
-        for (int half = 0; half < 2; half++)
-            half_row(w, q4, blocks, &m->act, t, 1, out + t * m->out_stride, m->out_stride,
-                     half);
-}
-
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-    if (common_matmul(m, first, count))
-        return;
-    for (uint32_t group = first; group < first + count; group++)
-        if (m->type == QE_Q4_0)
-            group_rows(m, 1, group);
-        else if (m->type == QE_Q8_0)
-            group_rows(m, 0, group);
-        else
-            qe_portable_matmul(m, group, 1);
+    if (!common_matmul(m, first, count))
+        qe_avx2_products(m, first, count);
 }
 
-/* A key tile of whole blocks has the bytes of a q8_0 weight tile. */
 static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
                      uint32_t heads, float *scores, size_t stride)
 {
@@ -185,14 +94,7 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
         return;
     }
     for (uint32_t tile = 0; tile < tiles; tile++, k += qe_key_tile_bytes(head_size))
-        for (int half = 0; half < 2; half++) {
-            uint32_t h = 0;
-            float *out = scores + tile * 16;
-            for (; h + 3 <= heads; h += 3)
-                half_row(k, 0, head_size / 32, q, h, 3, out + h * stride, stride, half);
-            for (; h < heads; h++)
-                half_row(k, 0, head_size / 32, q, h, 1, out + h * stride, stride, half);
-        }
+        qe_avx2_scores(k, head_size / 32, q, heads, scores + tile * 16, stride);
 }
 
 /* Weights are never negative, so they are the unsigned side; a lane owns a value. */

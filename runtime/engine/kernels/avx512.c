@@ -159,9 +159,8 @@ tile(const uint8_t *w, size_t step, int q4, uint32_t first, uint32_t count, cons
                     _mm_prefetch((const char *)w + (size_t)r * step + PREFETCH * bytes + line,
                                  _MM_HINT_T1);
         for (int j = 0; j < tokens; j++) {
-            const __m512i sum =
-                _mm512_slli_epi32(_mm512_set1_epi32(qe_block_sum(s + 2 * (j * row + b))),
-                                  q4 ? 3 : 7);
+            const __m512i sum = _mm512_slli_epi32(
+                _mm512_set1_epi32(qe_block_sum(s + 2 * (j * row + b))), q4 ? 3 : 7);
             for (int r = 0; r < groups; r++)
                 isum[j][r] = _mm512_sub_epi32(_mm512_setzero_si512(), sum);
         }
@@ -326,8 +325,8 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
 /* Tokens that fill AMX's tiles go there. */
 static void matmul_amx(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-    const int tiled = (m->type == QE_Q4_0 || m->type == QE_Q8_0) &&
-                      m->layout == 16 && m->tokens >= QE_AMX_TOKENS;
+    const int tiled = (m->type == QE_Q4_0 || m->type == QE_Q8_0) && m->layout == 16 &&
+                      m->tokens >= QE_AMX_TOKENS;
     if (!tiled) {
         matmul(m, first, count);
         return;

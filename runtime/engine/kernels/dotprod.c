@@ -43,7 +43,9 @@ static void arrange(panel *p, const qe_act *act, size_t token, uint32_t first, u
             p[b].d[t] = act->d[(token + t) * row + first + b];
             for (int r = 0; r < 8; r += 4)
                 vst1q_s32(p[b].offset + 8 * t + r,
-                          vdupq_n_s32(q4 ? -8 * qe_block_sum(act->s + 2 * ((token + t) * row + first + b)) : 0));
+                          vdupq_n_s32(q4 ? -8 * qe_block_sum(act->s + 2 * ((token + t) * row +
+                                                                           first + b))
+                                         : 0));
         }
 }
 

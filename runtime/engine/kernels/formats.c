@@ -3,16 +3,16 @@
 #include "formats.h"
 
 static const qe_format formats[] = {
-    {QE_Q1_0, 1, 4, 2, 1, 0, QE_STEP_SCALED},      {QE_Q2_0, 2, 2, 2, 1, 0, QE_STEP_SCALED},
-    {QE_TQ2_0, 2, 8, 2, 1, 0, QE_STEP_SCALED},     {QE_Q4_0, 4, 1, 2, 1, 0, QE_STEP_SCALED},
-    {QE_Q5_0, 5, 1, 2, 1, 0, QE_STEP_SCALED},      {QE_Q8_0, 8, 1, 2, 1, 0, QE_STEP_SCALED},
-    {QE_IQ4_NL, 4, 1, 2, 1, 0, QE_STEP_SCALED},    {QE_IQ4_XS, 4, 8, 8, 1, 0, QE_STEP_SCALED},
-    {QE_MXFP4, 4, 1, 1, 0, 0, QE_STEP_SCALED},     {QE_Q4_1, 4, 1, 4, 2, 0, QE_STEP_AFFINE},
-    {QE_Q5_1, 5, 1, 4, 2, 0, QE_STEP_AFFINE},      {QE_Q4_K, 4, 8, 16, 2, 0, QE_STEP_AFFINE},
-    {QE_Q5_K, 5, 8, 16, 2, 0, QE_STEP_AFFINE},     {QE_Q3_K, 3, 8, 14, 1, 0, QE_STEP_HALVES},
-    {QE_Q6_K, 6, 8, 18, 1, 0, QE_STEP_HALVES},     {QE_Q2_K, 2, 8, 20, 2, 0, QE_STEP_HALVES_MIN},
-    {QE_A3, 3, 1, 2, 0, 4, QE_STEP_ROW},           {QE_A4, 4, 1, 2, 0, 4, QE_STEP_ROW},
-    {QE_A5, 5, 1, 2, 0, 4, QE_STEP_ROW},           {QE_A6, 6, 1, 2, 0, 4, QE_STEP_ROW},
+    {QE_Q1_0, 1, 4, 2, 1, 0, QE_STEP_SCALED},   {QE_Q2_0, 2, 2, 2, 1, 0, QE_STEP_SCALED},
+    {QE_TQ2_0, 2, 8, 2, 1, 0, QE_STEP_SCALED},  {QE_Q4_0, 4, 1, 2, 1, 0, QE_STEP_SCALED},
+    {QE_Q5_0, 5, 1, 2, 1, 0, QE_STEP_SCALED},   {QE_Q8_0, 8, 1, 2, 1, 0, QE_STEP_SCALED},
+    {QE_IQ4_NL, 4, 1, 2, 1, 0, QE_STEP_SCALED}, {QE_IQ4_XS, 4, 8, 8, 1, 0, QE_STEP_SCALED},
+    {QE_MXFP4, 4, 1, 1, 0, 0, QE_STEP_SCALED},  {QE_Q4_1, 4, 1, 4, 2, 0, QE_STEP_AFFINE},
+    {QE_Q5_1, 5, 1, 4, 2, 0, QE_STEP_AFFINE},   {QE_Q4_K, 4, 8, 16, 2, 0, QE_STEP_AFFINE},
+    {QE_Q5_K, 5, 8, 16, 2, 0, QE_STEP_AFFINE},  {QE_Q3_K, 3, 8, 14, 1, 0, QE_STEP_HALVES},
+    {QE_Q6_K, 6, 8, 18, 1, 0, QE_STEP_HALVES},  {QE_Q2_K, 2, 8, 20, 2, 0, QE_STEP_HALVES_MIN},
+    {QE_A3, 3, 1, 2, 0, 4, QE_STEP_ROW},        {QE_A4, 4, 1, 2, 0, 4, QE_STEP_ROW},
+    {QE_A5, 5, 1, 2, 0, 4, QE_STEP_ROW},        {QE_A6, 6, 1, 2, 0, 4, QE_STEP_ROW},
 };
 
 const int8_t qe_iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -74,7 +74,8 @@ void qe_block_read(const qe_format *f, const uint8_t *w, uint32_t R, uint32_t r,
                    qe_block *block)
 {
     const uint32_t i = b % f->period, levels = 4u * f->bits * R;
-    const uint8_t *head = w + f->row_head * R + b / f->period * (f->head * R + f->period * levels);
+    const uint8_t *head =
+        w + f->row_head * R + b / f->period * (f->head * R + f->period * levels);
     uint8_t q[32];
     int32_t zero = 0;
     qe_levels_read(head + f->head * R + i * levels, f->bits, R, r, q);

@@ -39,15 +39,15 @@ static inline size_t qe_group_bytes(const qe_format *f, uint32_t R, uint32_t col
 /* Bytes of a tensor in the image; 0 when there is no such type, layout or row. */
 uint64_t qe_tensor_bytes(uint32_t type, uint32_t layout, uint32_t rows, uint32_t columns);
 
-/* The levels of row r of R over 32 columns: planes of bytes, nibbles, crumbs or bits in fours of
- * columns, rows one after the other; of 3, 5 and 6 bits the upper ones in a plane behind. */
+/* The levels of row r of R over 32 columns: planes of bytes, nibbles, crumbs or bits in fours
+ * of columns, rows one after the other; of 3, 5 and 6 bits the upper ones in a plane behind. */
 void qe_levels_read(const uint8_t *p, uint32_t bits, uint32_t R, uint32_t r, uint8_t q[32]);
 
 /* A row's block as numbers: levels less their zero points, and the scales that its step has. */
 typedef struct {
     int8_t q[32];
-    float d, m;      /* of QE_STEP_ROW: d is the row's scale */
-    int32_t s[2];    /* of halves; of QE_STEP_ROW: s[0] */
+    float d, m;   /* of QE_STEP_ROW: d is the row's scale */
+    int32_t s[2]; /* of halves; of QE_STEP_ROW: s[0] */
     int32_t n[2];
 } qe_block;
 

@@ -34,7 +34,8 @@ INLINE void arrange(panel *p, const qe_act *act, size_t token, uint32_t first, u
                 vst1q_s8(x, vreinterpretq_s8_s64(vzip1q_s64(a, c)));
                 vst1q_s8(x + 16 * PAIRS, vreinterpretq_s8_s64(vzip2q_s64(a, c)));
             }
-            const int32x2_t offset = {q4 ? -8 * qe_block_sum(s) : 0, q4 ? -8 * qe_block_sum(s + 2 * row) : 0};
+            const int32x2_t offset = {q4 ? -8 * qe_block_sum(s) : 0,
+                                      q4 ? -8 * qe_block_sum(s + 2 * row) : 0};
             for (int i = 0; i < PAIRS; i++)
                 vst1q_s32(p[b].offset + 16 * pair + 4 * i, vcombine_s32(offset, offset));
             const float32x2_t both = {d[0], d[row]};

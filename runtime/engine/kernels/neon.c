@@ -102,7 +102,8 @@ INLINE void rows_by_tokens(const uint8_t *w, int q4, uint32_t blocks, const qe_a
         for (int j = 0; j < tokens; j++) {
             const int8_t *x = q + (size_t)j * act->stride;
             const spread low = spread_of(x), high = spread_of(x + 16);
-            const int32x4_t offset = vdupq_n_s32(q4 ? -8 * qe_block_sum(s + 2 * (j * row + b)) : 0);
+            const int32x4_t offset =
+                vdupq_n_s32(q4 ? -8 * qe_block_sum(s + 2 * (j * row + b)) : 0);
             for (int r = 0; r < 4; r++) {
                 int8x16_t v[8];
                 load_quarter(w, r, q4, 0, v);

@@ -22,8 +22,7 @@ static float step(float acc, const qe_format *f, const qe_block *w, const int8_t
     case QE_STEP_AFFINE:
         return acc +
                ((w->d * dx) * (float)(first + second) + w->m * (dx * (float)qe_block_sum(s)));
-    case QE_STEP_HALVES:
-        return acc + (w->d * dx) * (float)(w->s[0] * first + w->s[1] * second);
+    case QE_STEP_HALVES: return acc + (w->d * dx) * (float)(w->s[0] * first + w->s[1] * second);
     case QE_STEP_HALVES_MIN:
         return acc + ((w->d * dx) * (float)(w->s[0] * first + w->s[1] * second) -
                       (w->m * dx) * (float)(w->n[0] * s[0] + w->n[1] * s[1]));
@@ -44,8 +43,8 @@ static void quantized_row(const qe_matmul *m, const qe_format *f, const uint8_t 
     for (uint32_t b = 0; b < blocks; b++) {
         qe_block_read(f, w, R, r, b, &block);
         for (size_t t = 0, at = b; t < m->tokens; t++, at += stride / 32)
-            out[t * m->out_stride] = step(out[t * m->out_stride], f, &block,
-                                          m->act.q + 32 * at, m->act.d[at], m->act.s + 2 * at);
+            out[t * m->out_stride] = step(out[t * m->out_stride], f, &block, m->act.q + 32 * at,
+                                          m->act.d[at], m->act.s + 2 * at);
     }
     for (uint32_t t = 0; f->step == QE_STEP_ROW && t < m->tokens; t++)
         out[t * m->out_stride] = out[t * m->out_stride] * block.d;
@@ -74,8 +73,7 @@ void qe_portable_matmul(const qe_matmul *m, uint32_t first, uint32_t count)
         }
         const uint8_t *w = m->w + (size_t)row * columns * (m->type == QE_F32 ? 4 : 2);
         for (uint32_t t = 0; t < m->tokens; t++)
-            out[t * m->out_stride] =
-                plain_row(w, m->type, m->x + t * m->x_stride, columns);
+            out[t * m->out_stride] = plain_row(w, m->type, m->x + t * m->x_stride, columns);
     }
 }
 
