@@ -40,24 +40,36 @@ uint64_t qe_tensor_bytes(uint32_t type, uint32_t layout, uint32_t rows, uint32_t
     return qe_ceil(rows, layout) / layout * (uint64_t)qe_group_bytes(f, layout, columns);
 }
 
+/* q |= a plane's levels << shift; width: bits of each. Columns 4 n .. of a row are neighbours.
+ */
+static inline void read_plane(const uint8_t *p, uint32_t width, uint32_t shift, uint32_t R,
+                              uint8_t q[32])
+{
+    const uint32_t each = 8 / width, mask = (1u << width) - 1; /* fours of columns in a byte */
+    for (uint32_t four = 0; four < 8; four += each, p += 4 * R)
+        for (uint32_t n = 0; n < each; n++) {
+            /* of nibbles, the high ones are columns 16 .. 31 */
+            uint8_t *to = q + 4 * (width == 4 ? four / 2 + 4 * n : four + n);
+            for (uint32_t k = 0; k < 4; k++)
+                to[k] |= (uint8_t)((p[k] >> n * width & mask) << shift);
+        }
+}
+
 void qe_levels_read(const uint8_t *p, uint32_t bits, uint32_t R, uint32_t r, uint8_t q[32])
 {
-    const uint32_t low = bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bits;
-    for (uint32_t c = 0; c < 32; c++) {
-        const uint32_t four = c / 4, k = 4 * r + c % 4; /* of columns; within a row of fours */
-        switch (low) {
-        case 8: q[c] = p[four * 4 * R + k]; break;
-        case 4: q[c] = p[four % 4 * 4 * R + k] >> (c < 16 ? 0 : 4) & 15; break;
-        case 2: q[c] = p[four / 4 * 4 * R + k] >> 2 * (four % 4) & 3; break;
-        default: q[c] = p[k] >> four & 1;
-        }
+    memset(q, 0, 32);
+    p += 4 * r;
+    switch (bits) {
+    case 1: read_plane(p, 1, 0, R, q); return;
+    case 2:
+    case 3: read_plane(p, 2, 0, R, q); break;
+    case 8: read_plane(p, 8, 0, R, q); return;
+    default: read_plane(p, 4, 0, R, q);
     }
-    p += 4 * low * R;
-    for (uint32_t c = 0; c < 32 && bits != low; c++) {
-        const uint32_t four = c / 4, k = 4 * r + c % 4;
-        const uint32_t high =
-            bits == 6 ? p[four / 4 * 4 * R + k] >> 2 * (four % 4) & 3 : p[k] >> four & 1;
-        q[c] = (uint8_t)(q[c] | high << low);
+    switch (bits) {
+    case 3: read_plane(p + 8 * R, 1, 2, R, q); return;
+    case 5: read_plane(p + 16 * R, 1, 4, R, q); return;
+    case 6: read_plane(p + 16 * R, 2, 4, R, q); return;
     }
 }
 
@@ -126,10 +138,14 @@ void qe_block_read(const qe_format *f, const uint8_t *w, uint32_t R, uint32_t r,
         for (uint32_t c = 0; c < 32; c++)
             q[c] = (uint8_t)(q[c] << (7 - f->bits));
     }
+    if (f->type == QE_IQ4_NL || f->type == QE_IQ4_XS || f->type == QE_MXFP4) {
+        const int8_t *table = f->type == QE_MXFP4 ? qe_mxfp4_levels : qe_iq4_levels;
+        for (uint32_t c = 0; c < 32; c++)
+            block->q[c] = table[q[c]];
+        return;
+    }
     for (uint32_t c = 0; c < 32; c++)
-        block->q[c] = f->type == QE_IQ4_NL || f->type == QE_IQ4_XS ? qe_iq4_levels[q[c]]
-                      : f->type == QE_MXFP4                        ? qe_mxfp4_levels[q[c]]
-                                            : (int8_t)(uint8_t)(q[c] - (uint32_t)zero);
+        block->q[c] = (int8_t)(uint8_t)(q[c] - (uint32_t)zero);
 }
 
 float qe_block_value(const qe_format *f, const qe_block *block, uint32_t i)
