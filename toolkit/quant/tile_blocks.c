@@ -180,6 +180,8 @@ int qt_take_period(const uint8_t *in, uint32_t from, const qe_format *f, uint8_t
         crumbs(in + 32, q + 128);
         break;
     case QE_MXFP4:
+        if (in[0] > 252) /* 2^125 * 12 is not finite */
+            return 0;
         head[0] = in[0];
         nibbles(in + 1, 16, q);
         break;

@@ -23,6 +23,9 @@ ROWS_PER_STEP = 16
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+# Types that gguf-py knows too little of: ggml's number, weights and bytes of a block, bits.
+_BARE = {"Q1_0": (41, 128, 18, 1), "Q2_0": (42, 64, 18, 2)}
+
 
 @functools.cache
 def block_shape(source_type: str) -> tuple[int, int]:
@@ -30,6 +33,8 @@ def block_shape(source_type: str) -> tuple[int, int]:
     import gguf
     from gguf.quants import dequantize
 
+    if source_type in _BARE:
+        return _BARE[source_type][1:3]
     kind = gguf.GGMLQuantizationType[source_type]
     weights, size = gguf.GGML_QUANT_SIZES[kind]
     if source_type not in ("F64", "F32", "F16"):
@@ -46,6 +51,9 @@ def type_name(number: int) -> str:
     """ggml's name of a type; KeyError when gguf-py has never heard of the number."""
     import gguf
 
+    for name, (known, *_) in _BARE.items():
+        if number == known:
+            return name
     try:
         return str(gguf.GGMLQuantizationType(number).name)
     except ValueError:
@@ -67,7 +75,20 @@ def decode(stored: Bytes, source_type: str) -> Floats:
         return stored.view(np.float16).astype(np.float32)
     if source_type == "BF16":
         return (stored.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if source_type in _BARE:
+        return _decode_bare(stored.reshape(-1, size), _BARE[source_type][3]).reshape(rows, columns)
     return _decode_blocks(stored, source_type).reshape(rows, columns)
+
+
+def _decode_bare(blocks: Bytes, bits: int) -> Floats:
+    """An f16 and levels of 1 or 2 bits, the first in the lowest (ggml-common.h, block_q1_0,
+    block_q2_0): d * (2 q - 1), d * (q - 1)."""
+    scales = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    levels = (blocks[:, 2:, None] >> shifts & ((1 << bits) - 1)).reshape(len(blocks), -1)
+    with np.errstate(all="ignore"):
+        found = (levels.astype(np.float32) * (3 - bits) - 1) * scales
+    return cast(Floats, found)
 
 
 def _decode_blocks(stored: Bytes, source_type: str) -> Floats:
