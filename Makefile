@@ -27,7 +27,7 @@ lint: $(VENV)/.tested
 	$(BIN)/codespell *.md Makefile *.py *.toml $(ROOMS)
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
 	    --inline-suppr --suppress=shiftTooManyBitsSigned --suppress=toomanyconfigs --suppress=comparePointers \
-	    -Iruntime -Ifirmware runtime/engine runtime/host firmware toolkit/quant/tiles.c
+	    -Iruntime -Ifirmware runtime/engine runtime/host firmware toolkit/quant/tiles.c $(wildcard toolkit/quant/search*.c)
 
 # Flash, RAM and stack of every firmware against firmware/sizes.toml; UPDATE=1 writes it anew.
 size: packages $(VENV)/.tested
@@ -58,4 +58,4 @@ packages:
 	@sh tests/packages.sh
 
 clean:
-	rm -rf $(VENV) build *.egg-info runtime/_engine.c toolkit/quant/_tiles.c */*.so */*/*.so
+	rm -rf $(VENV) build *.egg-info runtime/_engine.c toolkit/quant/_tiles.c toolkit/quant/_search.c */*.so */*/*.so

@@ -1,4 +1,4 @@
-"""The two extension modules. Everything else about the package is in pyproject.toml."""
+"""The extension modules. Everything else about the package is in pyproject.toml."""
 
 import glob
 import os
@@ -48,6 +48,13 @@ setup(
                 *sorted(glob.glob("toolkit/quant/*.h")),
                 "runtime/engine/kernels/formats.h",
             ],
+            extra_compile_args=FLAGS,
+            extra_link_args=SANITIZE,
+        ),
+        Extension(
+            "qedge.toolkit.quant._search",
+            sources=["toolkit/quant/_search.pyx", *sorted(glob.glob("toolkit/quant/search*.c"))],
+            depends=sorted(glob.glob("toolkit/quant/search*.h")),
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE,
         ),
