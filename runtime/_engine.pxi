@@ -38,8 +38,12 @@ cdef extern from "host/host.h" nogil:
         const uint8_t *digest
     ctypedef struct qe_workers:
         pass
+    ctypedef struct qe_observer:
+        void *self
+        void (*input)(void *, uint32_t, const float *, size_t, uint32_t, uint32_t) noexcept nogil
     ctypedef struct qe_session:
         pass
+    void qe_session_observe(qe_session *, const qe_observer *)
     ctypedef struct qe_sampler:
         float temperature, top_p, min_p, repeat_penalty
         uint32_t top_k

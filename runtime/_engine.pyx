@@ -235,6 +235,22 @@ cdef class Image:
         return bool(qe_vocab_is_stop(&self.image.vocab, token))
 
 
+cdef struct moments:  # sums of squares: (tensors, wide), of what each matrix is multiplied with
+    uint32_t wide
+    double *sums
+
+
+cdef void add_squares(void *self, uint32_t tensor, const float *x, size_t stride,
+                      uint32_t columns, uint32_t tokens) noexcept nogil:
+    cdef moments *m = <moments *>self
+    cdef double *sums = m.sums + <size_t>tensor * m.wide
+    cdef uint32_t i
+    for _ in range(tokens):
+        for i in range(columns):
+            sums[i] += <double>x[i] * x[i]
+        x += stride
+
+
 cdef class Session:
     """A session with its arena and its workers; both are made here and only here."""
 
@@ -248,6 +264,8 @@ cdef class Session:
     cdef readonly uint32_t running
     cdef readonly uint64_t arena_bytes
     cdef bint at_work  # read and written with the GIL held
+    cdef moments squares
+    cdef qe_observer observer
 
     def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
                   uint32_t kv, uint32_t running, kernels=None, bint pin=False):
@@ -277,6 +295,7 @@ cdef class Session:
         self.sampler.repeat_penalty = 1
 
     def __dealloc__(self):
+        PyMem_Free(self.squares.sums)
         if self.pool != NULL:
             qe_pool_close(self.pool)
         if self.arena != NULL:
@@ -379,6 +398,32 @@ cdef class Session:
         self.check_free()
         return PyBytes_FromStringAndSize(<const char *>qe_session_logits(&self.session),
                                          4 * self.image.image.config.vocab_size)
+
+    def observe(self):
+        """Begins to add up the squares of what matrices are multiplied with, from nothing."""
+        cdef const qe_config *c = &self.image.image.config
+        cdef size_t size
+        self.check_free()
+        self.squares.wide = max(c.dim, c.heads * c.head_size, c.ffn)
+        size = qe_image_tensor_count(&self.image.image) * <size_t>self.squares.wide
+        if self.squares.sums == NULL:
+            self.squares.sums = <double *>PyMem_Malloc(size * sizeof(double))
+            if self.squares.sums == NULL:
+                raise MemoryError
+        memset(self.squares.sums, 0, size * sizeof(double))
+        self.observer.self, self.observer.input = &self.squares, add_squares
+        qe_session_observe(&self.session, &self.observer)
+
+    def observed(self, uint32_t tensor):
+        """The sums since observe() for a tensor by its number: float64 bytes, one a column."""
+        cdef qe_tensor t
+        self.check_free()
+        if self.squares.sums == NULL or tensor >= qe_image_tensor_count(&self.image.image):
+            raise EngineError(QE_ERR_USAGE)
+        t = qe_image_tensor(&self.image.image, tensor)
+        return PyBytes_FromStringAndSize(
+            <const char *>(self.squares.sums + <size_t>tensor * self.squares.wide),
+            sizeof(double) * min(t.columns, self.squares.wide))
 
     def hash_reset(self):
         qe_sha256_init(&self.sha)

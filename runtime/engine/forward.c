@@ -49,6 +49,8 @@ static void add_product(products *p, uint32_t tensor, const float *x, size_t x_s
                                     .out_stride = out_stride,
                                     .tokens = tokens};
     p->groups[p->matrices++] = (t.rows + 15) / 16;
+    if (p->s->observer)
+        p->s->observer->input(p->s->observer->self, tensor, x, x_stride, t.columns, tokens);
 }
 
 /* Two chunks for each worker, a large one and then a small one, so that claims are few and a

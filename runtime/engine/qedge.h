@@ -195,11 +195,21 @@ typedef struct {
                 void *argument, uint32_t chunks);
 } qe_workers;
 
+/* Who sees what matrices are multiplied with: `tokens` rows of x, `stride` floats apart, before
+ * tensor number `tensor` (qe_image_tensor) is multiplied with them; of those that share x, each.
+ * Called by the thread that evaluates. */
+typedef struct {
+    void *self;
+    void (*input)(void *self, uint32_t tensor, const float *x, size_t stride, uint32_t columns,
+                  uint32_t tokens);
+} qe_observer;
+
 /* One inference timeline. Visible so that the caller can place it; its fields are private. */
 typedef struct {
     const qe_image *image;
     const void *kernels;
     const qe_workers *workers;
+    const qe_observer *observer; /* or NULL */
     qe_session_options options;
     uint8_t *arena;
     uint64_t arena_bytes;
@@ -224,6 +234,12 @@ int qe_session_init(qe_session *session, const qe_image *image,
  * of range, QE_ERR_NUMERIC. */
 int qe_session_eval(qe_session *session, const uint32_t *tokens, uint32_t count,
                     float *all_logits);
+
+/* From now on; NULL: nobody. To see how a model uses its weights, as calibration does. */
+static inline void qe_session_observe(qe_session *session, const qe_observer *observer)
+{
+    session->observer = observer;
+}
 
 /* Where the session's next tokens will be kept: room for those that the context still holds. A
  * caller without memory of its own may write them here and pass this to qe_session_eval. */

@@ -58,6 +58,19 @@ def pull(name: str, as_json: bool) -> None:
 )
 @click.option("--kv", help="KV cache: q8_0, f16 or f32; default: q8_0 for quantized images.")
 @click.option("--embedding", help="Type of embedding and output; default: q8_0 for q4_0.")
+@click.option(
+    "--calibrate",
+    default="samples",
+    show_default=True,
+    help="What shows which weights matter: samples (of the model itself), a text file, or none.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["search", "ggml"]),
+    default="search",
+    show_default=True,
+    help="ggml: q4_0 and q8_0 rounded as llama.cpp does without an importance matrix.",
+)
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Of a llama2.c model.")
 @click.option(
     "-o",
@@ -76,6 +89,8 @@ def build(
     context: str,
     kv: str | None,
     embedding: str | None,
+    calibrate: str,
+    rounding: str,
     tokenizer: Path | None,
     output: Path | None,
     ram: str | None,
@@ -111,6 +126,8 @@ def build(
             kv=kv,
             embedding=embedding,
             tokenizer=tokenizer,
+            calibrate=calibrate,
+            rounding=rounding,
             progress=tell,
         )
     if key is not None:

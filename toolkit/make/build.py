@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,20 +18,28 @@ from qedge.runtime._engine import ROLES
 from qedge.runtime.errors import ImageError, NoBoardError, QedgeError, UsageError, WriteError
 from qedge.runtime.image import open_image
 from qedge.runtime.model import Model
-from qedge.toolkit.board import Board, host_name
+from qedge.toolkit.board import Board, host_name, load
 from qedge.toolkit.chat.facts import facts_of
 from qedge.toolkit.files import new_file
 from qedge.toolkit.make import rope
 from qedge.toolkit.make.budget import MemoryPlan, plan
+from qedge.toolkit.make.calibrate import LENGTH, Importance, importance_of
 from qedge.toolkit.make.image import (
     Golden,
     ImageWriter,
     TensorEntry,
     bytes_without_rope,
 )
-from qedge.toolkit.make.predict import of_entries, predict
+from qedge.toolkit.make.predict import of_image, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
-from qedge.toolkit.quant.quantize import layout_for, pack, packed_bytes
+from qedge.toolkit.quant.quantize import (
+    GGML,
+    SEARCH,
+    is_searched,
+    layout_for,
+    pack,
+    packed_bytes,
+)
 from qedge.toolkit.quant.recipe import KEEP, QUANTS, Recipe, kept_type, type_named
 from qedge.toolkit.source.locate import model_name
 from qedge.toolkit.source.model import SourceModel, SourceTensor
@@ -202,36 +210,33 @@ def _notes(
         yield f"the context is {planned.context:,} tokens: {bound.why} that many"
 
 
-def build(
-    model: Path,
+def _text_of(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}; give a text to calibrate with") from error
+
+
+def _plain_image(source: SourceModel, output: Path) -> None:
+    """A q8_0 image for this machine, to see how the model uses its weights."""
+    recipe = Recipe.of(source, "q8_0", None, None)
+    most = min(source.config.longest, LENGTH)
+    board = replace(load(_here() or "x86-64"), ram_bytes=0)
+    _write(source, recipe, board, output, most, lambda *_: None, None, rounding=GGML)
+
+
+def _write(
+    source: SourceModel,
+    recipe: Recipe,
     board: Board,
     output: Path,
-    *,
-    quant: str | None = None,
-    context: int | str = "auto",
-    kv: str | None = None,
-    embedding: str | None = None,
-    tokenizer: Path | None = None,
-    progress: Progress | None = None,
-) -> Built:
-    """Builds the image of a model for a board.
-
-    model    see source.open_source; quant, kv, embedding: see Recipe.of
-
-    ImageError for a bad model or one that changes meanwhile, BudgetError when it does not fit,
-    WriteError when it cannot be written; the output is whole or untouched.
-    """
-    began = time.perf_counter()
-    tell = progress or (lambda step, done, of: None)
-    for given in filter(None, (model, tokenizer)):
-        if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
-            raise UsageError(f"{output}: is the model itself; name another output")
-    check_output(output)
-    source = open_source(model, tokenizer)
-    for file in source.files:  # one of a folder's, or another part
-        if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
-            raise UsageError(f"{output}: is a file of the model; name another output")
-    recipe = Recipe.of(source, quant, kv, embedding)
+    context: int | str,
+    tell: Progress,
+    name: Path | None,
+    importance: Importance | None = None,
+    rounding: str = SEARCH,
+) -> MemoryPlan:
+    """Writes an image; with a golden section where the model has a name."""
     entries = tensor_table(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
     vocabulary = pack_vocabulary(source.vocabulary)
@@ -243,7 +248,8 @@ def build(
     def packed(entry: TensorEntry) -> Iterable[bytes]:
         nonlocal done
         tensor: SourceTensor = source.tensors[entry.name]
-        for piece in pack(tensor, entry.type, entry.layout):
+        counts = (importance or {}).get(entry.name)
+        for piece in pack(tensor, entry.type, entry.layout, counts, rounding):
             yield cast(bytes, piece.data)
             done += piece.nbytes
             tell("quantize", done, weight_bytes)
@@ -265,12 +271,70 @@ def build(
         )
         writer.set_provenance(provenance(digest.result()))
         source.check_unchanged()
-        tell("prove", 0, 1)
-        writer.set_golden(_golden(Path(out.name), model, planned.context))
+        if name is not None:
+            tell("prove", 0, 1)
+            writer.set_golden(_golden(Path(out.name), name, planned.context))
+    return planned
+
+
+def build(
+    model: Path,
+    board: Board,
+    output: Path,
+    *,
+    quant: str | None = None,
+    context: int | str = "auto",
+    kv: str | None = None,
+    embedding: str | None = None,
+    tokenizer: Path | None = None,
+    calibrate: str | Path = "samples",
+    rounding: str = SEARCH,
+    progress: Progress | None = None,
+) -> Built:
+    """Builds the image of a model for a board.
+
+    model      see source.open_source; quant, kv, embedding: see Recipe.of
+    calibrate  what decides how much a weight's error counts: "samples" of the model itself, a
+               text's path, or "none"
+    rounding   see pack
+
+    ImageError for a bad model or one that changes meanwhile, BudgetError when it does not fit,
+    WriteError when it cannot be written; the output is whole or untouched.
+    """
+    began = time.perf_counter()
+    tell = progress or (lambda step, done, of: None)
+    for given in filter(None, (model, tokenizer)):
+        if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
+            raise UsageError(f"{output}: is the model itself; name another output")
+    check_output(output)
+    source = open_source(model, tokenizer)
+    for file in source.files:  # one of a folder's, or another part
+        if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
+            raise UsageError(f"{output}: is a file of the model; name another output")
+    recipe = Recipe.of(source, quant, kv, embedding)
+    needs = rounding == SEARCH and any(
+        kind != "q8_0" and is_searched(source.tensors[name], kind)
+        for name, kind in recipe.types.items()
+    )
+    importance: Importance = {}
+    if needs and calibrate != "none":
+        text = None if calibrate == "samples" else _text_of(calibrate)
+        importance = importance_of(source.sha256(), partial(_plain_image, source), text, tell)
+    planned = _write(
+        source,
+        recipe,
+        board,
+        output,
+        context,
+        tell,
+        model,
+        importance=importance,
+        rounding=rounding,
+    )
     with Model.open(output, allow_paging=True) as proved:
         proved.test()
         tell("prove", 1, 1)
-        expected = predict(board, of_entries(entries), proved.image.bytes)
+        expected = predict(board, of_image(proved.image), proved.image.bytes)
         return Built(
             image=output,
             image_id=proved.image_id,

@@ -1,7 +1,8 @@
 """Quantizes a source tensor into the bytes that the engine reads (SPEC 2.4 and 3.5).
 
-A source of the very type that is asked for is taken over block by block, in groups of rows as
-the board's kernels want them; tiles.c does it on all of the machine's cores.
+A source of the very type that is asked for is taken over block by block; anything else is
+quantized by search.c, or, on demand, by ggml's plain rounding. Rows come in groups as the
+board's kernels want them, on all of the machine's cores.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from qedge.runtime._engine import TYPES
 from qedge.runtime.errors import UsageError
 from qedge.runtime.machine import cpus
 from qedge.toolkit.quant import _tiles as tiles
+from qedge.toolkit.quant import search
 from qedge.toolkit.source.model import Bytes, SourceTensor
 
+SEARCH, GGML = "search", "ggml"  # ways to round
 BLOCK = 32  # columns of a block; rows are padded to whole ones
 PLAIN = ("f32", "f16", "bf16")  # types whose rows are never interleaved
 _NUMPY = {"f32": "<f4", "f16": "<f2"}
@@ -45,15 +50,31 @@ def packed_bytes(kind: str, layout: int, rows: int, columns: int) -> int:
     return found
 
 
-def pack(tensor: SourceTensor, kind: str, layout: int) -> Iterator[Bytes]:
+def is_searched(tensor: SourceTensor, kind: str) -> bool:
+    """Whether the tensor is quantized by search.c, and not taken over or rounded."""
+    return kind in search.KINDS and not _is_kept(tensor, kind)
+
+
+def pack(
+    tensor: SourceTensor,
+    kind: str,
+    layout: int,
+    importance: npt.NDArray[np.float32] | None = None,
+    rounding: str = SEARCH,
+) -> Iterator[Bytes]:
     """The tensor's bytes in the image, a few rows at a time (uint8 arrays, C order).
+
+    importance   of the columns, or None: all count the same
+    rounding     SEARCH, or GGML for q4_0 and q8_0 as ggml's reference makes them
 
     ImageError when a weight is not finite, UsageError for an unknown type."""
     if kind not in TYPES:
         raise UsageError(f"unknown type {kind}; known are {', '.join(TYPES)}")
     step = max(1, _VALUES_AT_ONCE // max(1, tensor.columns) // layout) * layout
     spans = [(at, min(at + step, tensor.rows)) for at in range(0, tensor.rows, step)]
-    part = _floats if kind in PLAIN else _tiles
+    part = _floats if kind in PLAIN else _rounded
+    if rounding == SEARCH and is_searched(tensor, kind):
+        part = partial(_searched, importance)
     at_once = cpus()
     with ThreadPoolExecutor(at_once) as pool:
         ahead: deque[Future[Bytes]] = deque()
@@ -86,14 +107,45 @@ def _floats(tensor: SourceTensor, kind: str, layout: int, start: int, stop: int)
 def _to_bf16(values: np.ndarray) -> Bytes:
     """To the nearest, ties to even."""
     bits = values.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    rounded = (
+        bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    ) >> np.uint32(16)
     return rounded.astype("<u2").reshape(-1).view(np.uint8)
 
 
-def _tiles(tensor: SourceTensor, kind: str, layout: int, start: int, stop: int) -> Bytes:
+def _is_kept(tensor: SourceTensor, kind: str) -> bool:
+    source = STORED.get(tensor.source_type)
+    plain = tensor.source_type in ("F32", "F16", "BF16")
+    return (
+        source is not None
+        and not plain
+        and tiles.takes(source, TYPES[kind])
+        and tiles.row_bytes(source, tensor.columns) > 0
+    )
+
+
+def _searched(
+    importance: npt.NDArray[np.float32] | None,
+    tensor: SourceTensor,
+    kind: str,
+    layout: int,
+    start: int,
+    stop: int,
+) -> Bytes:
+    columns, rows, to = tensor.columns, stop - start, TYPES[kind]
+    out = np.empty(packed_bytes(kind, layout, rows, columns), np.uint8)
+    stored = search.quantize_rows(tensor.read(start, stop), kind, importance)
+    padded = columns if kind.endswith("_K") else -(-columns // BLOCK) * BLOCK
+    tiles.pack(stored, None, padded, to, to, 0, rows, layout, out)
+    return out
+
+
+def _rounded(tensor: SourceTensor, kind: str, layout: int, start: int, stop: int) -> Bytes:
     out = np.empty(packed_bytes(kind, layout, stop - start, tensor.columns), np.uint8)
     source, to = STORED.get(tensor.source_type, -1), TYPES[kind]
     columns, rows = tensor.columns, stop - start
+    if not (_is_kept(tensor, kind) or tiles.takes(TYPES["f32"], to)):
+        raise UsageError(f"{kind} is not made here by ggml's rounding; it is searched")
     if source >= 0 and tiles.takes(source, to) and tiles.row_bytes(source, columns):
         stored = tensor.stored_rows(start, stop)
         refused = tiles.pack(stored, None, columns, source, to, 0, rows, layout, out)

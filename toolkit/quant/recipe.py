@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qedge.runtime._engine import KV_TYPES, TYPES
 from qedge.runtime.errors import UsageError
+from qedge.toolkit.quant.search import KINDS
 
 if TYPE_CHECKING:
     from qedge.toolkit.source.model import SourceModel
@@ -44,7 +45,7 @@ NEAR = (
 
 KEEP = "keep"
 # Types that are made here; the others are only taken over.
-MADE = ("f32", "f16", "bf16", "q8_0", "q4_0")
+MADE = ("f32", "f16", "bf16", *KINDS)
 QUANTS = (KEEP, *MADE)
 _FLOATS = ("f32", "f16", "bf16")
 
@@ -96,9 +97,9 @@ class Recipe:
     def of(
         cls, source: SourceModel, quant: str | None, kv: str | None, embedding: str | None
     ) -> Recipe:
-        """The defaults: see default_quant; q4_0 keeps embedding and output in q8_0, as llama.cpp
-        does; the KV cache is q8_0 for quantized images, and the weights' own type for f32 and
-        f16 ones."""
+        """The defaults: see default_quant; embedding and output are q8_0 where layers are
+        quantized, as llama.cpp has it for q4_0; the KV cache is q8_0 for quantized images, and
+        the weights' own type for f32 and f16 ones."""
         if quant is None:
             quant = default_quant(source)
         quant = type_named("--quant", quant, QUANTS)
@@ -116,7 +117,7 @@ class Recipe:
             elif quant == KEEP:
                 types[name] = kept_type(tensor.source_type) or "q8_0"
             else:
-                types[name] = "q8_0" if is_end and quant == "q4_0" else quant
+                types[name] = "q8_0" if is_end and quant not in _FLOATS else quant
         layers = {kind for name, kind in types.items() if name.startswith("blk.")}
         return cls(quant, types["token_embd.weight"], kv or _kv_for(layers), types)
 

@@ -76,7 +76,9 @@ def decode(stored: Bytes, source_type: str) -> Floats:
     if source_type == "BF16":
         return (stored.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
     if source_type in _BARE:
-        return _decode_bare(stored.reshape(-1, size), _BARE[source_type][3]).reshape(rows, columns)
+        return _decode_bare(stored.reshape(-1, size), _BARE[source_type][3]).reshape(
+            rows, columns
+        )
     return _decode_blocks(stored, source_type).reshape(rows, columns)
 
 
