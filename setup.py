@@ -1,4 +1,4 @@
-"""The two extension modules. Everything else about the package is in pyproject.toml."""
+"""The three extension modules. Everything else about the package is in pyproject.toml."""
 
 import glob
 import os
@@ -41,6 +41,13 @@ setup(
             "qedge.toolkit.quant._tiles",
             sources=["toolkit/quant/_tiles.pyx", "toolkit/quant/tiles.c"],
             depends=["toolkit/quant/tiles.h"],
+            extra_compile_args=FLAGS,
+            extra_link_args=SANITIZE,
+        ),
+        Extension(
+            "qedge.toolkit.quality._rows",
+            sources=["toolkit/quality/_rows.pyx", "toolkit/quality/rows.c"],
+            depends=["toolkit/quality/rows.h", "toolkit/quality/rows_body.h"],
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE,
         ),
