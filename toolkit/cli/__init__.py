@@ -19,7 +19,7 @@ from qedge.toolkit import files
 from qedge.toolkit.cli import advice, common, device, flash, model, quality, report, target
 
 GROUPS = {
-    "Models": ("pull", "build", "advise", "inspect", "tokenize", "eval"),
+    "Models": ("pull", "build", "advise", "compare", "inspect", "tokenize", "eval"),
     "Running, here or on a board": ("run", "test", "bench", "report", "demo"),
     "Boards": ("boards", "flash", "rollback", "reset", "emulate", "firmware", "wheel"),
     "Signatures": ("keys", "sign"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,17 @@ import click
 
 from qedge.runtime import UsageError
 from qedge.toolkit.cli.common import (
+    board_with_ram,
+    check_identity,
+    context_value,
     emit,
     image_at,
     json_option,
     model_options,
     open_model,
+    port_option,
+    ram_option,
+    refuse,
     text_of,
 )
 
@@ -207,4 +214,112 @@ def _step(tell: Any, form: str) -> Any:
     return lambda done, of, value: tell("evaluate", done, of, form.format(value))
 
 
-VERBS = (evaluate,)
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-b", "--board", help="A board's name; default: host, this machine.")
+@click.option("-q", "--quant", "quants", help="Formats with commas; default: all there are.")
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="A text to evaluate, - is standard input; default: samples of the model itself.",
+)
+@click.option("--chunks", type=int, help="Of 512 tokens; default: all of a text, 24 samples.")
+@click.option(
+    "--context", default="auto", show_default=True, help="Of the images: tokens, or auto."
+)
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Of a llama2.c model.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Also write the table there.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with plots.")
+@click.option("--png", type=click.Path(path_type=Path), help="Also write the plots.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, help="Processes; default: 1.")
+@click.option("--dask", metavar="ADDRESS", help="Evaluate on a Dask cluster: tcp://host:8786.")
+@ram_option
+@port_option
+@json_option
+def compare(
+    model: Path,
+    board: str | None,
+    quants: str | None,
+    text: Path | None,
+    chunks: int | None,
+    context: str,
+    tokenizer: Path | None,
+    csv: Path | None,
+    html: Path | None,
+    png: Path | None,
+    workers: int,
+    dask: str | None,
+    ram: str | None,
+    port: str | None,
+    identity: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the formats of MODEL: size, speed, and what each loses against the file's own
+    precision; and say which to take. What was measured is kept, and not measured again."""
+    from qedge.runtime.text import printable
+    from qedge.toolkit.cli import show
+    from qedge.toolkit.make.auto import model_for
+    from qedge.toolkit.make.build import check_output
+    from qedge.toolkit.quality import table
+    from qedge.toolkit.quality.compare import Way
+    from qedge.toolkit.quality.compare import compare as measure
+
+    if dask is not None and workers > 1:
+        raise UsageError("--workers are processes here, --dask others: give one of them")
+    for output in filter(None, (csv, html, png)):
+        check_output(output)  # before an hour is spent
+    target = board_with_ram(board or "host", ram)
+    if port is None:
+        refuse(("identity",), "goes with --port")
+    else:
+        check_identity(target)
+    words = None if text is None else text_of(text)
+    tokens = context_value(context)
+    if not os.path.lexists(model):
+        with show.bar(True) as tell:
+            model = model_for(os.fspath(model), show.say, tell)
+    with _kept_so_far(), show.bar(True, lines=True) as tell:
+        found = measure(
+            model,
+            target,
+            quant=[one for one in (quants or "").replace(",", " ").split() if one],
+            text=words,
+            text_name="standard input" if str(text) == "-" else (text.name if text else ""),
+            chunks=chunks,
+            context=None if tokens == "auto" else int(tokens),
+            tokenizer=tokenizer,
+            reached=None if port is None else (port, identity),
+            way=Way(workers, dask),
+            say=show.say,
+            progress=tell,
+        )
+    if csv is not None:
+        table.write_csv(found, csv)
+    if html is not None or png is not None:
+        from qedge.toolkit.quality import page
+
+        if html is not None:
+            page.write_page(found, html)
+        if png is not None:
+            page.write_picture(found, png)
+    emit(as_json, table.fields(found))
+    if not as_json:
+        for line in table.lines(found):
+            print(printable(line))
+    for note in found.notes:
+        show.say(f"note: {note}")
+
+
+@contextmanager
+def _kept_so_far() -> Iterator[None]:
+    """Says what an interrupted comparison leaves behind."""
+    from qedge.toolkit.cli import show
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        show.say("what was measured is kept; run this again, and it goes on")
+        raise
+
+
+VERBS = (evaluate, compare)

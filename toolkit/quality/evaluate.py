@@ -114,8 +114,8 @@ def against(
 
 def memory_bytes(model: Model) -> int:
     """Bytes of logits that `against` holds, two buffers of rows."""
-    size = model.config["vocab_size"]
-    return 2 * rows_held(size) * 4 * (-(-size // 32) * 32)
+    size = int(model.config["vocab_size"])
+    return 2 * rows_held(size) * 4 * int(-(-size // 32) * 32)
 
 
 def check_same(model: Model, base: Model) -> None:

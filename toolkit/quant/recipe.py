@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from qedge.runtime._engine import KV_TYPES, TYPES
 from qedge.runtime.errors import UsageError
 
+# What an image can be made of, the most exact first.
+FORMATS = ("f32", "f16", "q8_0", "q4_0")
 # Other names of the same types.
 SAME = {
     "fp16": "f16",
