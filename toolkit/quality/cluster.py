@@ -66,7 +66,7 @@ def by_cluster(pieces: Sequence[Piece], address: str) -> Iterator[Done]:
         sent: dict[str, Any] = {}
         options = {"pure": False, "retries": 2}
         tasks = {client.submit(work, p.fields(), **options): n for n, p in enumerate(pieces)}
-        coming = as_completed(tasks, raise_errors=False)
+        coming = as_completed(tasks, loop=client.loop, raise_errors=False)
         for task in coming:
             number = tasks.pop(task)
             found = _result(task)

@@ -5,7 +5,6 @@ was measured of; so a comparison that was interrupted goes on, and one that was 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,9 @@ from qedge.toolkit.board import Board, host_name
 from qedge.toolkit.files import cache_folder, is_locked, locked, private_folder, writing
 from qedge.toolkit.kept import keep, kept
 from qedge.toolkit.quality import pieces, pool, speeds
-from qedge.toolkit.quality.formats import Facts, Images, in_memory, model_digest, own_precision
+from qedge.toolkit.quality.digest import model_digest
+from qedge.toolkit.quality.formats import Facts, Images, in_memory, own_precision
+from qedge.toolkit.quality.measured import keep_table
 from qedge.toolkit.quality.pieces import Piece, Ref
 from qedge.toolkit.quality.recommend import Pick, recommend
 from qedge.toolkit.quality.samples import CHUNKS, NAME, samples
@@ -112,7 +113,7 @@ def compare(
 ) -> Comparison:
     """Measures the formats of a model for a board.
 
-    quant     formats by name; default: all that an image can be made of
+    quant     formats by name; default: all that are not more exact than the file
     text      UTF-8; None: samples of the model itself, at temperature 1
     chunks    of 512 tokens (or the model's context): at most so many; default: all of a text,
               24 of the samples
@@ -124,7 +125,7 @@ def compare(
     can be evaluated here, WriteError when the cache cannot be written."""
     began = time.perf_counter()
     progress = progress or _quiet
-    names = _names(quant)
+    asked = _names(quant)
     folder = private_folder(cache_folder(cache) / "compare")
     lock = folder / f".{model_digest(model, tokenizer)[:32]}.lock"
     with writing(folder):
@@ -135,9 +136,8 @@ def compare(
         images = Images(model, folder / "images", tokenizer, progress)
         about = images.about()
         base = own_precision(about.stored, FORMATS)
-        wanted = list(dict.fromkeys([base, *names]))
-        names = [name for name in FORMATS if name in wanted]
-        names += [name for name in wanted if name not in names]
+        wanted = dict.fromkeys([base, *(asked or FORMATS[FORMATS.index(base) :])])
+        names = sorted(wanted, key=_order)
         length = min(CHUNK, about.longest)
         refs = {name: images.here(name, length) for name in wanted}
         tokens = _tokens(images, refs[base], base, length, text, chunks, folder, progress)
@@ -161,13 +161,20 @@ def compare(
         notes=tuple(_notes(rows, board, reached is not None)),
         seconds=time.perf_counter() - began,
     )
-    _keep_table(folder, images.digest, comparison)
+    like = (base, comparison.text, len(tokens))
+    told = {row.quant: asdict(row.quality) for row in rows}
+    keep_table(folder, images.digest, model, like, told)
     return comparison
 
 
 def _names(quant: Sequence[str]) -> list[str]:
-    """Formats as they are called, in the order asked for."""
-    return list(dict.fromkeys(Recipe.of(one, None, None).quant for one in quant or FORMATS))
+    """Formats as they are called. UsageError."""
+    return [Recipe.of(one, None, None).quant for one in quant]
+
+
+def _order(quant: str) -> int:
+    """The most exact first."""
+    return FORMATS.index(quant) if quant in FORMATS else len(FORMATS)
 
 
 def _tokens(
@@ -337,28 +344,3 @@ def _notes(rows: Sequence[Format], board: Board, reached: bool) -> Iterator[str]
     if reached:
         fits = [row.quant for row in rows if row.facts.lacks is None]
         yield f"the board has the image of {fits[-1]} now" if fits else "nothing was flashed"
-
-
-def _keep_table(folder: Path, digest: str, comparison: Comparison) -> None:
-    """For `advise`: what was measured of a model, whatever the board."""
-    formats = {row.quant: asdict(row.quality) for row in comparison.formats}
-    before = measured_table(digest, folder)
-    like = (comparison.base, comparison.text, comparison.chunks)
-    if before and (before["base"], before["text"], before["chunks"]) == like:
-        formats = {**before["formats"], **formats}
-    fields = dict(zip(("base", "text", "chunks"), like))
-    keep(_table(folder, digest), json.dumps({**fields, "formats": formats}).encode())
-
-
-def measured_table(digest: str, folder: Path | None = None) -> dict[str, Any] | None:
-    """What `compare` kept of the model with that digest last; None when there is nothing."""
-    place = folder or cache_folder() / "compare"
-    data = kept(_table(place, digest))
-    if data is None:
-        return None
-    found = json.loads(data)
-    return found if isinstance(found, dict) else None
-
-
-def _table(folder: Path, digest: str) -> Path:
-    return folder / "tables" / f"{digest[:32]}.json"

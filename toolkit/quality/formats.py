@@ -9,12 +9,8 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 
-from qedge.runtime import _engine
 from qedge.runtime.errors import BudgetError
 from qedge.runtime.image import open_image
 from qedge.runtime.machine import available_bytes
@@ -26,6 +22,7 @@ from qedge.toolkit.make.budget import Room, longest_context, memory_plan
 from qedge.toolkit.make.build import build, sized, tensor_table
 from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
+from qedge.toolkit.quality.digest import made_by, model_digest
 from qedge.toolkit.quality.pieces import Ref
 from qedge.toolkit.quant.recipe import Recipe
 from qedge.toolkit.source import locate
@@ -60,33 +57,6 @@ class About:
     name: str
     stored: str
     longest: int
-
-
-@cache
-def made_by() -> str:
-    """A hash of whatever decides an image's bytes beside the model: quantizers, packer,
-    readers, engine."""
-    digest = hashlib.sha256(version("qedge").encode())
-    for room in ("quant", "make", "source"):
-        place = Path(str(resources.files(f"qedge.toolkit.{room}")))
-        for path in sorted(place.rglob("*")):
-            if path.suffix in (".py", ".so", ".pyd"):
-                digest.update(path.relative_to(place).as_posix().encode() + b"\0")
-                digest.update(bytes.fromhex(sha256_of(path)))
-    digest.update(bytes.fromhex(sha256_of(Path(_engine.__file__))))
-    return digest.hexdigest()
-
-
-def model_digest(model: Path, tokenizer: Path | None = None) -> str:
-    """A hash of all files of a model. ImageError."""
-    digest = hashlib.sha256()
-    for file in [*locate.model_files(model), *([tokenizer] if tokenizer else [])]:
-        try:
-            digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
-            digest.update(bytes.fromhex(sha256_of(file)))
-        except OSError as error:
-            raise locate.unreadable(file, error) from error
-    return digest.hexdigest()
 
 
 class Images:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qedge.runtime.sizes import show_size
+from qedge.toolkit.make.advise import worth
 from qedge.toolkit.quality.speeds import MEASURED
 from qedge.toolkit.quality.statistics import Z
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from qedge.toolkit.quality.compare import Format
 
 NO_LOSS = 0.001  # nats a token: below it nobody sees a difference
-# A third of a nat is worth a size e times as large: 1 % of the bytes for 0.0033 nats.
-NATS_WORTH = 3.0
 USABLE = 0.1  # nats a token: some 90 % of the tokens would be the same
 
 
@@ -48,26 +47,17 @@ def _loss(row: Format) -> str:
 def _accuracy(able: Sequence[Format]) -> Pick:
     """The smallest of those that cannot be told from the best one, or lose next to nothing."""
     best = min(able, key=lambda row: row.quality.kl_mean).quality
-    most = max(NO_LOSS, best.kl_mean + Z * _finite(best.kl_mean_error))
-    like = [
-        row
-        for row in able
-        if row.quality.kl_mean - Z * _finite(row.quality.kl_mean_error) <= most
-        and row.quality.kl_mean <= 2 * most
-    ]
-    row = min(like, key=lambda one: one.facts.bytes)
-    why = _loss(row)
+    error = best.kl_mean_error if math.isfinite(best.kl_mean_error) else 0.0
+    most = max(NO_LOSS, best.kl_mean + Z * error)
+    like = [row for row in able if row.quality.kl_mean <= most]
+    row, why = min(like, key=lambda one: one.facts.bytes), ""
     if len(like) > 1 and not row.is_base:
-        why += f"; the smallest of {len(like)} below {most:.4f} nats or not to be told from it"
-    return Pick("accuracy", row.quant, why)
-
-
-def _finite(error: float) -> float:
-    return error if math.isfinite(error) else 0.0
+        why = f"; the smallest of {len(like)} that lose at most {most:.4f} nats"
+    return Pick("accuracy", row.quant, _loss(row) + why)
 
 
 def _cost(row: Format) -> float:
-    return math.log(row.facts.bytes) + NATS_WORTH * row.quality.kl_mean
+    return worth(row.facts.bytes, row.quality.kl_mean)
 
 
 def _balance(able: Sequence[Format]) -> Pick:

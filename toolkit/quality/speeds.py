@@ -21,7 +21,7 @@ from qedge.toolkit.results.trust import judge
 MEASURED, PREDICTED, UNKNOWN = "measured", "predicted", "not known"
 ROUNDS: dict[str, Any] = {
     "prompt_tokens": 256,
-    "decode_tokens": 64,
+    "decode_tokens": 32,
     "least": 6,
     "most": 10,
     "within": 0.03,
