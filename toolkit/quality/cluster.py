@@ -9,6 +9,7 @@ from typing import Any
 
 from qedge.runtime.errors import NoBoardError, QedgeError, ToolError
 from qedge.runtime.image import open_image, verify_image
+from qedge.runtime.machine import cpus
 from qedge.toolkit.files import cache_folder, new_file, private_folder
 from qedge.toolkit.quality.pieces import Piece, Ref, run
 from qedge.toolkit.quality.pool import Done
@@ -43,7 +44,14 @@ def work(fields: dict[str, Any], *blobs: bytes | None) -> list[bytes] | list[str
     if missing := [ref.id for ref, one in zip(refs, found) if one is None]:
         return missing
     base, *others = (one for one in found if one is not None)
-    return run(Piece(base, tuple(others), piece.tokens))
+    return run(Piece(base, tuple(others), piece.tokens), _threads())
+
+
+def _threads() -> int:
+    """CPUs of this worker's host for each task that the worker has at once."""
+    from distributed import get_worker
+
+    return max(1, cpus() // max(1, int(get_worker().state.nthreads)))
 
 
 def by_cluster(pieces: Sequence[Piece], address: str) -> Iterator[Done]:

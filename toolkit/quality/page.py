@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from qedge.toolkit.quality.compare import Comparison, Format
 from qedge.toolkit.quality.speeds import MEASURED, UNKNOWN
 from qedge.toolkit.quality.statistics import interval
 from qedge.toolkit.quality.table import HEADS, cells, title
-from qedge.toolkit.results.scatter import Scatter, Spot, scatter, shades
+from qedge.toolkit.results.scatter import Axis, Scatter, Spot, scatter, shades
 
 # From the slowest to the fastest; report.html's page and the PNG have the same.
 COLOURS = ("#3b4cc0", "#4f9bd9", "#7a7a7a", "#e8863b", "#b40426")
@@ -72,6 +73,7 @@ def write_picture(found: Comparison, path: Path) -> None:
     """The plots as a PNG file, by matplotlib. ToolError without it, WriteError."""
     try:
         import matplotlib
+        import matplotlib.ticker
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
@@ -80,9 +82,13 @@ def write_picture(found: Comparison, path: Path) -> None:
     rows = [row for row in found.formats if not row.is_base and row.quality.kl_mean > 0]
     colours = shades([row.speed.decode for row in rows])
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
-    for axis, by_size in zip(axes, (True, False)):
+    measures: tuple[tuple[Callable[[Format], float | None], str], ...] = (
+        (lambda row: row.facts.bytes / MB, "MB of image (decode: blue slow, red fast)"),
+        (lambda row: row.speed.decode, "tokens a second, decode (hollow: not measured)"),
+    )
+    for axis, (measure, label) in zip(axes, measures):
         for row, shade in zip(rows, colours):
-            x = row.facts.bytes / MB if by_size else row.speed.decode
+            x = measure(row)
             if not x:
                 continue
             low, high = interval(row.quality.kl_mean, row.quality.kl_mean_error)
@@ -91,13 +97,15 @@ def write_picture(found: Comparison, path: Path) -> None:
             axis.plot([x, x], [max(low, kl / 10), high], color=colour, linewidth=1)
             axis.scatter([x], [kl], s=45, facecolors=fill, edgecolors=colour, zorder=3)
             axis.annotate(row.quant, (x, kl), xytext=(7, 3), textcoords="offset points")
-        axis.set(xscale="log", yscale="log", ylabel="mean KL divergence, nats a token")
-        axis.set_xlabel("MB of image (colour: decode speed, blue slow, red fast)")
-        if not by_size:
-            axis.set_xlabel("tokens a second, decode (hollow: predicted)")
+        xs = [x for row in rows if (x := measure(row))]
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.set_ylabel("mean KL divergence, nats a token")
+        axis.margins(x=0.15)
+        if xs:
+            ticks = Axis(xs).ticks()
+            axis.set_xticks(ticks, [f"{value:,g}" for value in ticks])
+            axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         axis.grid(True, which="both", alpha=0.25)
-        for part in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-            part(matplotlib.ticker.FormatStrFormatter("%g"))
     figure.suptitle(title(found), fontsize=9, parse_math=False)
     with new_file(path) as file:
         figure.savefig(file, format="png", dpi=110)

@@ -104,14 +104,17 @@ def _fields(results: Mapping[str, Any]) -> dict[str, Any]:
     """A measurement's results as a Speed's fields."""
     decode = results.get("decode") or [{}]
     prefill = results.get("prefill") or {}
-    first, ready = results.get("first_answer_seconds"), results.get("ttft_seconds")
+    names = ("first_answer_seconds", "ttft_seconds", "open_seconds")
+    first, ready, opened = (results.get(name) for name in names)
     return {
         "how": MEASURED,
         "decode": results.get("decode_tokens_per_second"),
         "decode_interval": decode[0].get("interval"),
         "prefill": results.get("prefill_tokens_per_second"),
         "prefill_interval": prefill.get("interval"),
-        "load_seconds": None if first is None or ready is None else max(0.0, first - ready),
+        "load_seconds": None
+        if first is None or ready is None
+        else max(opened or 0, first - ready),
         "peak_bytes": results.get("peak_rss_bytes"),
         "reasons": judge(results).reasons,
     }

@@ -112,9 +112,9 @@ def cells(row: Format) -> list[str]:
         cost += ["0", "0", "0", "100 %"]
     else:
         cost += [
-            f"{found.kl_mean:.5f} ±{Z * found.kl_mean_error:.5f}",
-            f"{found.kl_median:.5f}",
-            f"{found.kl_999:.4f}",
+            f"{nats(found.kl_mean)} ±{nats(Z * found.kl_mean_error)}",
+            nats(found.kl_median),
+            nats(found.kl_999),
             f"{found.top1:.2%} ±{Z * found.top1_error:.2%}",
         ]
     fits = "" if facts.lacks is None else " no room"
@@ -122,6 +122,11 @@ def cells(row: Format) -> list[str]:
         *(name + fits, sizes[0], f"{facts.bits_per_weight:.2f}", sizes[1], sizes[2]),
         *(load, rate(speed.decode), rate(speed.prefill), *cost),
     ]
+
+
+def nats(value: float) -> str:
+    """A divergence: five decimals, or two digits of one that has none there."""
+    return f"{value:.5f}" if value >= 5e-5 or not value else f"{value:.1e}"
 
 
 def lines(found: Comparison) -> list[str]:

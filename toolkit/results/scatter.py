@@ -12,7 +12,12 @@ from qedge.toolkit.results.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 TALL = HEIGHT + 80
 SHADES = 5  # from the slowest to the fastest; the page has as many colours
 _LABEL_WIDTH, _LABEL_HEIGHT = 60, 13  # pixels that a label takes, about
-_TICKS = (1.0, 2.0, 5.0)
+# Round values of a decade, for axes of so many decades at most.
+_TICKS = (
+    (0.8, (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)),
+    (2.5, (1.0, 2.0, 5.0)),
+    (math.inf, (1.0,)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def scatter(title: str, x_unit: str, y_unit: str, spots: Sequence[Spot]) -> Scat
     if not shown:
         return None
     ys = [value for s in shown for value in (s.y, s.low, s.high) if value and value > 0]
-    across, up = _Axis([spot.x for spot in shown]), _Axis(ys)
+    across, up = Axis([spot.x for spot in shown]), Axis(ys)
     width, height = WIDTH - LEFT - RIGHT, TALL - TOP - BOTTOM
 
     def x_of(value: float) -> float:
@@ -101,8 +106,8 @@ def scatter(title: str, x_unit: str, y_unit: str, spots: Sequence[Spot]) -> Scat
         low, high = y_of(spot.low), y_of(spot.high)
         words = (x, y, spot.name, spot.text, spot.shade, low, high, spot.hollow)
         dots.append(Dot(*words, *label))
-    rows = [(y_of(value) or 0.0, f"{value:g}") for value in up.ticks(_TICKS)]
-    columns = [(x_of(value), f"{value:,g}") for value in across.ticks(_TICKS)]
+    rows = [(y_of(value) or 0.0, f"{value:g}") for value in up.ticks()]
+    columns = [(x_of(value), f"{value:,g}") for value in across.ticks()]
     return Scatter(title, x_unit, y_unit, rows, columns, dots)
 
 
@@ -120,7 +125,7 @@ def _free(x: float, y: float, dots: Sequence[Dot]) -> tuple[float, float]:
     return round(at[0], 2), round(at[1], 2)
 
 
-class _Axis:
+class Axis:
     """A logarithmic axis over values, with some room at both ends."""
 
     def __init__(self, values: Sequence[float]) -> None:
@@ -132,9 +137,10 @@ class _Axis:
     def share(self, value: float) -> float:
         return (math.log10(value) - self._low) / (self._high - self._low)
 
-    def ticks(self, parts: Sequence[float]) -> list[float]:
-        """Round values on it: powers of ten alone where there are many."""
-        low, high = math.floor(self._low), math.ceil(self._high)
-        chosen = parts if self._high - self._low < 2.5 else parts[:1]
-        found = [part * 10.0**n for n in range(low, high + 1) for part in chosen]
+    def ticks(self) -> list[float]:
+        """Round values on it: the more, the fewer decades it spans."""
+        span = self._high - self._low
+        parts = next(parts for most, parts in _TICKS if span <= most)
+        decades = range(math.floor(self._low), math.ceil(self._high) + 1)
+        found = [part * 10.0**n for n in decades for part in parts]
         return [value for value in found if 0 <= self.share(value) <= 1]
