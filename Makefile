@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-SOURCES := $(wildcard runtime/_*.p* toolkit/quant/*.[chp]* runtime/engine/*.[ch] runtime/engine/*/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
+SOURCES := $(wildcard runtime/_*.p* toolkit/qua*/*.[chp]* runtime/engine/*.[ch] runtime/engine/*/*.[ch] runtime/host/*.[ch]) setup.py pyproject.toml
 
 .PHONY: demo test check lint size hil-all packages clean
 
@@ -27,7 +27,8 @@ lint: $(VENV)/.tested
 	$(BIN)/codespell *.md Makefile *.py *.toml $(ROOMS)
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
 	    --inline-suppr --suppress=shiftTooManyBitsSigned --suppress=toomanyconfigs --suppress=comparePointers \
-	    -Iruntime -Ifirmware runtime/engine runtime/host firmware toolkit/quant/tiles.c $(wildcard toolkit/quant/search*.c)
+	    -Iruntime -Ifirmware runtime/engine runtime/host firmware $(wildcard toolkit/quant/tile*.c) \
+	    $(wildcard toolkit/quant/search*.c) toolkit/quality/rows.c
 
 # Flash, RAM and stack of every firmware against firmware/sizes.toml; UPDATE=1 writes it anew.
 size: packages $(VENV)/.tested
@@ -58,4 +59,5 @@ packages:
 	@sh tests/packages.sh
 
 clean:
-	rm -rf $(VENV) build *.egg-info runtime/_engine.c toolkit/quant/_tiles.c toolkit/quant/_search.c */*.so */*/*.so
+	rm -rf $(VENV) build *.egg-info runtime/_engine.c toolkit/quant/_tiles.c toolkit/quant/_search.c \
+	    toolkit/quality/_rows.c */*.so */*/*.so

@@ -58,5 +58,12 @@ setup(
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE,
         ),
+        Extension(
+            "qedge.toolkit.quality._rows",
+            sources=["toolkit/quality/_rows.pyx", "toolkit/quality/rows.c"],
+            depends=["toolkit/quality/rows.h", "toolkit/quality/rows_body.h"],
+            extra_compile_args=FLAGS,
+            extra_link_args=SANITIZE,
+        ),
     ],
 )

@@ -17,7 +17,7 @@ ENGINE = ROOT / "runtime" / "engine"
 # A room imports only rooms that stand before it.
 TOOLKIT = [
     *("files", "kept", "flash_map", "board"),  # the ground floor
-    *("source", "fetch", "chat", "quant", "make", "quality"),  # to an image
+    *("source", "fetch", "chat", "quant", "make"),  # to an image
     *(
         "link",
         "lab",
@@ -27,7 +27,7 @@ TOOLKIT = [
         "card",
         "emulators",
     ),  # to a board
-    *("results", "demo", "pytest_plugin", "cli"),
+    *("results", "quality", "demo", "pytest_plugin", "cli"),
 ]
 RUNTIME = [
     *(
@@ -225,6 +225,6 @@ def test_files_keep_to_a_readable_length() -> None:
     patterns = [f"{room}/**/*.{end}" for room in ROOMS for end in ("[ch]", "py", "pyx")]
     for pattern in patterns:
         for path in ROOT.glob(pattern):
-            if path.name not in ("unicode.c", "_engine.c", "_tiles.c"):  # generated
+            if path.name not in ("unicode.c", "_engine.c", "_tiles.c", "_rows.c"):  # generated
                 most = 550 if path.suffix == ".pyx" else 450  # the one binding
                 assert len(path.read_text("utf-8").splitlines()) <= most, path

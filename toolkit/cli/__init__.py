@@ -16,10 +16,10 @@ import click
 from qedge.runtime import BudgetError, ImageError, QedgeError, UsageError, WriteError, _engine
 from qedge.runtime.text import printable
 from qedge.toolkit import files
-from qedge.toolkit.cli import advice, common, device, flash, model, report, target
+from qedge.toolkit.cli import advice, common, device, flash, model, quality, report, target
 
 GROUPS = {
-    "Models": ("pull", "build", "advise", "inspect", "tokenize", "eval"),
+    "Models": ("pull", "build", "advise", "compare", "inspect", "tokenize", "eval"),
     "Running, here or on a board": ("run", "test", "bench", "report", "demo"),
     "Boards": ("boards", "flash", "rollback", "reset", "emulate", "firmware", "wheel"),
     "Signatures": ("keys", "sign"),
@@ -123,7 +123,7 @@ def cli() -> None:
     everywhere."""
 
 
-for room in (model, advice, target, report, flash, device):
+for room in (model, quality, advice, target, report, flash, device):
     for verb in room.VERBS:
         common.complete(verb)
         cli.add_command(verb)

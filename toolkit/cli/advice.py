@@ -43,6 +43,7 @@ def advise(
     from qedge.toolkit.make.advise import Choice
     from qedge.toolkit.make.advise import advise as find
     from qedge.toolkit.make.auto import model_for
+    from qedge.toolkit.quality.measured import measured_of
 
     def fields(choice: Choice) -> dict[str, Any]:
         return {
@@ -62,12 +63,14 @@ def advise(
             "predicted_load_seconds": choice.prediction.load_seconds,
             "accuracy": choice.accuracy,
             "llama3_8b_perplexity_percent": choice.perplexity_percent,
+            "measured_kl_mean": choice.kl,
         }
 
     if not os.path.lexists(model):
         with show.bar(True) as tell:
             model = model_for(os.fspath(model), show.say, tell)
-    found = find(model, board_with_ram(board or "host", ram), context_value(context), tokenizer)
+    target, tokens = board_with_ram(board or "host", ram), context_value(context)
+    found = find(model, target, tokens, tokenizer, measured_of(model, tokenizer))
     emit(
         as_json,
         {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-from qedge.runtime import UsageError
+from qedge.runtime import ImageError, UsageError
 
 emitted = False  # whether standard output has its one object
 
@@ -180,6 +182,16 @@ def complete(verb: click.Command) -> None:
             names = {"board"}
         for name in names & _COMPLETED.keys():
             parameter.type = _COMPLETED[name]
+
+
+def text_of(file: Path) -> bytes:
+    """A text's bytes, of standard input for `-`; ImageError when it cannot be read."""
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{file}: {error.strerror}; give a readable file") from error
 
 
 def context_value(text: str) -> int | str:

@@ -38,6 +38,8 @@ HINTS = {
     "benchmark": "qedge bench IMAGE",
     "perplexity": "qedge eval IMAGE TEXTFILE",
     "evaluate": "qedge eval IMAGE TEXTFILE",
+    "divergence": "qedge eval IMAGE TEXTFILE --against IMAGE2",
+    "formats": "qedge compare MODEL -b BOARD",
     "tokens": "qedge tokenize IMAGE TEXT",
     "upload": "qedge flash IMAGE -b BOARD",
     "deploy": "qedge flash IMAGE -b BOARD",

@@ -7,21 +7,19 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
-from qedge.runtime import ImageError, UsageError
+from qedge.runtime import UsageError
 from qedge.toolkit.cli.common import (
     board_with_ram,
     context_value,
     emit,
     identity_option,
     json_option,
-    model_options,
-    open_model,
     ram_option,
     refuse_board,
+    text_of,
 )
 
 
@@ -209,7 +207,7 @@ def tokenize(
     from qedge.toolkit.make.encode import encode
 
     inputs = [os.fsencode(text) for text in texts]
-    inputs += [_text_of(file) for file in files]
+    inputs += [text_of(file) for file in files]
     if not inputs:
         raise UsageError("nothing to tokenize: give a TEXT or --file FILE")
     refuse_board(os.fspath(source))
@@ -218,61 +216,6 @@ def tokenize(
     if not as_json:
         for ids in found:
             print(*ids)
-
-
-@click.command("eval")
-@click.argument("image")
-@click.argument("textfile", type=click.Path(path_type=Path))
-@click.option("--chunks", type=int, help="The first so many; default: all.")
-@model_options
-@json_option
-def evaluate(
-    image: str, textfile: Path, chunks: int | None, as_json: bool, **options: Any
-) -> None:
-    """Perplexity of TEXTFILE (lower is better), by llama.cpp's rule; - reads standard input.
-    --context is the chunk: 512, or what the image has if that is less."""
-    from qedge.runtime.image import open_image
-    from qedge.toolkit import board
-    from qedge.toolkit.cli import show
-    from qedge.toolkit.make.auto import image_for
-    from qedge.toolkit.quality.evaluate import CHUNK
-    from qedge.toolkit.quality.evaluate import evaluate as score
-
-    if chunks is not None and chunks < 1:
-        raise UsageError(f"--chunks {chunks}: it must be at least 1")
-    text = _text_of(textfile)
-    with show.bar(True) as tell:
-        if image not in board.names():
-            image = os.fspath(image_for(image, show.say, tell))
-            built = open_image(image).plan["context"]
-            if options["context"] is None and built < CHUNK:
-                show.say(f"chunks of {built} tokens, the image's context ({CHUNK} is usual)")
-                options["context"] = built
-        if options["context"] is None:
-            options["context"] = CHUNK
-    with open_model(image, options) as model, show.bar(True) as tell:
-        step = (
-            (lambda done, of, value: tell(f"perplexity {value:.4f}", done, of))
-            if tell
-            else None
-        )
-        found = score(model, text, model.context, chunks, step)
-    emit(as_json, asdict(found))
-    if not as_json:
-        print(
-            f"perplexity {found.perplexity:.4f} over {found.scored_tokens:,} tokens in "
-            f"{found.chunks} chunks"
-        )
-
-
-def _text_of(file: Path) -> bytes:
-    """A text's bytes; ImageError when it cannot be read."""
-    if str(file) == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{file}: {error.strerror}; give a readable file") from error
 
 
 @click.command()
@@ -343,4 +286,4 @@ def demo(prompt: str | None, name: str | None, as_json: bool) -> None:
     )
 
 
-VERBS = (pull, build, inspect, tokenize, evaluate, boards, demo)
+VERBS = (pull, build, inspect, tokenize, boards, demo)

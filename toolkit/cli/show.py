@@ -101,15 +101,13 @@ def table(title: str, rows: Mapping[str, Any], *, answer: bool = False) -> None:
 
 
 @contextmanager
-def bar(
-    enabled: bool, *, lines: bool = False
-) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar for (step, done, of) calls. Without a terminal there is none; with `lines`
-    each step is said there when it begins."""
+def bar(enabled: bool, *, lines: bool = False) -> Iterator[Callable[..., None] | None]:
+    """A progress bar for (step, done, of) calls, or (step, done, of, what it is called now).
+    Without a terminal there is none; with `lines` each step is said there when it begins."""
     if not enabled or not sys.stderr.isatty():
         begun: set[str] = set()
 
-        def name(step: str, done: int, of: int) -> None:
+        def name(step: str, done: int, of: int, called: str = "") -> None:
             if step not in begun:
                 begun.add(step)
                 say(step)
@@ -122,10 +120,10 @@ def bar(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
-        def tell(step: str, done: int, of: int) -> None:
+        def tell(step: str, done: int, of: int, called: str = "") -> None:
             if step not in tasks:
                 tasks[step] = progress.add_task(step, total=of)
-            progress.update(tasks[step], completed=done, total=of)
+            progress.update(tasks[step], completed=done, total=of, description=called or step)
 
         yield tell
 

@@ -3,8 +3,11 @@ known to cost, and three picks with their reasons.  Nothing is quantized."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qedge.runtime.errors import BudgetError
 from qedge.runtime.sizes import show_size
@@ -26,6 +29,7 @@ from qedge.toolkit.source.opening import open_source
 ORDER = ("f32", "f16", "q8_0", "q4_0")  # the most exact first
 USUAL_CONTEXT = 2048  # tokens that "auto" asks for, if the model was trained for them
 USEFUL_CONTEXT = 512  # a type with less is picked only where every type has less
+NATS_WORTH = 3.0
 READABLE = 5.0  # tokens/s: below it a balance is struck for speed
 
 # Perplexity on WikiText-2, in percent over f16: Llama 3 8B in llama.cpp's types (6.2332 f16,
@@ -71,6 +75,7 @@ class Choice:
     deep: float | None  # tokens/s with a full context
     accuracy: str
     perplexity_percent: float | None  # Llama 3 8B's over f16; None: says nothing of this model
+    kl: float | None = None  # of this model, measured: nats a token
 
     @property
     def fits(self) -> bool:
@@ -124,15 +129,40 @@ def _choice(
     )
 
 
+def _with_measured(choice: Choice, table: Mapping[str, Any]) -> Choice:
+    """A choice with what `qedge compare` measured of this very model, if it did."""
+    found = table["formats"].get(choice.quant)
+    if found is None or choice.quant == table["base"]:
+        told = f"{table['base']}, which the others were compared with"
+        return choice if found is None else replace(choice, accuracy=told, kl=0.0)
+    told = (
+        f"KL {found['kl_mean']:.4f}, {found['top1']:.1%} of the top tokens the same as "
+        f"{table['base']}'s, perplexity {found['perplexity']:.2f} for "
+        f"{found['perplexity_base']:.2f} (measured)"
+    )
+    return replace(choice, accuracy=told, perplexity_percent=None, kl=found["kl_mean"])
+
+
+def worth(image_bytes: int, kl: float) -> float:
+    """What a balance is struck by, the less the better: a third of a nat is worth a size e
+    times as large, so 1 % of the bytes 0.0033 nats."""
+    return math.log(image_bytes) + NATS_WORTH * kl
+
+
 def _parameters(source: SourceModel) -> int:
     return sum(tensor.rows * tensor.columns for tensor in source.tensors.values())
 
 
 def advise(
-    model: Path, board: Board, context: int | str = "auto", tokenizer: Path | None = None
+    model: Path,
+    board: Board,
+    context: int | str = "auto",
+    tokenizer: Path | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> Advice:
     """What to build of a model for a board. With "auto" each type has 2,048 tokens, or what the
-    model was trained for, or the most that fits.
+    model was trained for, or the most that fits. measured: the table that `qedge compare` kept
+    of the model (quality/measured.py), which then counts in place of other models' figures.
 
     ImageError for a bad model, UsageError for a bad context, BudgetError when nothing fits: it
     names what would."""
@@ -142,12 +172,19 @@ def advise(
     wanted = context if isinstance(context, int) else None
     vocabulary = pack_vocabulary(source.vocabulary)
     choices = tuple(_choice(source, vocabulary, board, quant, wanted) for quant in ORDER)
+    if measured is not None:
+        choices = tuple(_with_measured(choice, measured) for choice in choices)
     if not any(choice.fits for choice in choices):
         raise BudgetError(_nothing(source, vocabulary, board, choices, wanted))
     stored = source.stored_type()
     useful = min(USEFUL_CONTEXT, wanted or source.config.longest)
     picks = _picks(choices, stored, useful)
     notes = []
+    if measured is not None:
+        notes.append(
+            f"accuracy is that of this model as `qedge compare` measured it, over "
+            f"{measured['chunks']:,} chunks of {measured['text']}"
+        )
     speeds = any(choice.prediction.tokens_per_second for choice in choices)
     if speeds and (count := _parameters(source)) < TINY:
         notes.append(TINY_NOTE.format(parameters=count))
@@ -163,6 +200,10 @@ def _picks(choices: tuple[Choice, ...], stored: str, useful: int) -> tuple[Pick,
     able = [choice for choice in able if choice.plan.context >= useful] or able
     exact, small = able[0], min(able, key=lambda choice: choice.plan.image_bytes)
     middle = next((choice for choice in able if choice.quant == "q8_0"), small)
+    if known := [
+        (worth(one.plan.image_bytes, one.kl), one) for one in able if one.kl is not None
+    ]:
+        middle = min(known, key=lambda pair: pair[0])[1]
     picks = [
         Pick("accuracy", exact.quant, _why_exact(exact, choices, stored, enough)),
         _balance(exact, middle, small),

@@ -19,6 +19,8 @@ from qedge.toolkit.quant.search import KINDS
 if TYPE_CHECKING:
     from qedge.toolkit.source.model import SourceModel
 
+# What an image can be made of, the most exact first.
+FORMATS = ("f32", "f16", "q8_0", "q4_0")
 # Other names of the same types.
 SAME = {
     "fp16": "f16",
