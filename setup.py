@@ -53,7 +53,10 @@ setup(
         ),
         Extension(
             "qedge.toolkit.quant._search",
-            sources=["toolkit/quant/_search.pyx", *sorted(glob.glob("toolkit/quant/search*.c"))],
+            sources=[
+                "toolkit/quant/_search.pyx",
+                *sorted(glob.glob("toolkit/quant/search*.c")),
+            ],
             depends=sorted(glob.glob("toolkit/quant/search*.h")),
             extra_compile_args=FLAGS,
             extra_link_args=SANITIZE,

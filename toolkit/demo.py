@@ -17,7 +17,7 @@ from qedge.toolkit.files import cache_folder, private_folder
 from qedge.toolkit.make.build import Built, Progress, build
 from qedge.toolkit.source.locate import commander
 
-MODEL, QUANT, CONTEXT = "smollm2-135m", "q8_0", 2048
+MODEL, QUANT, CONTEXT = "smollm2-135m", "q8_0", 2048  # QUANT: of commander, on a board
 COMMAND = "turn off the lamp in the kitchen please"
 
 
@@ -27,10 +27,8 @@ def prepare(progress: Progress | None = None) -> Built:
         MODEL, progress=(lambda done, of: progress("fetch", done, of)) if progress else None
     )
     folder = private_folder(cache_folder() / "images")
-    output: Path = folder / f"{MODEL}-{QUANT}.qimg"
-    return build(
-        fetched.path, load("host"), output, quant=QUANT, context=CONTEXT, progress=progress
-    )
+    output: Path = folder / f"{MODEL}.qimg"
+    return build(fetched.path, load("host"), output, context=CONTEXT, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,12 @@ class Shape:
     quant: str
     kv: str
     config: TinyConfig = field(default_factory=TinyConfig)
-    layout: tuple[int, int] = (16, 4)
+    layout: int = 16
     rough: bool = False
 
 
 _WIDE = TinyConfig(dim=128, heads=4, kv_heads=2, ffn=160)  # heads of 32, as the fast sets want
+_K = TinyConfig(dim=256, heads=4, kv_heads=2, ffn=256)  # rows of whole super-blocks
 SHAPES = {
     "q4_0, kv q8_0, heads of 32": Shape("q4_0", "q8_0", _WIDE),
     "q8_0, kv q8_0, heads of 32": Shape("q8_0", "q8_0", _WIDE),
@@ -50,6 +51,13 @@ SHAPES = {
     "f16, kv f32, heads of 12": Shape("f16", "f32", TinyConfig(dim=96)),
     "f32, kv f32, ffn of 172": Shape("f32", "f32", TinyConfig(ffn=172)),
     "f32, kv q8_0, heads of 32": Shape("f32", "q8_0", _WIDE),
+    "a4, kv q8_0, heads of 32": Shape("a4", "q8_0", _WIDE),
+    "a6, kv q8_0, ffn of 172, heads of 8": Shape("a6", "q8_0", TinyConfig(ffn=172)),
+    "a3, rough": Shape("a3", "q8_0", _WIDE, rough=True),
+    "q5_1, rough": Shape("q5_1", "q8_0", _WIDE, rough=True),
+    "q4_K, kv q8_0": Shape("q4_K", "q8_0", _K),
+    "q6_K, rough": Shape("q6_K", "q8_0", _K, rough=True),
+    "q2_K, kv q8_0": Shape("q2_K", "q8_0", _K),
     "q8_0, rough": Shape("q8_0", "q8_0", _WIDE, rough=True),
     "q4_0, rough": Shape("q4_0", "q8_0", _WIDE, rough=True),
 }
@@ -78,8 +86,7 @@ def make_image(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape], Pa
                 weights["token_embd.weight"][PROMPT[4]] = 0.0
             path = folder / f"{len(images)}"
             write_gguf(path.with_suffix(".gguf"), shape.config, weights)
-            rows, group = shape.layout
-            planned = replace(board.load("x86-64"), layout_rows=rows, layout_group=group)
+            planned = replace(board.load("x86-64"), layout_rows=shape.layout)
             images[shape] = path.with_suffix(".qimg")
             build(
                 path.with_suffix(".gguf"),

@@ -14,7 +14,7 @@ from support.toolchains import ARM64, EMULATED, NATIVE, Machine, Programs
 from qedge.runtime.machine import kernel_sets
 from qedge.runtime.model import Model
 
-LAYOUTS = [(rows, group) for rows in (1, 4, 8, 16) for group in (4, 8)]
+LAYOUTS = (1, 4, 16)
 SAMPLER = {"temperature": 0.75, "top_k": 40, "top_p": 0.875, "min_p": 0.0625}
 USABLE = [name for name, usable in kernel_sets() if usable]
 COUNTS = {"threads": (1, 2, 3), "batch": (1, 3, 64)}

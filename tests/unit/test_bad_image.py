@@ -201,7 +201,7 @@ def test_plan_that_promises_too_little_is_refused(image: Path, tmp_path: Path) -
 
 def test_unknown_version_is_refused_by_name(image: Path, tmp_path: Path) -> None:
     data = bytearray(image.read_bytes())
-    data[8] = 2
+    data[8] = 3
     path = tmp_path / "later.qimg"
     path.write_bytes(renew_hashes(data))
     with pytest.raises(ImageError, match="version"):

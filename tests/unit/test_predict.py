@@ -132,8 +132,8 @@ def test_embedding_of_its_own_counts_one_row_and_a_tied_one_whole() -> None:
 def test_image_is_predicted_as_it_was_before_building(tied: bool, tmp_path: Path) -> None:
     config = TinyConfig(tied=tied)
     model = write_gguf(tmp_path / "m.gguf", config, make_weights(3, config))
-    pi5, recipe = board.load("pi5"), Recipe.of("q4_0", None, None)
-    entries = tensor_table(open_source(model), recipe, pi5)
+    pi5, source = board.load("pi5"), open_source(model)
+    entries = tensor_table(source, Recipe.of(source, "q4_0", None, None), pi5)
     built = build(model, pi5, tmp_path / "m.qimg", quant="q4_0")
     with Model.open(built.image) as opened:
         assert sorted(map(repr, of_image(opened.image))) == sorted(

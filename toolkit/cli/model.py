@@ -49,7 +49,7 @@ def pull(name: str, as_json: bool) -> None:
 @click.option(
     "-q",
     "--quant",
-    help="keep, q4_0, q8_0, bf16, f16 or f32; default: keep a quantized file's types, else q8_0.",
+    help="A type, a mixture or keep; default: keep what is quantized already, else q8_0.",
 )
 @click.option(
     "--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits."
@@ -60,7 +60,7 @@ def pull(name: str, as_json: bool) -> None:
     "--calibrate",
     default="samples",
     show_default=True,
-    help="What shows which weights matter: samples (of the model itself), a text file, or none.",
+    help="What shows which weights matter: samples (of the model itself), a text, or none.",
 )
 @click.option(
     "--rounding",

@@ -31,7 +31,7 @@ from qedge.toolkit import files
 from qedge.toolkit.fetch import pull
 from qedge.toolkit.source import locate
 
-QUANT, CONTEXT = "q8_0", "auto"
+CONTEXT = "auto"
 CHUNK_BYTES = 1 << 20
 _MAGIC = b"QEDGEIMG"
 
@@ -114,7 +114,7 @@ def _kept_path(model: Path, cache: Path) -> Path:
     """Where the image of a model is kept: a name that its bytes decide."""
     digest = hashlib.sha256()
     usable = next((name for name, able in kernel_sets() if able), "")
-    for part in (version("qedge"), QUANT, CONTEXT, usable):
+    for part in (version("qedge"), CONTEXT, usable):
         digest.update(part.encode() + b"\0")
     for file in locate.model_files(model):
         name = os.fsencode(file.name) if model.is_dir() else b""
@@ -122,7 +122,7 @@ def _kept_path(model: Path, cache: Path) -> Path:
     stem = (
         re.sub(r"[^A-Za-z0-9._-]+", "_", locate.model_name(model))[:80].lstrip(".") or "model"
     )
-    return cache / "images" / f"{stem}-{QUANT}-{digest.hexdigest()[:16]}.qimg"
+    return cache / "images" / f"{stem}-{digest.hexdigest()[:16]}.qimg"
 
 
 def _file_digest(file: Path) -> bytes:
@@ -242,13 +242,10 @@ def _build(model: Path, output: Path, say: Say, progress: Progress | None) -> No
     from qedge.toolkit.make.build import build
 
     say(
-        f"{model}: building its image for this machine, once ({QUANT}; `qedge build` has other "
-        "types)"
+        f"{model}: building its image for this machine, once (`qedge build` has other types)"
     )
     try:
-        built = build(
-            model, load("host"), output, quant=QUANT, context=CONTEXT, progress=progress
-        )
+        built = build(model, load("host"), output, context=CONTEXT, progress=progress)
     except UsageError as error:
         if "--tokenizer" not in str(error):
             raise

@@ -158,8 +158,9 @@ def check_output(output: Path) -> None:
 def output_path(model: Path, board: Board, quant: str | None, given: Path | None) -> Path:
     """Where an image goes: the file that was given, or one in the working folder.
 
-    The name then is MODEL-QUANT.qimg (MODEL.qimg where nothing was asked for), with the board's name when that is not this machine, so
-    that images for two boards do not take each other's place."""
+    The name then is MODEL-QUANT.qimg (MODEL.qimg where nothing was asked for), with the board's
+    name when that is not this machine, so that images for two boards do not take each other's
+    place."""
     if given is not None:
         return given
     kind = "" if quant is None else f"-{type_named('--quant', quant, QUANTS)}"

@@ -114,8 +114,8 @@ def _measured(
 
 
 def _names(model: Model) -> dict[str, tuple[int, int]]:
-    """(number, columns) of each matrix of the image, by the source's name. The output's is under
-    the embedding's name where they are one."""
+    """(number, columns) of each matrix of the image, by the source's name. The output's is
+    under the embedding's name where they are one."""
     roles = {number: name for name, number in ROLES.items()}
     found = {}
     for index, (kind, layer, _, _, _, columns, _) in enumerate(model.image.tensors()):

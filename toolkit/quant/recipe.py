@@ -64,8 +64,8 @@ def type_named(option: str, text: str, known: Iterable[str]) -> str:
 
 
 def kept_type(source_type: str) -> str | None:
-    """The type of an image's tensor that holds exactly the values of GGML's type; None when there
-    is none."""
+    """The type of an image's tensor that holds exactly the values of GGML's type; None when
+    there is none."""
     name = {"TQ1_0": "TQ2_0", "F64": "F32"}.get(source_type, source_type).lower()
     return next((known for known in TYPES if known.lower() == name), None)
 
