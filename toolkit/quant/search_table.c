@@ -14,7 +14,7 @@ typedef int32_t mask __attribute__((vector_size(16)));
 static void table_sums(const qs_group *g, const float *scale, float *ll, float *xl)
 {
     for (int k = 0; k < QS_LANES; k += 4) {
-        quad inv, ll_k = all(0), xl_k = all(0);
+        quad inv = all(0), ll_k = inv, xl_k = inv;
         for (int i = 0; i < 4; i++) {
             const float s = scale[k + i];
             inv[i] = s > LEAST || s < -LEAST ? 1.0f / s : 0.0f;
