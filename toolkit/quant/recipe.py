@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qedge.runtime._engine import KV_TYPES, TYPES
 from qedge.runtime.errors import UsageError
+from qedge.toolkit.quant.mixtures import MIXTURES, Shape, types_of
 from qedge.toolkit.quant.search import KINDS
 
 if TYPE_CHECKING:
@@ -30,25 +31,30 @@ SAME = {
     "float32": "f32",
     "float": "f32",
     "full": "f32",
+    "q3_k": "q3_K_M",
+    "q4_k": "q4_K_M",
+    "q5_k": "q5_K_M",
 }
 # Names of other types, and the nearest of ours.
 NEAR = (
-    (re.compile(r"bf16|bfloat16"), "f16", "it keeps three bits more of each weight"),
     (re.compile(r"(f|fp|float|int)?_?16(_?bits?)?"), "f16", ""),
+    (re.compile(r"bfloat16"), "bf16", ""),
     (re.compile(r"(f|fp|float|int|tf)?_?32(_?bits?)?|none"), "f32", ""),
     (re.compile(r"(f|fp|float)?_?64(_?bits?)?|double"), "f32", "a model needs no more"),
     (re.compile(r"q8.*|8_?bits?|[iuw](nt)?_?8.*|f(p|loat)?8.*|llm_int8"), "q8_0", ""),
-    (re.compile(r"q[67].*|[67]_?bits?"), "q8_0", "the next finer one"),
-    (re.compile(r"q5.*|5_?bits?"), "q4_0", "and the next finer one q8_0"),
-    (re.compile(r"i?q4.*|4_?bits?|[iuw](nt)?_?4.*|(mx|nv)?n?fp?4.*|gptq|awq|bnb"), "q4_0", ""),
-    (re.compile(r"[it]?q[123].*|[123]_?bits?"), "q4_0", "the smallest there is"),
+    (re.compile(r"q7.*|7_?bits?"), "q8_0", "the next finer one"),
+    (re.compile(r"q6.*|6_?bits?"), "a6", ""),
+    (re.compile(r"q5.*|5_?bits?"), "a5", ""),
+    (re.compile(r"i?q4.*|4_?bits?|[iuw](nt)?_?4.*|(mx|nv)?n?fp?4.*|gptq|awq|bnb"), "a4", ""),
+    (re.compile(r"[it]?q[123].*|[123]_?bits?"), "a3", "the smallest that is made here"),
 )
 
 
 KEEP = "keep"
 # Types that are made here; the others are only taken over.
 MADE = ("f32", "f16", "bf16", *KINDS)
-QUANTS = (KEEP, *MADE)
+# What --quant takes: mixtures of the K types go by llama.cpp's names.
+QUANTS = (KEEP, *(kind for kind in MADE if not kind.endswith("_K")), *MIXTURES)
 _FLOATS = ("f32", "f16", "bf16")
 
 
@@ -109,22 +115,28 @@ class Recipe:
             embedding = type_named("--embedding", embedding, MADE)
         if kv is not None:
             kv = type_named("--kv", kv, KV_TYPES)
-        types = {}
-        for name, tensor in source.tensors.items():
-            if "norm" in name:
-                continue
-            is_end = name.startswith(("token_embd", "output"))
-            if is_end and embedding is not None:
-                types[name] = embedding
-            elif quant == KEEP:
-                types[name] = kept_type(tensor.source_type) or "q8_0"
-            else:
-                types[name] = "q8_0" if is_end and quant not in _FLOATS else quant
+        matrices = {name: t for name, t in source.tensors.items() if "norm" not in name}
+        if quant in MIXTURES:
+            config = source.config
+            shape = Shape(config.layers, config.heads, config.kv_heads, config.tied)
+            widths = {name: tensor.columns for name, tensor in matrices.items()}
+            types = types_of(quant, widths, shape)
+        elif quant == KEEP:
+            types = {name: kept_type(t.source_type) or "q8_0" for name, t in matrices.items()}
+        else:
+            end = quant if quant in _FLOATS else "q8_0"
+            types = {name: end if _is_end(name) else quant for name in matrices}
+        if embedding is not None:
+            types |= {name: embedding for name in matrices if _is_end(name)}
         layers = {kind for name, kind in types.items() if name.startswith("blk.")}
         return cls(quant, types["token_embd.weight"], kv or _kv_for(layers), types)
 
     def type_of(self, name: str) -> str:
         return self.types.get(name, "f32")
+
+
+def _is_end(name: str) -> bool:
+    return name.startswith(("token_embd", "output"))
 
 
 def _kv_for(layers: set[str]) -> str:

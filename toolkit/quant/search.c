@@ -92,7 +92,9 @@ int64_t qs_quantize(qs_kind kind, const float *values, uint32_t rows, uint32_t c
             continue;
         }
         for (uint32_t at = 0; at < columns; at += qs_block(kind), out += block_bytes(kind))
-            if (!is_super(kind))
+            if (kind == QS_IQ4_NL)
+                qs_search_table(&frame, values, at, columns, out);
+            else if (!is_super(kind))
                 qs_search_plain(kind, &frame, values, at, columns, out);
             else if (kind == QS_Q3_K || kind == QS_Q6_K)
                 qs_search_super_symmetric(kind, &frame, values, at, columns, out);

@@ -1,6 +1,8 @@
 /* search_fit.c - see search_fit.h. */
 #include "search_fit.h"
 
+#include "search_quad.h"
+
 #define NEAR 12582912.0f /* adding and subtracting it rounds to nearest even */
 #define LEAST 1e-30f     /* smaller scales are none */
 #define NONE 3.0e38f
@@ -14,27 +16,6 @@ static float clamped(float t, float bottom, float top)
 {
     t = t > bottom ? t : bottom;
     return t < top ? t : top;
-}
-
-/* Four lanes: what SSE2 and NEON have. Left to itself a compiler sums across them. */
-typedef float quad __attribute__((vector_size(16)));
-
-static quad all(float x)
-{
-    const quad q = {x, x, x, x};
-    return q;
-}
-
-static quad quad_at(const float *p)
-{
-    const quad q = {p[0], p[1], p[2], p[3]};
-    return q;
-}
-
-static void quad_to(float *p, quad q)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = q[i];
 }
 
 static quad level(quad t, quad bottom, quad top)

@@ -9,6 +9,10 @@
 void qs_search_plain(qs_kind kind, const qs_frame *frame, const float *row, uint32_t first,
                      uint32_t stop, uint8_t *out);
 
+/* The same for iq4_nl. */
+void qs_search_table(const qs_frame *frame, const float *row, uint32_t first, uint32_t stop,
+                     uint8_t *out);
+
 /* The same for 256 columns of a K type: those with a minimum, those without. */
 void qs_search_super_affine(qs_kind kind, const qs_frame *frame, const float *row,
                             uint32_t first, uint32_t stop, uint8_t *out);

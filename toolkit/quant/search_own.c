@@ -51,12 +51,13 @@ static int within(int x, int least, int most)
  * grid's few places of zero tell, so that a scale further off may have the better one. */
 static pair refine(const qs_group *g, block_fit *f, float unit, int bits)
 {
-    const int shift = 7 - bits, reach = bits < 4 ? 2 : bits < 5 ? 7 : 22;
+    const int shift = 7 - bits, far = bits < 4 ? 2 : bits < 5 ? 7 : 42;
     const qs_range range = {0, (float)((1 << bits) - 1)};
     float least = NONE;
     pair best = {0, 0};
     for (int round = 0; round < ROUNDS; round++) {
         const int middle = whole(f->scale / unit, 1, 255);
+        const int reach = round == 0 || far < 7 ? far : 7;
         const float before = least;
         for (int from = middle - reach; from <= middle + reach; from += 5) {
             qs_lanes lanes;

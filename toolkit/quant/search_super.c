@@ -154,7 +154,7 @@ static float tried(int step, int most) /* parts of what would just hold the larg
 
 static choice search_affine(affine_block *b)
 {
-    choice best, c;
+    choice best = {0}, c = {0};
     float scale[QS_SUBS], min[QS_SUBS];
     const float most = (float)b->shape.most;
     for (int i = 0; i < b->shape.subs; i++) {
@@ -280,9 +280,8 @@ static int solve_symmetric(const symmetric_block *b, choice *c)
 
 static choice search_symmetric(symmetric_block *b)
 {
-    choice best, c;
+    choice best = {0}, c = {0};
     float most = 0;
-    memset(&c, 0, sizeof c);
     for (int i = 0; i < QS_SUBS; i++) {
         b->fit[i] = qs_fit_symmetric(&b->group[i], b->range);
         const float s = b->fit[i].scale;
