@@ -47,29 +47,42 @@ static inline uint32_t soft_mul_half(uint16_t half, uint32_t x)
     return soft_pack(sign, e, m, 4);
 }
 
-/* x * n, |n| < 2^20. */
+/* x * (float)n, |n| < 2^28. */
 static inline uint32_t soft_mul_int(uint32_t x, int32_t n)
 {
-    uint32_t size = n < 0 ? 0u - (uint32_t)n : (uint32_t)n, e = soft_exponent(x) + 20;
-    if (!n || e - 21 >= 230)
+    uint32_t size = n < 0 ? 0u - (uint32_t)n : (uint32_t)n, e = soft_exponent(x) + 24;
+    if (!n || e - 25 >= 226)
         return qe_bits(SOFT_MUL_ELSE(qe_float(x), (float)n));
-    if (!(size >> 12)) { /* so that the top bit of 20 is set */
-        size <<= 8;
-        e -= 8;
+    if (size >> 24) { /* n itself is rounded */
+        const uint32_t extra = size >> 27 ? 4 : size >> 26 ? 3 : size >> 25 ? 2 : 1;
+        const uint32_t odd = size >> extra & 1;
+        size = (size + (1u << (extra - 1)) - 1 + odd) >> extra;
+        e += extra;
+        if (size >> 24) {
+            size >>= 1;
+            e++;
+        }
+    } else {
+        if (!(size >> 16)) { /* so that the top bit of 24 is set */
+            size <<= 8;
+            e -= 8;
+        }
+        if (!(size >> 20)) {
+            size <<= 4;
+            e -= 4;
+        }
+        while (!(size >> 23)) {
+            size <<= 1;
+            e--;
+        }
     }
-    if (!(size >> 16)) {
-        size <<= 4;
-        e -= 4;
-    }
-    while (!(size >> 19)) {
-        size <<= 1;
-        e--;
-    }
-    const uint32_t b = (x & SOFT_FRACTION) | SOFT_ONE, low = size * (b & 0xFFF);
-    uint32_t m = size * (b >> 12) + (low >> 12), rest = low & 0xFFF; /* m: 2^30 .. 2^32 */
+    const uint32_t b = (x & SOFT_FRACTION) | SOFT_ONE, low = (size & 0xFFFF) * (b & 0xFFFF);
+    uint32_t m = ((size >> 16) * (b >> 16) << 16) + (size >> 16) * (b & 0xFFFF) +
+                 (size & 0xFFFF) * (b >> 16) + (low >> 16); /* 2^30 .. 2^32 */
+    uint32_t rest = low << 16;
     if (!(m >> 31)) {
-        m = m << 1 | rest >> 11;
-        rest = rest << 1 & 0xFFF;
+        m = m << 1 | rest >> 31;
+        rest <<= 1;
         e--;
     }
     m |= rest != 0;
