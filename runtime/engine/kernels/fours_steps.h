@@ -1,7 +1,6 @@
 /* fours_steps.h - how four rows go on by one block, for each step of SPEC 2.5. Included by
  * fours.h, which says what a set defines before it. Levels are summed as they are stored: of q
  * less its zero point z, the sum of products by x is that of q by x less z times x's sum. */
-#define APART static __attribute__((noinline))
 
 /* A block of columns: what is the same for all rows. */
 typedef struct {
@@ -21,7 +20,7 @@ static int32_t zero_point(const qe_format *f)
     return f->bits > 2 ? 1 << (f->bits - 1) : 1; /* of q1_0: once its levels are doubled */
 }
 
-static void level_sums(const uint8_t *w, const block_at *a, int32_t isum[4])
+INLINE void level_sums(const uint8_t *w, const block_at *a, int32_t isum[4])
 {
     if (a->bits == 8)
         sums_q8(w, 16, 8, &a->c, isum);

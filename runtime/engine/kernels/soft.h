@@ -17,76 +17,77 @@ enum { SOFT_ONE = 0x800000, SOFT_FRACTION = 0x7FFFFF };
 
 static inline uint32_t soft_exponent(uint32_t bits)
 {
-    return bits >> 23 & 255;
+    return bits << 1 >> 24;
 }
 
-/* Rounds a mantissa of 24 + extra bits, whose top bit is set, and puts the number together. */
-static inline uint32_t soft_pack(uint32_t sign, uint32_t exponent, uint32_t mantissa,
-                                 uint32_t extra)
+/* Rounds a mantissa of 24 + extra bits, at most 31, whose top bit is set, and puts the number
+ * together. Of head the lowest 9 bits count: sign and exponent. */
+static inline uint32_t soft_pack(uint32_t head, uint32_t mantissa, uint32_t extra)
 {
-    const uint32_t half = 1u << (extra - 1), rest = mantissa & (2 * half - 1);
-    uint32_t kept = mantissa >> extra;
-    kept += rest > half || (rest == half && (kept & 1));
-    return sign | ((exponent << 23) + (kept - SOFT_ONE)); /* a carry goes to the exponent */
+    const uint32_t odd = mantissa >> extra & 1,
+                   kept = (mantissa + odd + (1u << (extra - 1)) - 1) >> extra;
+    return ((head - 1) << 23) + kept; /* a carry goes to the exponent */
 }
 
 /* half * x. */
 static inline uint32_t soft_mul_half(uint16_t half, uint32_t x)
 {
-    const uint32_t size = half & 0x7FFFu, e = (size >> 10) + soft_exponent(x) - 15;
-    if (size < 0x400 || size >= 0x7C00 || soft_exponent(x) - 1 >= 254 || e - 1 >= 252)
+    const uint32_t size = half & 0x7FFFu;
+    if (size - 0x400 >= 0x7800 || soft_exponent(x) - 16 >= 215)
         return qe_bits(SOFT_MUL_ELSE(qe_half_to_float(half), qe_float(x)));
-    /* 11 and 24 bits; the product's upper part, and its 12 last bits as one */
-    const uint32_t a = (size & 0x3FF) | 0x400, b = (x & SOFT_FRACTION) | SOFT_ONE;
-    const uint32_t low = a * (b & 0xFFF);
-    uint32_t m = a * (b >> 12) + (low >> 12);             /* 2^21 .. 2^23 */
-    m = m << 6 | (low >> 6 & 0x3F) | ((low & 0x3F) != 0); /* 28 or 29 bits */
-    const uint32_t sign = ((uint32_t)half << 16 ^ x) & 0x80000000u;
-    if (m >> 28)
-        return soft_pack(sign, e + 1, m, 5);
-    return soft_pack(sign, e, m, 4);
+    /* 11 and 24 bits; the product's upper part, and its last bits as one */
+    const uint32_t a = (size & 0x3FF) | 0x400, low = a * (x & 0xFFFF);
+    uint32_t m = (a * ((x >> 16 & 0x7F) | 0x80) << 12) + (low >> 4); /* 2^29 .. 2^31 */
+    uint32_t head = (x >> 23) + (size >> 10) - 15;
+    m |= (low & 15) != 0;
+    head ^= (uint32_t)half >> 15 << 8;
+    if (m >> 30)
+        return soft_pack(head + 1, m, 7);
+    return soft_pack(head, m, 6);
+}
+
+/* n of 25 to 28 bits rounded to 24, as floats are; how many bits went. */
+static inline uint32_t soft_round_int(uint32_t *n)
+{
+    uint32_t extra = 1;
+    while (*n >> extra >> 24)
+        extra++;
+    *n = (*n + (*n >> extra & 1) + (1u << (extra - 1)) - 1) >> extra;
+    return extra;
 }
 
 /* x * (float)n, |n| < 2^28. */
 static inline uint32_t soft_mul_int(uint32_t x, int32_t n)
 {
-    uint32_t size = n < 0 ? 0u - (uint32_t)n : (uint32_t)n, e = soft_exponent(x) + 24;
-    if (!n || e - 25 >= 226)
+    uint32_t head = (x >> 23) + 24, size = (uint32_t)n;
+    if (!n || soft_exponent(x) - 1 >= 226)
         return qe_bits(SOFT_MUL_ELSE(qe_float(x), (float)n));
-    if (size >> 24) { /* n itself is rounded */
-        const uint32_t extra = size >> 27 ? 4 : size >> 26 ? 3 : size >> 25 ? 2 : 1;
-        const uint32_t odd = size >> extra & 1;
-        size = (size + (1u << (extra - 1)) - 1 + odd) >> extra;
-        e += extra;
-        if (size >> 24) {
-            size >>= 1;
-            e++;
-        }
-    } else {
-        if (!(size >> 16)) { /* so that the top bit of 24 is set */
-            size <<= 8;
-            e -= 8;
-        }
-        if (!(size >> 20)) {
-            size <<= 4;
-            e -= 4;
-        }
-        while (!(size >> 23)) {
-            size <<= 1;
-            e--;
-        }
+    if (n < 0) {
+        size = 0u - size;
+        head ^= 0x100;
     }
-    const uint32_t b = (x & SOFT_FRACTION) | SOFT_ONE, low = (size & 0xFFFF) * (b & 0xFFFF);
-    uint32_t m = ((size >> 16) * (b >> 16) << 16) + (size >> 16) * (b & 0xFFFF) +
-                 (size & 0xFFFF) * (b >> 16) + (low >> 16); /* 2^30 .. 2^32 */
-    uint32_t rest = low << 16;
-    if (!(m >> 31)) {
-        m = m << 1 | rest >> 31;
-        rest <<= 1;
-        e--;
+    if (size >> 24)
+        head += soft_round_int(&size); /* which may be 2^24 now */
+    if (!(size >> 12)) {
+        size <<= 12;
+        head -= 12;
     }
-    m |= rest != 0;
-    return soft_pack((x ^ (uint32_t)n) & 0x80000000u, e, m, 8);
+    if (!(size >> 18)) {
+        size <<= 6;
+        head -= 6;
+    }
+    /* the product's upper part, 26 to 32 bits, and its last 16 as one */
+    const uint32_t x_low = x & 0xFFFF, x_high = (x >> 16 & 0x7F) | 0x80;
+    const uint32_t low = (size & 0xFFFF) * x_low;
+    uint32_t m = (low >> 16) + (size & 0xFFFF) * x_high;
+    m += (size >> 16) * x_low + ((size >> 16) * x_high << 16);
+    m |= low << 16 != 0;
+    if (m >> 31)
+        m = m >> 1 | (m & 1);
+    else
+        for (head--; !(m >> 30); head--)
+            m <<= 1;
+    return soft_pack(head, m, 7);
 }
 
 /* a * b. */
@@ -100,9 +101,10 @@ static inline uint32_t soft_mul(uint32_t a, uint32_t b)
     const uint32_t middle = (x >> 12) * (y & 0xFFF) + (x & 0xFFF) * (y >> 12) + (low >> 12);
     uint32_t m = ((x >> 12) * (y >> 12) << 4) + (middle >> 8); /* 2^26 .. 2^28 */
     m |= (middle & 0xFF) || (low & 0xFFF);
+    const uint32_t head = e + ((a ^ b) >> 31 << 8);
     if (m >> 27)
-        return soft_pack((a ^ b) & 0x80000000u, e + 1, m, 4);
-    return soft_pack((a ^ b) & 0x80000000u, e, m, 3);
+        return soft_pack(head + 1, m, 4);
+    return soft_pack(head, m, 3);
 }
 
 /* a / b. */
@@ -125,7 +127,7 @@ static inline uint32_t soft_div(uint32_t a, uint32_t b)
         }
         rest <<= 1;
     }
-    return soft_pack((a ^ b) & 0x80000000u, e, m << 1 | (rest != 0), 3);
+    return soft_pack(e + ((a ^ b) >> 31 << 8), m << 1 | (rest != 0), 3);
 }
 
 /* a + b. */
@@ -136,32 +138,30 @@ static inline uint32_t soft_add(uint32_t a, uint32_t b)
         a = b;
         b = swapped;
     }
-    uint32_t e = soft_exponent(a);
-    const uint32_t apart = e - soft_exponent(b);
-    if (!(b << 1) && e - 1 < 254)
-        return a;
-    if (e - 40 >= 214 || soft_exponent(b) < 1) /* so that nothing below can be subnormal */
+    const uint32_t apart = soft_exponent(a) - soft_exponent(b);
+    if (soft_exponent(b) < 40 || soft_exponent(a) >= 254) { /* what is below may be subnormal */
+        if (!(b << 1) && soft_exponent(a) - 1 < 254)
+            return a;
         return qe_bits(SOFT_ADD_ELSE(qe_float(a), qe_float(b)));
-    uint32_t m = ((a & SOFT_FRACTION) | SOFT_ONE) << 6, n = ((b & SOFT_FRACTION) | SOFT_ONE)
-                                                            << 6;
+    }
+    uint32_t n = (b << 8 | 0x80000000u) >> 2;
     if (apart >= 30)
         n = 1; /* only that it is there matters */
-    else if (apart)
-        n = n >> apart | (n << (32 - apart) != 0);
+    else
+        n = n >> apart | (n << 1 << (31 - apart) != 0);
+    uint32_t m = (a << 8 | 0x80000000u) >> 2, head = a >> 23;
     if ((a ^ b) >> 31) {
         m -= n;
         if (!m)
             return 0;
-        while (!(m >> 29)) {
+        for (; !(m >> 29); head--)
             m <<= 1;
-            e--;
-        }
     } else {
         m += n;
         if (m >> 30)
-            return soft_pack(a & 0x80000000u, e + 1, m, 7);
+            return soft_pack(head + 1, m, 7);
     }
-    return soft_pack(a & 0x80000000u, e, m, 6);
+    return soft_pack(head, m, 6);
 }
 
 #endif

@@ -7,6 +7,7 @@
 #include "soft.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline))
 #define FOURS_AT_ONCE 4
 
 typedef int32_t columns[32]; /* q8: each by itself; else the even and the odd two of a four */
@@ -27,8 +28,7 @@ INLINE int32_t byte_of(uint32_t word, int i) /* signed */
     return (int32_t)(word << (24 - 8 * i)) >> 24;
 }
 
-INLINE void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *c,
-                    int32_t isum[4])
+APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *c, int32_t isum[4])
 {
     for (int r = 0; r < 4; r++, w += 4) {
         const uint8_t *row = w;
@@ -70,75 +70,113 @@ INLINE int32_t uncrossed(uint32_t sum)
     ADD_PRODUCT(sum, (word) >> (from) & (mask), (x)[0]);                                       \
     ADD_PRODUCT(sum, (word) >> ((from) + 8) & (mask), (x)[1])
 
-INLINE void nibbles(const uint8_t *w, const columns *c, int32_t isum[8])
+/* Sums of row r: of the first half of the columns to isum[r], of the second to isum[apart + r],
+ * which with apart = 0 is the same. */
+INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
 {
     const uint32_t mask = 0x000F000F;
-    for (int r = 0; r < 4; r++, w += 4) {
-        uint32_t low = 0, high = 0;
+    for (int r = 0; r < 4; r++, w += 4, isum++) {
+        uint32_t sum = 0;
+        int32_t first;
         for (int i = 0; i < 4; i++) {
             const uint32_t word = word_at(w + 16 * i);
-            ADD_FOUR(low, word, 0, mask, *c + 2 * i);
-            ADD_FOUR(high, word, 4, mask, *c + 2 * i + 8);
+            ADD_FOUR(sum, word, 0, mask, *c + 2 * i);
         }
-        isum[r] = uncrossed(low);
-        isum[4 + r] = uncrossed(high);
+        first = uncrossed(sum);
+        sum = 0;
+        __asm__("" : "+r"(w)); /* or it would keep the words, for which there is no room */
+        for (int i = 0; i < 4; i++) {
+            const uint32_t word = word_at(w + 16 * i);
+            ADD_FOUR(sum, word, 4, mask, *c + 2 * i + 8);
+        }
+        *isum = first;
+        if (apart)
+            isum[apart] = uncrossed(sum);
+        else
+            *isum = first + uncrossed(sum);
     }
 }
 
 /* Planes of two bits and of one; of which levels are `times` as much. */
-INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_t isum[8])
+INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
+                       uint32_t apart)
 {
     const uint32_t mask = 0x00030003;
-    for (int r = 0; r < 8; r++, w += 4) {
-        const int32_t *x = *c + r / 4 * 8;
-        const uint32_t word = word_at(w);
-        uint32_t sum = 0;
-        ADD_FOUR(sum, word, 0, mask, x);
-        ADD_FOUR(sum, word, 2, mask, x + 2);
-        ADD_FOUR(sum, word, 4, mask, x + 4);
-        ADD_FOUR(sum, word, 6, mask, x + 6);
-        isum[r] += uncrossed(sum) * times;
-    }
+    const int32_t *x = *c;
+    for (int half = 0; half < 2; half++, x += 8, isum += apart)
+        for (int r = 0; r < 4; r++, w += 4) {
+            const uint32_t word = word_at(w);
+            uint32_t sum = 0;
+            ADD_FOUR(sum, word, 0, mask, x);
+            ADD_FOUR(sum, word, 2, mask, x + 2);
+            ADD_FOUR(sum, word, 4, mask, x + 4);
+            ADD_FOUR(sum, word, 6, mask, x + 6);
+            isum[r] += uncrossed(sum) * times;
+        }
 }
 
-INLINE void add_bits(const uint8_t *w, const columns *c, int32_t times, int32_t isum[8])
+INLINE void add_bits(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
+                     uint32_t apart)
 {
     const uint32_t mask = 0x00010001;
-    for (int r = 0; r < 8; r++) {
-        const int32_t *x = *c + r / 4 * 8;
-        const uint32_t word = word_at(w + r % 4 * 4) >> r / 4 * 4;
-        uint32_t sum = 0;
-        ADD_FOUR(sum, word, 0, mask, x);
-        ADD_FOUR(sum, word, 1, mask, x + 2);
-        ADD_FOUR(sum, word, 2, mask, x + 4);
-        ADD_FOUR(sum, word, 3, mask, x + 6);
-        isum[r] += uncrossed(sum) * times;
-    }
+    const int32_t *x = *c;
+    for (int half = 0; half < 2; half++, x += 8, isum += apart)
+        for (int r = 0; r < 4; r++) {
+            const uint32_t word = word_at(w + 4 * r) >> 4 * half;
+            uint32_t sum = 0;
+            ADD_FOUR(sum, word, 0, mask, x);
+            ADD_FOUR(sum, word, 1, mask, x + 2);
+            ADD_FOUR(sum, word, 2, mask, x + 4);
+            ADD_FOUR(sum, word, 3, mask, x + 6);
+            isum[r] += uncrossed(sum) * times;
+        }
 }
 
-static void sums_halves(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[8])
+APART void sums_apart(const uint8_t *w, uint32_t bits, const columns *c, int32_t *isum,
+                      uint32_t apart)
 {
     const int32_t upper = bits == 3 ? 4 : 16; /* what a level of the second plane is */
-    for (int r = 0; r < 8; r++)
-        isum[r] = 0;
     if (bits >= 4) {
-        nibbles(w, c, isum);
+        nibbles(w, c, isum, apart);
+        if (bits == 4)
+            return;
         w += 64;
+    } else {
+        for (uint32_t r = 0; r < 4 + apart; r++)
+            isum[r] = 0;
     }
     if (bits == 6 || bits == 3 || bits == 2) {
-        add_crumbs(w, c, bits == 6 ? upper : 1, isum);
+        add_crumbs(w, c, bits == 6 ? upper : 1, isum, apart);
         w += 32;
     }
     if (bits & 1)
-        add_bits(w, c, bits == 1 ? 1 : upper, isum);
+        add_bits(w, c, bits == 1 ? 1 : upper, isum, apart);
 }
 
 INLINE void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
 {
-    int32_t both[8];
-    sums_halves(w, bits, c, both);
-    for (int r = 0; r < 4; r++)
-        isum[r] = both[r] + both[4 + r];
+    sums_apart(w, bits, c, isum, 0);
+}
+
+INLINE void sums_halves(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[8])
+{
+    sums_apart(w, bits, c, isum, 4);
+}
+
+/* Each by itself, as an M0+ has registers for no more. */
+APART uint32_t soft_half(uint16_t half, uint32_t x)
+{
+    return soft_mul_half(half, x);
+}
+
+APART uint32_t soft_product(uint32_t x, int32_t n)
+{
+    return soft_mul_int(x, n);
+}
+
+APART uint32_t soft_sum(uint32_t a, uint32_t b)
+{
+    return soft_add(a, b);
 }
 
 INLINE float half_at(const uint8_t *p)
@@ -148,17 +186,17 @@ INLINE float half_at(const uint8_t *p)
 
 INLINE float half_times(const uint8_t *p, float x)
 {
-    return qe_float(soft_mul_half(qe_load16(p), qe_bits(x)));
+    return qe_float(soft_half(*(const uint16_t *)__builtin_assume_aligned(p, 2), qe_bits(x)));
 }
 
 INLINE float product(float x, int32_t n)
 {
-    return qe_float(soft_mul_int(qe_bits(x), n));
+    return qe_float(soft_product(qe_bits(x), n));
 }
 
 INLINE float add_product(float to, float x, int32_t n)
 {
-    return qe_float(soft_add(qe_bits(to), soft_mul_int(qe_bits(x), n)));
+    return qe_float(soft_sum(qe_bits(to), soft_product(qe_bits(x), n)));
 }
 
 #include "fours.h"
