@@ -38,8 +38,8 @@ INLINE uint32_t word_at(const void *p)
     "smlad %[" #sum "], %[v], %[even], %[" #sum "]\n\t"                                        \
     "smlad %[" #sum "], %[" #word "], %[odd], %[" #sum "]\n\t"
 
-INLINE void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
-                    int32_t isum[4])
+APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
+                   int32_t isum[4])
 {
     const int8_t *x = *of;
     int32_t a = 0, b = 0, c = 0, d = 0;
@@ -58,49 +58,129 @@ INLINE void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of
     isum[3] = d;
 }
 
-/* Four columns of activations and the four that are 16 further, as pairs. */
+/* Two fours of columns of activations, as pairs: of each the even ones, then the odd. */
 typedef struct {
-    uint32_t low_even, low_odd, high_even, high_odd;
-} columns_q4;
+    uint32_t pair[4];
+} two_fours;
 
-/* Nibbles are 8 more than the weights. */
-INLINE int32_t row_q4(const uint32_t *w, const columns_q4 *x, int32_t sum)
+INLINE two_fours fours_at(const int8_t *first, const int8_t *second)
 {
-    uint32_t word, v;
-    __asm__ volatile("ldr %[word], %[from]\n\t"
-                     "and %[v], %[pair], %[word]\n\t"
-                     "smlad %[sum], %[v], %[low_even], %[sum]\n\t"
-                     "and %[v], %[pair], %[word], lsr #8\n\t"
-                     "smlad %[sum], %[v], %[low_odd], %[sum]\n\t"
-                     "and %[v], %[pair], %[word], lsr #4\n\t"
-                     "smlad %[sum], %[v], %[high_even], %[sum]\n\t"
-                     "and %[v], %[pair], %[word], lsr #12\n\t"
-                     "smlad %[sum], %[v], %[high_odd], %[sum]"
-                     : [sum] "+r"(sum), [word] "=&r"(word), [v] "=&r"(v)
-                     : [from] "m"(*w), [pair] "r"(0x000F000F), [low_even] "r"(x->low_even),
-                       [low_odd] "r"(x->low_odd), [high_even] "r"(x->high_even),
-                       [high_odd] "r"(x->high_odd));
-    return sum;
+    const uint32_t a = word_at(first), b = word_at(second);
+    return (two_fours){{even(a), odd(a), even(b), odd(b)}};
 }
 
-INLINE void sums_q4(const uint8_t *w, const columns *of, int32_t s, int32_t isum[4])
-{
-    const int8_t *x = *of;
-    int32_t a = -8 * s, b = a, c = a, d = a;
-    const uint32_t *words = __builtin_assume_aligned(w, 4);
-    for (const int8_t *end = x + 16; x < end; x += 4, words += 4) {
-        const uint32_t low = word_at(x), high = word_at(x + 16);
-        const columns_q4 pairs = {even(low), odd(low), even(high), odd(high)};
-        a = row_q4(words, &pairs, a);
-        b = row_q4(words + 1, &pairs, b);
-        c = row_q4(words + 2, &pairs, c);
-        d = row_q4(words + 3, &pairs, d);
+/* Levels that begin at bits `from` and `then` of each byte of a row's word, and in the bytes
+ * between them, by two fours; text, "" for 0. */
+#define TWO_FOURS(from, from_odd, then, then_odd, then_sum)                                    \
+    "ldr %[word], %[at]\n\t"                                                                   \
+    "and %[v], %[mask], %[word]" from "\n\t"                                                   \
+    "smlad %[sum], %[v], %[a], %[sum]\n\t"                                                     \
+    "and %[v], %[mask], %[word], lsr #" from_odd "\n\t"                                        \
+    "smlad %[sum], %[v], %[b], %[sum]\n\t"                                                     \
+    "and %[v], %[mask], %[word], lsr #" then "\n\t"                                            \
+    "smlad %[" then_sum "], %[v], %[c], %[" then_sum "]\n\t"                                   \
+    "and %[v], %[mask], %[word], lsr #" then_odd "\n\t"                                        \
+    "smlad %[" then_sum "], %[v], %[d], %[" then_sum "]"
+#define TWO_FOURS_OF(w, of, x)                                                                 \
+    [at] "m"(*(w)), [mask] "r"(of), [a] "r"((x)->pair[0]), [b] "r"((x)->pair[1]),              \
+        [c] "r"((x)->pair[2]), [d] "r"((x)->pair[3])
+
+#define TWO_FOURS_TO_ONE(name, ...)                                                            \
+    INLINE void name(const uint8_t *from, uint32_t mask, two_fours x, int32_t sum[4])          \
+    {                                                                                          \
+        const uint32_t *w = __builtin_assume_aligned(from, 4);                                 \
+        for (int r = 0; r < 4; r++) {                                                          \
+            uint32_t word, v;                                                                  \
+            __asm__ volatile(TWO_FOURS(__VA_ARGS__, "sum")                                     \
+                             : [sum] "+r"(sum[r]), [word] "=&r"(word), [v] "=&r"(v)            \
+                             : TWO_FOURS_OF(w + r, mask, &x));                                 \
+        }                                                                                      \
     }
-    isum[0] = a;
-    isum[1] = b;
-    isum[2] = c;
-    isum[3] = d;
+
+TWO_FOURS_TO_ONE(four_nibbles, "", "8", "4", "12")
+TWO_FOURS_TO_ONE(low_crumbs, "", "8", "2", "10")
+TWO_FOURS_TO_ONE(high_crumbs, ", lsr #4", "12", "6", "14")
+TWO_FOURS_TO_ONE(bits_0, "", "8", "1", "9")
+TWO_FOURS_TO_ONE(bits_2, ", lsr #2", "10", "3", "11")
+TWO_FOURS_TO_ONE(bits_4, ", lsr #4", "12", "5", "13")
+TWO_FOURS_TO_ONE(bits_6, ", lsr #6", "14", "7", "15")
+
+/* Two rows at a time, for which there are registers. */
+INLINE void nibbles_apart(const uint8_t *from, const int8_t *x, int32_t isum[8])
+{
+    const uint32_t *w = __builtin_assume_aligned(from, 4);
+    for (int r = 0; r < 4; r += 2) {
+        int32_t low[2] = {0}, high[2] = {0};
+        for (int i = 0; i < 16; i += 4) {
+            const two_fours four = fours_at(x + i, x + i + 16);
+            for (int k = 0; k < 2; k++) {
+                uint32_t word, v;
+                __asm__ volatile(
+                    TWO_FOURS("", "8", "4", "12", "then")
+                    : [sum] "+r"(low[k]), [then] "+r"(high[k]), [word] "=&r"(word), [v] "=&r"(v)
+                    : TWO_FOURS_OF(w + i + r + k, 0x000F000F, &four));
+            }
+        }
+        for (int k = 0; k < 2; k++) {
+            isum[r + k] = low[k];
+            isum[4 + r + k] = high[k];
+        }
+    }
 }
+
+INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
+{
+    const int8_t *x = *c;
+    if (apart) {
+        nibbles_apart(w, x, isum);
+        return;
+    }
+    int32_t sum[4] = {0};
+    for (const int8_t *end = x + 16; x < end; x += 4, w += 16)
+        four_nibbles(w, 0x000F000F, fours_at(x, x + 16), sum);
+    memcpy(isum, sum, sizeof sum);
+}
+
+/* Adds what there is of a half, and begins anew. */
+INLINE void add_sums(int32_t *isum, int32_t sum[4], int32_t times)
+{
+    for (int r = 0; r < 4; r++) {
+        isum[r] += sum[r] * times;
+        sum[r] = 0;
+    }
+}
+
+INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
+                       uint32_t apart)
+{
+    const uint32_t mask = 0x00030003;
+    const int8_t *x = *c;
+    int32_t sum[4] = {0};
+    low_crumbs(w, mask, fours_at(x, x + 4), sum);
+    high_crumbs(w, mask, fours_at(x + 8, x + 12), sum);
+    if (apart)
+        add_sums(isum, sum, times);
+    low_crumbs(w + 16, mask, fours_at(x + 16, x + 20), sum);
+    high_crumbs(w + 16, mask, fours_at(x + 24, x + 28), sum);
+    add_sums(isum + apart, sum, times);
+}
+
+INLINE void add_bits(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
+                     uint32_t apart)
+{
+    const uint32_t mask = 0x00010001;
+    const int8_t *x = *c;
+    int32_t sum[4] = {0};
+    bits_0(w, mask, fours_at(x, x + 4), sum);
+    bits_2(w, mask, fours_at(x + 8, x + 12), sum);
+    if (apart)
+        add_sums(isum, sum, times);
+    bits_4(w, mask, fours_at(x + 16, x + 20), sum);
+    bits_6(w, mask, fours_at(x + 24, x + 28), sum);
+    add_sums(isum + apart, sum, times);
+}
+
+#include "fours_planes.h"
 
 #include "fours.h"
 

@@ -4,6 +4,7 @@
 #include "kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline))
 #define FOURS_AT_ONCE 1
 
 typedef const int8_t *columns;
@@ -14,7 +15,7 @@ INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
     *c = x;
 }
 
-INLINE void prepare_q4(const int8_t *x, columns *c)
+INLINE void prepare(const int8_t *x, columns *c)
 {
     *c = x;
 }
@@ -33,13 +34,17 @@ INLINE float half_at(const uint8_t *p)
 #endif
 }
 
-INLINE void add_block(float acc[4], const uint8_t *scales, float d, const int32_t isum[4])
+INLINE float half_times(const uint8_t *p, float x)
 {
-    for (int r = 0; r < 4; r++)
-        acc[r] = acc[r] + (half_at(scales + 2 * r) * d) * (float)isum[r];
+    return half_at(p) * x;
 }
 
-INLINE float add_scaled(float to, float d, int32_t isum)
+INLINE float product(float x, int32_t n)
 {
-    return to + d * (float)isum;
+    return x * (float)n;
+}
+
+INLINE float add_product(float to, float x, int32_t n)
+{
+    return to + x * (float)n;
 }

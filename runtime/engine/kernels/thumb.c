@@ -70,8 +70,6 @@ INLINE int32_t uncrossed(uint32_t sum)
     ADD_PRODUCT(sum, (word) >> (from) & (mask), (x)[0]);                                       \
     ADD_PRODUCT(sum, (word) >> ((from) + 8) & (mask), (x)[1])
 
-/* Sums of row r: of the first half of the columns to isum[r], of the second to isum[apart + r],
- * which with apart = 0 is the same. */
 INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
 {
     const uint32_t mask = 0x000F000F;
@@ -97,7 +95,6 @@ INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t 
     }
 }
 
-/* Planes of two bits and of one; of which levels are `times` as much. */
 INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
                        uint32_t apart)
 {
@@ -132,36 +129,7 @@ INLINE void add_bits(const uint8_t *w, const columns *c, int32_t times, int32_t 
         }
 }
 
-APART void sums_apart(const uint8_t *w, uint32_t bits, const columns *c, int32_t *isum,
-                      uint32_t apart)
-{
-    const int32_t upper = bits == 3 ? 4 : 16; /* what a level of the second plane is */
-    if (bits >= 4) {
-        nibbles(w, c, isum, apart);
-        if (bits == 4)
-            return;
-        w += 64;
-    } else {
-        for (uint32_t r = 0; r < 4 + apart; r++)
-            isum[r] = 0;
-    }
-    if (bits == 6 || bits == 3 || bits == 2) {
-        add_crumbs(w, c, bits == 6 ? upper : 1, isum, apart);
-        w += 32;
-    }
-    if (bits & 1)
-        add_bits(w, c, bits == 1 ? 1 : upper, isum, apart);
-}
-
-INLINE void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
-{
-    sums_apart(w, bits, c, isum, 0);
-}
-
-INLINE void sums_halves(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[8])
-{
-    sums_apart(w, bits, c, isum, 4);
-}
+#include "fours_planes.h"
 
 /* Each by itself, as an M0+ has registers for no more. */
 APART uint32_t soft_half(uint16_t half, uint32_t x)
