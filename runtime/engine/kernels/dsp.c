@@ -23,6 +23,26 @@ INLINE uint32_t word_at(const void *p)
     return *(const uint32_t *)__builtin_assume_aligned(p, 4);
 }
 
+typedef struct {
+    const int8_t *x;    /* for sums_q8 */
+    uint32_t pairs[16]; /* the even and the odd two of each four */
+} columns;
+
+INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
+{
+    (void)n;
+    c->x = x;
+}
+
+INLINE void prepare(const int8_t *x, columns *c)
+{
+    for (int i = 0; i < 8; i++) {
+        const uint32_t four = word_at(x + 4 * i);
+        c->pairs[2 * i] = even(four);
+        c->pairs[2 * i + 1] = odd(four);
+    }
+}
+
 /* Where the compiler is left to order loads, it loads all of a block first and spills it: so
  * the steps below are in assembly, loads and products together. Any register goes with ldrd in
  * Thumb; ARM instructions want pairs, and load words. */
@@ -41,7 +61,7 @@ INLINE uint32_t word_at(const void *p)
 APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
                    int32_t isum[4])
 {
-    const int8_t *x = *of;
+    const int8_t *x = of->x;
     int32_t a = 0, b = 0, c = 0, d = 0;
     for (const int8_t *end = x + 4 * n; x < end; x += 4, w += step) {
         const uint32_t columns = word_at(x), x_even = even(columns), x_odd = odd(columns);
@@ -58,15 +78,14 @@ APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
     isum[3] = d;
 }
 
-/* Two fours of columns of activations, as pairs: of each the even ones, then the odd. */
+/* Two fours of columns, as pairs. */
 typedef struct {
     uint32_t pair[4];
 } two_fours;
 
-INLINE two_fours fours_at(const int8_t *first, const int8_t *second)
+INLINE two_fours fours_at(const uint32_t *first, const uint32_t *second)
 {
-    const uint32_t a = word_at(first), b = word_at(second);
-    return (two_fours){{even(a), odd(a), even(b), odd(b)}};
+    return (two_fours){{first[0], first[1], second[0], second[1]}};
 }
 
 /* Levels that begin at bits `from` and `then` of each byte of a row's word, and in the bytes
@@ -106,19 +125,19 @@ TWO_FOURS_TO_ONE(bits_4, ", lsr #4", "12", "5", "13")
 TWO_FOURS_TO_ONE(bits_6, ", lsr #6", "14", "7", "15")
 
 /* Two rows at a time, for which there are registers. */
-INLINE void nibbles_apart(const uint8_t *from, const int8_t *x, int32_t isum[8])
+INLINE void nibbles_apart(const uint8_t *from, const uint32_t *x, int32_t isum[8])
 {
     const uint32_t *w = __builtin_assume_aligned(from, 4);
     for (int r = 0; r < 4; r += 2) {
         int32_t low[2] = {0}, high[2] = {0};
-        for (int i = 0; i < 16; i += 4) {
-            const two_fours four = fours_at(x + i, x + i + 16);
+        for (int i = 0; i < 4; i++) {
+            const two_fours four = fours_at(x + 2 * i, x + 2 * i + 8);
             for (int k = 0; k < 2; k++) {
                 uint32_t word, v;
                 __asm__ volatile(
                     TWO_FOURS("", "8", "4", "12", "then")
                     : [sum] "+r"(low[k]), [then] "+r"(high[k]), [word] "=&r"(word), [v] "=&r"(v)
-                    : TWO_FOURS_OF(w + i + r + k, 0x000F000F, &four));
+                    : TWO_FOURS_OF(w + 4 * i + r + k, 0x000F000F, &four));
             }
         }
         for (int k = 0; k < 2; k++) {
@@ -130,14 +149,14 @@ INLINE void nibbles_apart(const uint8_t *from, const int8_t *x, int32_t isum[8])
 
 INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
 {
-    const int8_t *x = *c;
+    const uint32_t *x = c->pairs;
     if (apart) {
         nibbles_apart(w, x, isum);
         return;
     }
     int32_t sum[4] = {0};
-    for (const int8_t *end = x + 16; x < end; x += 4, w += 16)
-        four_nibbles(w, 0x000F000F, fours_at(x, x + 16), sum);
+    for (int i = 0; i < 4; i++)
+        four_nibbles(w + 16 * i, 0x000F000F, fours_at(x + 2 * i, x + 2 * i + 8), sum);
     memcpy(isum, sum, sizeof sum);
 }
 
@@ -154,14 +173,14 @@ INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_
                        uint32_t apart)
 {
     const uint32_t mask = 0x00030003;
-    const int8_t *x = *c;
+    const uint32_t *x = c->pairs;
     int32_t sum[4] = {0};
-    low_crumbs(w, mask, fours_at(x, x + 4), sum);
-    high_crumbs(w, mask, fours_at(x + 8, x + 12), sum);
+    low_crumbs(w, mask, fours_at(x, x + 2), sum);
+    high_crumbs(w, mask, fours_at(x + 4, x + 6), sum);
     if (apart)
         add_sums(isum, sum, times);
-    low_crumbs(w + 16, mask, fours_at(x + 16, x + 20), sum);
-    high_crumbs(w + 16, mask, fours_at(x + 24, x + 28), sum);
+    low_crumbs(w + 16, mask, fours_at(x + 8, x + 10), sum);
+    high_crumbs(w + 16, mask, fours_at(x + 12, x + 14), sum);
     add_sums(isum + apart, sum, times);
 }
 
@@ -169,14 +188,14 @@ INLINE void add_bits(const uint8_t *w, const columns *c, int32_t times, int32_t 
                      uint32_t apart)
 {
     const uint32_t mask = 0x00010001;
-    const int8_t *x = *c;
+    const uint32_t *x = c->pairs;
     int32_t sum[4] = {0};
-    bits_0(w, mask, fours_at(x, x + 4), sum);
-    bits_2(w, mask, fours_at(x + 8, x + 12), sum);
+    bits_0(w, mask, fours_at(x, x + 2), sum);
+    bits_2(w, mask, fours_at(x + 4, x + 6), sum);
     if (apart)
         add_sums(isum, sum, times);
-    bits_4(w, mask, fours_at(x + 16, x + 20), sum);
-    bits_6(w, mask, fours_at(x + 24, x + 28), sum);
+    bits_4(w, mask, fours_at(x + 8, x + 10), sum);
+    bits_6(w, mask, fours_at(x + 12, x + 14), sum);
     add_sums(isum + apart, sum, times);
 }
 

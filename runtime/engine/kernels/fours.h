@@ -11,12 +11,11 @@
  *     word at w + i * step + 4 r;
  *   void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4]);
  *   void sums_halves(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[8]);
- *     of a block of levels of 1 to 6 bits as they are stored, from 0 on; of halves: first the
- *     four sums over columns 0 .. 15, and only 2, 3 and 6 bits;
- *   float half_at(const uint8_t *p);
- *   float half_times(const uint8_t *p, float x); half_at(p) * x
- *   float product(float x, int32_t n); x * (float)n, |n| < 2^28
- *   float add_product(float to, float x, int32_t n); to + product(x, n)
+ *     of a block of levels of 1 to 6 bits as they are stored, from 0 on, those of 1 bit
+ * doubled; of halves: first the four sums over columns 0 .. 15, and only 2, 3 and 6 bits; float
+ * half_at(const uint8_t *p); float half_times(const uint8_t *p, float x); half_at(p) * x float
+ * product(float x, int32_t n); x * (float)n, |n| < 2^28 float add_product(float to, float x,
+ * int32_t n); to + product(x, n)
  *
  * Every pointer is aligned to 4. Layouts other than 4, types of floats and those whose levels
  * are numbers of a table go to portable.c. */

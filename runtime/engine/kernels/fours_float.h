@@ -1,24 +1,11 @@
 /* fours_float.h - what the sets of fours.h have in common whose processors have a float unit
- * (or a compiler that takes its place): activations are read as they lie, floats are plain C.
+ * (or a compiler that takes its place): floats are plain C.
  * Include it before fours.h. */
 #include "kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
-#define FOURS_AT_ONCE 1
-
-typedef const int8_t *columns;
-
-INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
-{
-    (void)n;
-    *c = x;
-}
-
-INLINE void prepare(const int8_t *x, columns *c)
-{
-    *c = x;
-}
+#define FOURS_AT_ONCE 4
 
 INLINE float half_at(const uint8_t *p)
 {

@@ -27,7 +27,7 @@ APART void sums_apart(const uint8_t *w, uint32_t bits, const columns *c, int32_t
         w += 32;
     }
     if (bits & 1)
-        add_bits(w, c, bits == 1 ? 1 : upper, isum, apart);
+        add_bits(w, c, bits == 1 ? 2 : upper, isum, apart);
 }
 
 INLINE void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])

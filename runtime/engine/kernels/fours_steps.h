@@ -17,7 +17,7 @@ static int32_t zero_point(const qe_format *f)
 {
     if (f->step == QE_STEP_AFFINE || f->step == QE_STEP_HALVES_MIN || f->bits == 8)
         return 0;
-    return f->bits > 2 ? 1 << (f->bits - 1) : 1; /* of q1_0: once its levels are doubled */
+    return f->bits > 2 ? 1 << (f->bits - 1) : 1;
 }
 
 INLINE void level_sums(const uint8_t *w, const block_at *a, int32_t isum[4])
@@ -37,12 +37,11 @@ INLINE void add_scaled(float acc[4], const uint8_t *scales, float d, const int32
 
 APART void scaled_block(float acc[4], const uint8_t *w, const block_at *a)
 {
-    const uint32_t twice = a->type == QE_Q1_0; /* its levels are 2 q - 1 */
     const int32_t less = a->zero * qe_block_sum(a->s);
     int32_t isum[4];
     level_sums(w + a->levels, a, isum);
     for (int r = 0; r < 4; r++)
-        isum[r] = isum[r] * (1 << twice) - less;
+        isum[r] -= less;
     add_scaled(acc, w + a->head, a->dx, isum);
 }
 

@@ -5,6 +5,19 @@
 
 #include "fours_float.h"
 
+typedef const int8_t *columns; /* as they lie */
+
+INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
+{
+    (void)n;
+    *c = x;
+}
+
+INLINE void prepare(const int8_t *x, columns *c)
+{
+    *c = x;
+}
+
 /* A row's words, `step` bytes apart. */
 INLINE int8x16_t row_words(const uint8_t *w, uint32x4_t at)
 {
@@ -85,7 +98,7 @@ INLINE row_levels levels_at(const uint8_t *w, uint32_t bits)
         if (bits == 3)
             q.half[h] = vorrq_u8(q.half[h], spread(w + 32, bit, 1, 2, 4));
         if (bits == 1)
-            q.half[h] = spread(w, bit, 1, 0, 1);
+            q.half[h] = spread(w, bit, 1, 1, 2);
     }
     return q;
 }
