@@ -58,8 +58,8 @@ INLINE void prepare(const int8_t *x, columns *c)
     "smlad %[" #sum "], %[v], %[even], %[" #sum "]\n\t"                                        \
     "smlad %[" #sum "], %[" #word "], %[odd], %[" #sum "]\n\t"
 
-APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
-                   int32_t isum[4])
+INLINE void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
+                    int32_t isum[4])
 {
     const int8_t *x = of->x;
     int32_t a = 0, b = 0, c = 0, d = 0;
@@ -78,125 +78,115 @@ APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
     isum[3] = d;
 }
 
-/* Two fours of columns, as pairs. */
+/* The pairs of two fours of columns, numbers `first` and `second` of a block. */
+#define PAIRS(first, second)                                                                   \
+    LOAD_PAIR(e, o, first)                                                                     \
+    LOAD_PAIR(f, p, second)
+#if defined(__thumb__)
+#define LOAD_PAIR(even, odd, four) "ldrd %[" #even "], %[" #odd "], [%[x], #8*" #four "]\n\t"
+#else
+#define LOAD_PAIR(even, odd, four)                                                             \
+    "ldr %[" #even "], [%[x], #8*" #four "]\n\tldr %[" #odd "], [%[x], #4+8*" #four "]\n\t"
+#endif
+/* A row's word, or two words, by them: the levels that begin at these bits of it, text. */
+#define WORD(at) "ldr %[word], [%[w], #" at "]\n\t"
+#define LEVELS(sum, shift, by)                                                                 \
+    "and %[v], %[mask], %[word]" shift "\n\t"                                                  \
+    "smlad %[" #sum "], %[v], %[" #by "], %[" #sum "]\n\t"
+#define ROW_BY(sum, first, second, s0, s1, s2, s3)                                             \
+    first LEVELS(sum, s0, e) LEVELS(sum, s1, o) second LEVELS(sum, s2, f) LEVELS(sum, s3, p)
+#define ROWS_BY(at, s0, s1, s2, s3)                                                            \
+    ROW_BY(a, WORD("0+" at), "", s0, s1, s2, s3)                                               \
+    ROW_BY(b, WORD("4+" at), "", s0, s1, s2, s3)                                               \
+    ROW_BY(c, WORD("8+" at), "", s0, s1, s2, s3)                                               \
+    ROW_BY(d, WORD("12+" at), "", s0, s1, s2, s3)
+#define ROWS_BY_TWO(at, then, s0, s1)                                                          \
+    ROW_BY(a, WORD("0+" at), WORD("0+" then), s0, s1, s0, s1)                                  \
+    ROW_BY(b, WORD("4+" at), WORD("4+" then), s0, s1, s0, s1)                                  \
+    ROW_BY(c, WORD("8+" at), WORD("8+" then), s0, s1, s0, s1)                                  \
+    ROW_BY(d, WORD("12+" at), WORD("12+" then), s0, s1, s0, s1)
+#define LSR(n) ", lsr #" #n
+
 typedef struct {
-    uint32_t pair[4];
-} two_fours;
+    int32_t row[4];
+} four_sums;
 
-INLINE two_fours fours_at(const uint32_t *first, const uint32_t *second)
-{
-    return (two_fours){{first[0], first[1], second[0], second[1]}};
-}
-
-/* Levels that begin at bits `from` and `then` of each byte of a row's word, and in the bytes
- * between them, by two fours; text, "" for 0. */
-#define TWO_FOURS(from, from_odd, then, then_odd, then_sum)                                    \
-    "ldr %[word], %[at]\n\t"                                                                   \
-    "and %[v], %[mask], %[word]" from "\n\t"                                                   \
-    "smlad %[sum], %[v], %[a], %[sum]\n\t"                                                     \
-    "and %[v], %[mask], %[word], lsr #" from_odd "\n\t"                                        \
-    "smlad %[sum], %[v], %[b], %[sum]\n\t"                                                     \
-    "and %[v], %[mask], %[word], lsr #" then "\n\t"                                            \
-    "smlad %[" then_sum "], %[v], %[c], %[" then_sum "]\n\t"                                   \
-    "and %[v], %[mask], %[word], lsr #" then_odd "\n\t"                                        \
-    "smlad %[" then_sum "], %[v], %[d], %[" then_sum "]"
-#define TWO_FOURS_OF(w, of, x)                                                                 \
-    [at] "m"(*(w)), [mask] "r"(of), [a] "r"((x)->pair[0]), [b] "r"((x)->pair[1]),              \
-        [c] "r"((x)->pair[2]), [d] "r"((x)->pair[3])
-
-#define TWO_FOURS_TO_ONE(name, ...)                                                            \
-    INLINE void name(const uint8_t *from, uint32_t mask, two_fours x, int32_t sum[4])          \
+/* All in one, as between two statements the compiler would put the sums elsewhere. */
+#define FUNCTION(name, of, ...)                                                                \
+    INLINE void name(const uint8_t *w, const uint32_t *x, four_sums *sum)                      \
     {                                                                                          \
-        const uint32_t *w = __builtin_assume_aligned(from, 4);                                 \
-        for (int r = 0; r < 4; r++) {                                                          \
-            uint32_t word, v;                                                                  \
-            __asm__ volatile(TWO_FOURS(__VA_ARGS__, "sum")                                     \
-                             : [sum] "+r"(sum[r]), [word] "=&r"(word), [v] "=&r"(v)            \
-                             : TWO_FOURS_OF(w + r, mask, &x));                                 \
-        }                                                                                      \
+        int32_t a = sum->row[0], b = sum->row[1], c = sum->row[2], d = sum->row[3];            \
+        uint32_t e, o, f, p, word, v;                                                          \
+        __asm__ volatile(                                                                      \
+            __VA_ARGS__                                                                        \
+            : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [e] "=&r"(e), [o] "=&r"(o),  \
+              [f] "=&r"(f), [p] "=&r"(p), [word] "=&r"(word), [v] "=&r"(v)                     \
+            : [w] "r"(w), [x] "r"(x), [mask] "r"(of)                                           \
+            : "memory");                                                                       \
+        *sum = (four_sums){{a, b, c, d}};                                                      \
     }
 
-TWO_FOURS_TO_ONE(four_nibbles, "", "8", "4", "12")
-TWO_FOURS_TO_ONE(low_crumbs, "", "8", "2", "10")
-TWO_FOURS_TO_ONE(high_crumbs, ", lsr #4", "12", "6", "14")
-TWO_FOURS_TO_ONE(bits_0, "", "8", "1", "9")
-TWO_FOURS_TO_ONE(bits_2, ", lsr #2", "10", "3", "11")
-TWO_FOURS_TO_ONE(bits_4, ", lsr #4", "12", "5", "13")
-TWO_FOURS_TO_ONE(bits_6, ", lsr #6", "14", "7", "15")
-
-/* Two rows at a time, for which there are registers. */
-INLINE void nibbles_apart(const uint8_t *from, const uint32_t *x, int32_t isum[8])
-{
-    const uint32_t *w = __builtin_assume_aligned(from, 4);
-    for (int r = 0; r < 4; r += 2) {
-        int32_t low[2] = {0}, high[2] = {0};
-        for (int i = 0; i < 4; i++) {
-            const two_fours four = fours_at(x + 2 * i, x + 2 * i + 8);
-            for (int k = 0; k < 2; k++) {
-                uint32_t word, v;
-                __asm__ volatile(
-                    TWO_FOURS("", "8", "4", "12", "then")
-                    : [sum] "+r"(low[k]), [then] "+r"(high[k]), [word] "=&r"(word), [v] "=&r"(v)
-                    : TWO_FOURS_OF(w + 4 * i + r + k, 0x000F000F, &four));
-            }
-        }
-        for (int k = 0; k < 2; k++) {
-            isum[r + k] = low[k];
-            isum[4 + r + k] = high[k];
-        }
-    }
-}
+#define BOTH(four, then, at) PAIRS(four, then) ROWS_BY(at, "", LSR(8), LSR(4), LSR(12))
+FUNCTION(nibbles_of_both, 0x000F000F,
+         BOTH(0, 4, "0") BOTH(1, 5, "16") BOTH(2, 6, "32") BOTH(3, 7, "48"))
+FUNCTION(low_nibbles, 0x000F000F,
+         PAIRS(0, 1) ROWS_BY_TWO("0", "16", "", LSR(8)) PAIRS(2, 3)
+             ROWS_BY_TWO("32", "48", "", LSR(8)))
+FUNCTION(high_nibbles, 0x000F000F,
+         PAIRS(4, 5) ROWS_BY_TWO("0", "16", LSR(4), LSR(12)) PAIRS(6, 7)
+             ROWS_BY_TWO("32", "48", LSR(4), LSR(12)))
+FUNCTION(crumbs, 0x00030003, /* of a half */
+         PAIRS(0, 1) ROWS_BY("0", "", LSR(8), LSR(2), LSR(10)) PAIRS(2, 3)
+             ROWS_BY("0", LSR(4), LSR(12), LSR(6), LSR(14)))
+FUNCTION(low_bits, 0x00010001,
+         PAIRS(0, 1) ROWS_BY("0", "", LSR(8), LSR(1), LSR(9)) PAIRS(2, 3)
+             ROWS_BY("0", LSR(2), LSR(10), LSR(3), LSR(11)))
+FUNCTION(high_bits, 0x00010001,
+         PAIRS(4, 5) ROWS_BY("0", LSR(4), LSR(12), LSR(5), LSR(13)) PAIRS(6, 7)
+             ROWS_BY("0", LSR(6), LSR(14), LSR(7), LSR(15)))
 
 INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
 {
-    const uint32_t *x = c->pairs;
-    if (apart) {
-        nibbles_apart(w, x, isum);
-        return;
+    four_sums sum = {{0}};
+    if (!apart) {
+        nibbles_of_both(w, c->pairs, &sum);
+    } else {
+        low_nibbles(w, c->pairs, &sum);
+        memcpy(isum, &sum, sizeof sum);
+        sum = (four_sums){{0}};
+        high_nibbles(w, c->pairs, &sum);
     }
-    int32_t sum[4] = {0};
-    for (int i = 0; i < 4; i++)
-        four_nibbles(w + 16 * i, 0x000F000F, fours_at(x + 2 * i, x + 2 * i + 8), sum);
-    memcpy(isum, sum, sizeof sum);
+    memcpy(isum + apart, &sum, sizeof sum);
 }
 
 /* Adds what there is of a half, and begins anew. */
-INLINE void add_sums(int32_t *isum, int32_t sum[4], int32_t times)
+INLINE void add_sums(int32_t *isum, four_sums *sum, int32_t times)
 {
-    for (int r = 0; r < 4; r++) {
-        isum[r] += sum[r] * times;
-        sum[r] = 0;
-    }
+    for (int r = 0; r < 4; r++)
+        isum[r] += sum->row[r] * times;
+    *sum = (four_sums){{0}};
 }
 
 INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
                        uint32_t apart)
 {
-    const uint32_t mask = 0x00030003;
-    const uint32_t *x = c->pairs;
-    int32_t sum[4] = {0};
-    low_crumbs(w, mask, fours_at(x, x + 2), sum);
-    high_crumbs(w, mask, fours_at(x + 4, x + 6), sum);
+    four_sums sum = {{0}};
+    crumbs(w, c->pairs, &sum);
     if (apart)
-        add_sums(isum, sum, times);
-    low_crumbs(w + 16, mask, fours_at(x + 8, x + 10), sum);
-    high_crumbs(w + 16, mask, fours_at(x + 12, x + 14), sum);
-    add_sums(isum + apart, sum, times);
+        add_sums(isum, &sum, times);
+    crumbs(w + 16, c->pairs + 8, &sum);
+    add_sums(isum + apart, &sum, times);
 }
 
 INLINE void add_bits(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
                      uint32_t apart)
 {
-    const uint32_t mask = 0x00010001;
-    const uint32_t *x = c->pairs;
-    int32_t sum[4] = {0};
-    bits_0(w, mask, fours_at(x, x + 2), sum);
-    bits_2(w, mask, fours_at(x + 4, x + 6), sum);
+    four_sums sum = {{0}};
+    low_bits(w, c->pairs, &sum);
     if (apart)
-        add_sums(isum, sum, times);
-    bits_4(w, mask, fours_at(x + 8, x + 10), sum);
-    bits_6(w, mask, fours_at(x + 12, x + 14), sum);
-    add_sums(isum + apart, sum, times);
+        add_sums(isum, &sum, times);
+    high_bits(w, c->pairs, &sum);
+    add_sums(isum + apart, &sum, times);
 }
 
 #include "fours_planes.h"

@@ -24,11 +24,11 @@
 
 #define FOURS_LAYOUT 4
 
-static void products(const qe_matmul *m, const qe_format *f, uint32_t first, uint32_t end)
+INLINE void products(const qe_matmul *m, const qe_format *f, uint32_t first, uint32_t end)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
     const size_t group = qe_group_bytes(f, 4, m->columns);
-    block_at a = {.type = f->type, .bits = f->bits, .zero = zero_point(f)};
+    block_at a;
     for (uint32_t at = first; at < end; at += FOURS_AT_ONCE) {
         const uint32_t fours = end - at < FOURS_AT_ONCE ? end - at : FOURS_AT_ONCE;
         const uint8_t *w = m->w + at * group;
@@ -52,7 +52,7 @@ static void products(const qe_matmul *m, const qe_format *f, uint32_t first, uin
                 else
                     prepare(x, &a.c);
                 for (uint32_t i = 0; i < fours; i++)
-                    add_block(acc + 4 * i, w + i * group, &a, f->step);
+                    add_block(acc + 4 * i, w + i * group, &a, f);
             }
             for (uint32_t r = 0; f->row_head && r < 4 * fours; r++)
                 acc[r] = acc[r] * qe_float(qe_load32(w + r / 4 * group + r % 4 * 4));
@@ -60,6 +60,12 @@ static void products(const qe_matmul *m, const qe_format *f, uint32_t first, uin
         }
     }
 }
+
+#ifdef FOURS_HOT
+static const qe_format q4_0 = {QE_Q4_0, 4, 1, 2, 1, 0, QE_STEP_SCALED},
+                       q8_0 = {QE_Q8_0, 8, 1, 2, 1, 0, QE_STEP_SCALED},
+                       a4 = {QE_A4, 4, 1, 2, 0, 4, QE_STEP_ROW};
+#endif
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
@@ -71,6 +77,13 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
     }
     const uint32_t fours = qe_ceil(m->rows, 4) / 4,
                    end = (first + count) * 4 < fours ? (first + count) * 4 : fours;
+#ifdef FOURS_HOT
+    switch (m->type) { /* those of the most models, with all that is known of them */
+    case QE_Q4_0: products(m, &q4_0, first * 4, end); return;
+    case QE_Q8_0: products(m, &q8_0, first * 4, end); return;
+    case QE_A4: products(m, &a4, first * 4, end); return;
+    }
+#endif
     products(m, f, first * 4, end);
 }
 

@@ -5,6 +5,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
+#define STEP INLINE
+#define FOURS_HOT
 #define FOURS_AT_ONCE 4
 
 INLINE float half_at(const uint8_t *p)

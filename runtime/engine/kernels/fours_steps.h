@@ -8,24 +8,22 @@ typedef struct {
     const int16_t *s;    /* the activations' sums, by halves */
     float dx, dxs;       /* their scale, and that times their sum: for QE_STEP_AFFINE */
     uint32_t i;          /* number in its period */
-    uint32_t type, bits;
-    int32_t zero; /* of levels, where it is one for all */
     columns c;
 } block_at;
 
-static int32_t zero_point(const qe_format *f)
+INLINE int32_t zero_point(const qe_format *f)
 {
     if (f->step == QE_STEP_AFFINE || f->step == QE_STEP_HALVES_MIN || f->bits == 8)
         return 0;
     return f->bits > 2 ? 1 << (f->bits - 1) : 1;
 }
 
-INLINE void level_sums(const uint8_t *w, const block_at *a, int32_t isum[4])
+INLINE void level_sums(const uint8_t *w, const block_at *a, uint32_t bits, int32_t isum[4])
 {
-    if (a->bits == 8)
+    if (bits == 8)
         sums_q8(w, 16, 8, &a->c, isum);
     else
-        sums(w, a->bits, &a->c, isum);
+        sums(w, bits, &a->c, isum);
 }
 
 /* acc[r] = acc[r] + (scale r * d) * isum[r] */
@@ -35,36 +33,36 @@ INLINE void add_scaled(float acc[4], const uint8_t *scales, float d, const int32
         acc[r] = add_product(acc[r], half_times(scales + 2 * r, d), isum[r]);
 }
 
-APART void scaled_block(float acc[4], const uint8_t *w, const block_at *a)
+STEP void scaled_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
-    const int32_t less = a->zero * qe_block_sum(a->s);
+    const int32_t less = zero_point(f) * qe_block_sum(a->s);
     int32_t isum[4];
-    level_sums(w + a->levels, a, isum);
+    level_sums(w + a->levels, a, f->bits, isum);
     for (int r = 0; r < 4; r++)
         isum[r] -= less;
     add_scaled(acc, w + a->head, a->dx, isum);
 }
 
-APART void row_block(float acc[4], const uint8_t *w, const block_at *a)
+STEP void row_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
-    const int32_t xsum = qe_block_sum(a->s), one = 128 >> a->bits;
+    const int32_t xsum = qe_block_sum(a->s), one = 128 >> f->bits;
     const uint8_t *scales = w + a->head;
     int32_t isum[4];
-    level_sums(w + a->levels, a, isum);
+    level_sums(w + a->levels, a, f->bits, isum);
     for (int r = 0; r < 4; r++) {
         const int32_t sum = isum[r] * one - (scales[4 + r] & 127) * xsum;
         acc[r] = add_product(acc[r], a->dx, scales[r] * sum);
     }
 }
 
-APART void affine_block(float acc[4], const uint8_t *w, const block_at *a)
+STEP void affine_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
     const uint8_t *head = w + a->head;
     int32_t isum[4];
-    level_sums(w + a->levels, a, isum);
+    level_sums(w + a->levels, a, f->bits, isum);
     for (int r = 0; r < 4; r++, head += 2) {
         float scale, least;
-        if (a->type == QE_Q4_1 || a->type == QE_Q5_1) {
+        if (f->type == QE_Q4_1 || f->type == QE_Q5_1) {
             scale = half_times(head, a->dx);
             least = half_times(head + 8, a->dxs);
         } else {
@@ -79,45 +77,48 @@ APART void affine_block(float acc[4], const uint8_t *w, const block_at *a)
 }
 
 /* Integer scales of half h of row r, and of its minimum. */
-INLINE int32_t half_scale(const uint8_t *head, const block_at *a, uint32_t h, uint32_t r)
+INLINE int32_t half_scale(const uint8_t *head, const block_at *a, uint32_t type, uint32_t h,
+                          uint32_t r)
 {
     const uint32_t i = a->i;
-    if (a->type == QE_Q6_K)
+    if (type == QE_Q6_K)
         return (int8_t)head[8 + 8 * i + 4 * h + r];
-    if (a->type == QE_Q2_K)
+    if (type == QE_Q2_K)
         return head[16 + 8 * i + 4 * h + r];
     return (head[8 + 4 * i + r] >> 4 * h & 15) +
            (head[40 + 4 * (i / 2) + r] >> (4 * (i % 2) + 2 * h) & 3) * 16 - 32;
 }
 
-APART void halves_block(float acc[4], const uint8_t *w, const block_at *a)
+STEP void halves_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
     const uint8_t *head = w + a->head;
+    const int32_t zero = zero_point(f);
     int32_t isum[8];
-    sums_halves(w + a->levels, a->bits, &a->c, isum);
+    sums_halves(w + a->levels, f->bits, &a->c, isum);
     for (uint32_t r = 0; r < 4; r++) {
         const float scale = half_times(head + 2 * r, a->dx);
-        const int32_t s0 = half_scale(head, a, 0, r), s1 = half_scale(head, a, 1, r);
-        if (a->type == QE_Q2_K) {
+        const int32_t s0 = half_scale(head, a, f->type, 0, r),
+                      s1 = half_scale(head, a, f->type, 1, r);
+        if (f->type == QE_Q2_K) {
             const float less = product(half_times(head + 8 + 2 * r, a->dx),
                                        (s0 >> 4) * a->s[0] + (s1 >> 4) * a->s[1]);
             acc[r] = acc[r] +
                      add_product(-less, scale, (s0 & 15) * isum[r] + (s1 & 15) * isum[4 + r]);
         } else {
             acc[r] = add_product(acc[r], scale,
-                                 s0 * (isum[r] - a->zero * a->s[0]) +
-                                     s1 * (isum[4 + r] - a->zero * a->s[1]));
+                                 s0 * (isum[r] - zero * a->s[0]) +
+                                     s1 * (isum[4 + r] - zero * a->s[1]));
         }
     }
 }
 
 /* Four rows of a group that begins at w. */
-INLINE void add_block(float acc[4], const uint8_t *w, const block_at *a, uint32_t step)
+INLINE void add_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
-    switch (step) {
-    case QE_STEP_SCALED: scaled_block(acc, w, a); break;
-    case QE_STEP_AFFINE: affine_block(acc, w, a); break;
-    case QE_STEP_ROW: row_block(acc, w, a); break;
-    default: halves_block(acc, w, a);
+    switch (f->step) {
+    case QE_STEP_SCALED: scaled_block(acc, w, a, f); break;
+    case QE_STEP_AFFINE: affine_block(acc, w, a, f); break;
+    case QE_STEP_ROW: row_block(acc, w, a, f); break;
+    default: halves_block(acc, w, a, f);
     }
 }

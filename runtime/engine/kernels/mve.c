@@ -48,8 +48,8 @@ INLINE void sums_short(const uint8_t *w, size_t step, uint32_t n, const int8_t *
     }
 }
 
-APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
-                   int32_t isum[4])
+INLINE void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *of,
+                    int32_t isum[4])
 {
     const int8_t *x = *of;
     if (n != 8) {
@@ -117,7 +117,7 @@ INLINE void sums_of(const uint8_t *w, uint32_t bits, const columns *of, int32_t 
     }
 }
 
-APART void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
+APART void sums_whole(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
 {
     switch (bits) {
     case 1: sums_of(w, 1, c, isum, 0); break;
@@ -127,6 +127,14 @@ APART void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[
     case 5: sums_of(w, 5, c, isum, 0); break;
     default: sums_of(w, 6, c, isum, 0);
     }
+}
+
+INLINE void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
+{
+    if (__builtin_constant_p(bits) && bits == 4)
+        sums_of(w, 4, c, isum, 0);
+    else
+        sums_whole(w, bits, c, isum);
 }
 
 APART void sums_halves(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[8])

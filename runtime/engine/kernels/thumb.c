@@ -8,6 +8,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
+#define STEP APART
 #define FOURS_AT_ONCE 4
 
 typedef int32_t columns[32]; /* q8: each by itself; else the even and the odd two of a four */
