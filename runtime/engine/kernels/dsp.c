@@ -18,11 +18,6 @@ INLINE uint32_t odd(uint32_t word)
     return pair;
 }
 
-INLINE uint32_t word_at(const void *p)
-{
-    return *(const uint32_t *)__builtin_assume_aligned(p, 4);
-}
-
 typedef struct {
     const int8_t *x;    /* for sums_q8 */
     uint32_t pairs[16]; /* the even and the odd two of each four */
@@ -112,36 +107,36 @@ typedef struct {
 } four_sums;
 
 /* All in one, as between two statements the compiler would put the sums elsewhere. */
-#define FUNCTION(name, of, ...)                                                                \
-    INLINE void name(const uint8_t *w, const uint32_t *x, four_sums *sum)                      \
+#define FUNCTION(name, words, pairs, of, ...)                                                  \
+    INLINE void name(const uint8_t *from, const uint32_t *x, four_sums *sum)                   \
     {                                                                                          \
+        const uint32_t *w = __builtin_assume_aligned(from, 4);                                 \
         int32_t a = sum->row[0], b = sum->row[1], c = sum->row[2], d = sum->row[3];            \
         uint32_t e, o, f, p, word, v;                                                          \
-        __asm__ volatile(                                                                      \
-            __VA_ARGS__                                                                        \
-            : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [e] "=&r"(e), [o] "=&r"(o),  \
-              [f] "=&r"(f), [p] "=&r"(p), [word] "=&r"(word), [v] "=&r"(v)                     \
-            : [w] "r"(w), [x] "r"(x), [mask] "r"(of)                                           \
-            : "memory");                                                                       \
+        __asm__(__VA_ARGS__                                                                    \
+                : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [e] "=&r"(e),            \
+                  [o] "=&r"(o), [f] "=&r"(f), [p] "=&r"(p), [word] "=&r"(word), [v] "=&r"(v)   \
+                : [w] "r"(w), [x] "r"(x), [mask] "r"(of), "m"(*(const uint32_t(*)[words])w),   \
+                  "m"(*(const uint32_t(*)[pairs])x));                                          \
         *sum = (four_sums){{a, b, c, d}};                                                      \
     }
 
 #define BOTH(four, then, at) PAIRS(four, then) ROWS_BY(at, "", LSR(8), LSR(4), LSR(12))
-FUNCTION(nibbles_of_both, 0x000F000F,
+FUNCTION(nibbles_of_both, 16, 16, 0x000F000F,
          BOTH(0, 4, "0") BOTH(1, 5, "16") BOTH(2, 6, "32") BOTH(3, 7, "48"))
-FUNCTION(low_nibbles, 0x000F000F,
+FUNCTION(low_nibbles, 16, 16, 0x000F000F,
          PAIRS(0, 1) ROWS_BY_TWO("0", "16", "", LSR(8)) PAIRS(2, 3)
              ROWS_BY_TWO("32", "48", "", LSR(8)))
-FUNCTION(high_nibbles, 0x000F000F,
+FUNCTION(high_nibbles, 16, 16, 0x000F000F,
          PAIRS(4, 5) ROWS_BY_TWO("0", "16", LSR(4), LSR(12)) PAIRS(6, 7)
              ROWS_BY_TWO("32", "48", LSR(4), LSR(12)))
-FUNCTION(crumbs, 0x00030003, /* of a half */
+FUNCTION(crumbs, 4, 8, 0x00030003, /* of a half */
          PAIRS(0, 1) ROWS_BY("0", "", LSR(8), LSR(2), LSR(10)) PAIRS(2, 3)
              ROWS_BY("0", LSR(4), LSR(12), LSR(6), LSR(14)))
-FUNCTION(low_bits, 0x00010001,
+FUNCTION(low_bits, 4, 8, 0x00010001,
          PAIRS(0, 1) ROWS_BY("0", "", LSR(8), LSR(1), LSR(9)) PAIRS(2, 3)
              ROWS_BY("0", LSR(2), LSR(10), LSR(3), LSR(11)))
-FUNCTION(high_bits, 0x00010001,
+FUNCTION(high_bits, 4, 16, 0x00010001,
          PAIRS(4, 5) ROWS_BY("0", LSR(4), LSR(12), LSR(5), LSR(13)) PAIRS(6, 7)
              ROWS_BY("0", LSR(6), LSR(14), LSR(7), LSR(15)))
 

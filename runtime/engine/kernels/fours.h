@@ -1,7 +1,8 @@
 /* fours.h - matrix products and attention for processors that take four rows at a time: the
  * microcontrollers' sets, and ARMv6. A set defines, before it includes this,
  *
- *   FOURS_AT_ONCE: how many fours of rows share what is prepared, 1 to 4;
+ *   STEP: INLINE or APART, how the steps are compiled;
+ *   FOURS_HOT, or not: some types have code of their own, for their numbers alone;
  *   columns: what is made of activations, once for all of these;
  *   void prepare_q8(const int8_t *x, uint32_t n, columns *c);
  *   void prepare(const int8_t *x, columns *c);
@@ -45,8 +46,9 @@ INLINE void products(const qe_matmul *m, const qe_format *f, uint32_t first, uin
                 }
                 a.dx = m->act.d[block];
                 a.s = m->act.s + 2 * block;
+                a.xsum = qe_block_sum(a.s);
                 if (f->step == QE_STEP_AFFINE)
-                    a.dxs = product(a.dx, qe_block_sum(a.s));
+                    a.dxs = product(a.dx, a.xsum);
                 if (f->bits == 8)
                     prepare_q8(x, 8, &a.c);
                 else

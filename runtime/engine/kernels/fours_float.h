@@ -1,13 +1,10 @@
 /* fours_float.h - what the sets of fours.h have in common whose processors have a float unit
  * (or a compiler that takes its place): floats are plain C.
  * Include it before fours.h. */
-#include "kernels.h"
+#include "fours_base.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline))
 #define STEP INLINE
 #define FOURS_HOT
-#define FOURS_AT_ONCE 4
 
 INLINE float half_at(const uint8_t *p)
 {

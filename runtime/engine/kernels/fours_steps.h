@@ -6,6 +6,7 @@
 typedef struct {
     size_t head, levels; /* where in a group */
     const int16_t *s;    /* the activations' sums, by halves */
+    int32_t xsum;        /* of both */
     float dx, dxs;       /* their scale, and that times their sum: for QE_STEP_AFFINE */
     uint32_t i;          /* number in its period */
     columns c;
@@ -35,7 +36,7 @@ INLINE void add_scaled(float acc[4], const uint8_t *scales, float d, const int32
 
 STEP void scaled_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
-    const int32_t less = zero_point(f) * qe_block_sum(a->s);
+    const int32_t less = zero_point(f) * a->xsum;
     int32_t isum[4];
     level_sums(w + a->levels, a, f->bits, isum);
     for (int r = 0; r < 4; r++)
@@ -45,13 +46,15 @@ STEP void scaled_block(float acc[4], const uint8_t *w, const block_at *a, const 
 
 STEP void row_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
-    const int32_t xsum = qe_block_sum(a->s), one = 128 >> f->bits;
-    const uint8_t *scales = w + a->head;
+    const int32_t one = 128 >> f->bits;
+    const uint8_t *head = w + a->head;
     int32_t isum[4];
     level_sums(w + a->levels, a, f->bits, isum);
+    __asm__("" : "+r"(head) : "r"(isum[0])); /* or they would be loaded before, and spilled */
+    const uint32_t scales = word_at(head), zeros = word_at(head + 4) & 0x7F7F7F7F;
     for (int r = 0; r < 4; r++) {
-        const int32_t sum = isum[r] * one - (scales[4 + r] & 127) * xsum;
-        acc[r] = add_product(acc[r], a->dx, scales[r] * sum);
+        const int32_t s = scales >> 8 * r & 255, z = zeros >> 8 * r & 255;
+        acc[r] = add_product(acc[r], a->dx, s * (isum[r] * one - z * a->xsum));
     }
 }
 

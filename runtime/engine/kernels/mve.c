@@ -70,7 +70,7 @@ INLINE uint8x16_t spread(const uint8_t *p, int first, int step, int to, uint8_t 
 {
     const int32x4_t lane = vreinterpretq_s32_u32(vidupq_n_u32(0, 1));
     const int32x4_t up = vsubq_s32(vdupq_n_s32(to - first), vmulq_n_s32(lane, step));
-    const uint32x4_t word = vdupq_n_u32(*(const uint32_t *)__builtin_assume_aligned(p, 4));
+    const uint32x4_t word = vdupq_n_u32(word_at(p));
     return vandq_u8(vreinterpretq_u8_u32(vshlq_u32(word, up)), vdupq_n_u8(mask));
 }
 

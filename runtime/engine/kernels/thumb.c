@@ -6,10 +6,9 @@
 #include "kernels.h"
 #include "soft.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline))
+#include "fours_base.h"
+
 #define STEP APART
-#define FOURS_AT_ONCE 4
 
 typedef int32_t columns[32]; /* q8: each by itself; else the even and the odd two of a four */
 
@@ -17,11 +16,6 @@ INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
 {
     for (uint32_t i = 0; i < 4 * n; i++)
         (*c)[i] = x[i];
-}
-
-INLINE uint32_t word_at(const void *p)
-{
-    return *(const uint32_t *)__builtin_assume_aligned(p, 4);
 }
 
 INLINE int32_t byte_of(uint32_t word, int i) /* signed */
