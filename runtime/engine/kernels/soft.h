@@ -13,6 +13,10 @@
 #define SOFT_DIV_ELSE(a, b) ((a) / (b))
 #endif
 
+#ifndef SOFT_ARMV7 /* has products of 64 bits and counts leading zeros */
+#define SOFT_ARMV7 (__ARM_ARCH >= 7)
+#endif
+
 enum { SOFT_ONE = 0x800000, SOFT_FRACTION = 0x7FFFFF };
 
 static inline uint32_t soft_exponent(uint32_t bits)
@@ -27,6 +31,19 @@ static inline uint32_t soft_pack(uint32_t head, uint32_t mantissa, uint32_t extr
     const uint32_t odd = mantissa >> extra & 1,
                    kept = (mantissa + odd + (1u << (extra - 1)) - 1) >> extra;
     return ((head - 1) << 23) + kept; /* a carry goes to the exponent */
+}
+
+/* Shifts m, which is not 0, up until its top bit is bit `top`. */
+static inline void soft_raise(uint32_t *m, uint32_t *head, uint32_t top)
+{
+#if SOFT_ARMV7
+    const uint32_t by = top - 31 + (uint32_t)__builtin_clz(*m);
+    *m <<= by;
+    *head -= by;
+#else
+    for (; !(*m >> top); --*head)
+        *m <<= 1;
+#endif
 }
 
 /* half * x. */
@@ -56,6 +73,20 @@ static inline uint32_t soft_round_int(uint32_t *n)
     return extra;
 }
 
+/* The upper 32 of the 48 bits of a * b, and whether any below them are set as the last. */
+static inline uint32_t soft_upper(uint32_t a, uint32_t b)
+{
+#if SOFT_ARMV7
+    const uint64_t all = (uint64_t)a * b;
+    return (uint32_t)(all >> 16) | ((uint32_t)all << 16 != 0);
+#else
+    const uint32_t low = (a & 0xFFFF) * (b & 0xFFFF);
+    uint32_t m = (low >> 16) + (a & 0xFFFF) * (b >> 16);
+    m += (a >> 16) * (b & 0xFFFF) + ((a >> 16) * (b >> 16) << 16);
+    return m | (low << 16 != 0);
+#endif
+}
+
 /* x * (float)n, |n| < 2^28. */
 static inline uint32_t soft_mul_int(uint32_t x, int32_t n)
 {
@@ -76,17 +107,13 @@ static inline uint32_t soft_mul_int(uint32_t x, int32_t n)
         size <<= 6;
         head -= 6;
     }
-    /* the product's upper part, 26 to 32 bits, and its last 16 as one */
-    const uint32_t x_low = x & 0xFFFF, x_high = (x >> 16 & 0x7F) | 0x80;
-    const uint32_t low = (size & 0xFFFF) * x_low;
-    uint32_t m = (low >> 16) + (size & 0xFFFF) * x_high;
-    m += (size >> 16) * x_low + ((size >> 16) * x_high << 16);
-    m |= low << 16 != 0;
-    if (m >> 31)
+    uint32_t m = soft_upper(size, (x & SOFT_FRACTION) | SOFT_ONE); /* 26 to 32 bits */
+    if (m >> 31) {
         m = m >> 1 | (m & 1);
-    else
-        for (head--; !(m >> 30); head--)
-            m <<= 1;
+    } else {
+        head--;
+        soft_raise(&m, &head, 30);
+    }
     return soft_pack(head, m, 7);
 }
 
@@ -154,8 +181,7 @@ static inline uint32_t soft_add(uint32_t a, uint32_t b)
         m -= n;
         if (!m)
             return 0;
-        for (; !(m >> 29); head--)
-            m <<= 1;
+        soft_raise(&m, &head, 29);
     } else {
         m += n;
         if (m >> 30)

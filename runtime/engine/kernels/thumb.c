@@ -60,14 +60,21 @@ INLINE int32_t uncrossed(uint32_t sum)
     sum += (levels) * (uint32_t)(x);                                                           \
     __asm__("" : "+r"(sum))
 
-/* The level of `width` bits that begins at bit `from` of each byte of a word, four columns. */
+/* A mask that stays in its register, from which an M3 takes it together with a shift. */
+INLINE uint32_t mask_of(uint32_t mask)
+{
+    __asm__("" : "+r"(mask));
+    return mask;
+}
+
+/* The levels that begin at bit `from` of each byte of a word, four columns. */
 #define ADD_FOUR(sum, word, from, mask, x)                                                     \
     ADD_PRODUCT(sum, (word) >> (from) & (mask), (x)[0]);                                       \
     ADD_PRODUCT(sum, (word) >> ((from) + 8) & (mask), (x)[1])
 
 INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
 {
-    const uint32_t mask = 0x000F000F;
+    const uint32_t mask = mask_of(0x000F000F);
     for (int r = 0; r < 4; r++, w += 4, isum++) {
         uint32_t sum = 0;
         int32_t first;
@@ -77,7 +84,9 @@ INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t 
         }
         first = uncrossed(sum);
         sum = 0;
-        __asm__("" : "+r"(w)); /* or it would keep the words, for which there is no room */
+#if defined(__ARM_ARCH_6M__) /* or it would keep the words, for which there is no room */
+        __asm__("" : "+r"(w));
+#endif
         for (int i = 0; i < 4; i++) {
             const uint32_t word = word_at(w + 16 * i);
             ADD_FOUR(sum, word, 4, mask, *c + 2 * i + 8);
@@ -93,7 +102,7 @@ INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t 
 INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
                        uint32_t apart)
 {
-    const uint32_t mask = 0x00030003;
+    const uint32_t mask = mask_of(0x00030003);
     const int32_t *x = *c;
     for (int half = 0; half < 2; half++, x += 8, isum += apart)
         for (int r = 0; r < 4; r++, w += 4) {
@@ -110,7 +119,7 @@ INLINE void add_crumbs(const uint8_t *w, const columns *c, int32_t times, int32_
 INLINE void add_bits(const uint8_t *w, const columns *c, int32_t times, int32_t *isum,
                      uint32_t apart)
 {
-    const uint32_t mask = 0x00010001;
+    const uint32_t mask = mask_of(0x00010001);
     const int32_t *x = *c;
     for (int half = 0; half < 2; half++, x += 8, isum += apart)
         for (int r = 0; r < 4; r++) {
