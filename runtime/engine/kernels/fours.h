@@ -2,7 +2,7 @@
  * microcontrollers' sets, and ARMv6. A set defines, before it includes this,
  *
  *   STEP: INLINE or APART, how the steps are compiled;
- *   FOURS_HOT, or not: some types have code of their own, for their numbers alone;
+ *   FOURS_HOT: 1, some types have code of their own, for their numbers alone; or 0;
  *   columns: what is made of activations, once for all of these;
  *   void prepare_q8(const int8_t *x, uint32_t n, columns *c);
  *   void prepare(const int8_t *x, columns *c);
@@ -63,7 +63,7 @@ INLINE void products(const qe_matmul *m, const qe_format *f, uint32_t first, uin
     }
 }
 
-#ifdef FOURS_HOT
+#if FOURS_HOT
 static const qe_format q4_0 = {QE_Q4_0, 4, 1, 2, 1, 0, QE_STEP_SCALED},
                        q8_0 = {QE_Q8_0, 8, 1, 2, 1, 0, QE_STEP_SCALED},
                        a4 = {QE_A4, 4, 1, 2, 0, 4, QE_STEP_ROW};
@@ -79,7 +79,7 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
     }
     const uint32_t fours = qe_ceil(m->rows, 4) / 4,
                    end = (first + count) * 4 < fours ? (first + count) * 4 : fours;
-#ifdef FOURS_HOT
+#if FOURS_HOT
     switch (m->type) { /* those of the most models, with all that is known of them */
     case QE_Q4_0: products(m, &q4_0, first * 4, end); return;
     case QE_Q8_0: products(m, &q8_0, first * 4, end); return;

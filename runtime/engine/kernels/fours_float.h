@@ -4,7 +4,7 @@
 #include "fours_base.h"
 
 #define STEP INLINE
-#define FOURS_HOT
+#define FOURS_HOT 1
 
 INLINE float half_at(const uint8_t *p)
 {

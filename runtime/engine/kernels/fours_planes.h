@@ -32,7 +32,7 @@ APART void sums_apart(const uint8_t *w, uint32_t bits, const columns *c, int32_t
 
 INLINE void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
 {
-    if (__builtin_constant_p(bits) && bits == 4)
+    if (bits == 4 && (!FOURS_HOT || __builtin_constant_p(bits)))
         nibbles(w, c, isum, 0);
     else
         sums_apart(w, bits, c, isum, 0);

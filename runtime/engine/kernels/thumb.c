@@ -3,12 +3,11 @@
  * check it (QE_WITH_THUMB). Equal to portable.c. */
 #if defined(QE_WITH_THUMB) ||                                                                  \
     (defined(__thumb__) && !defined(__ARM_FEATURE_SIMD32) && !defined(__linux__))
-#include "kernels.h"
+#include "fours_base.h"
 #include "soft.h"
 
-#include "fours_base.h"
-
 #define STEP APART
+#define FOURS_HOT 0
 
 typedef int32_t columns[32]; /* q8: each by itself; else the even and the odd two of a four */
 
@@ -72,30 +71,37 @@ INLINE uint32_t mask_of(uint32_t mask)
     ADD_PRODUCT(sum, (word) >> (from) & (mask), (x)[0]);                                       \
     ADD_PRODUCT(sum, (word) >> ((from) + 8) & (mask), (x)[1])
 
-INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
+INLINE int32_t half_nibbles(const uint8_t *w, const int32_t *x, int from)
 {
     const uint32_t mask = mask_of(0x000F000F);
-    for (int r = 0; r < 4; r++, w += 4, isum++) {
-        uint32_t sum = 0;
-        int32_t first;
-        for (int i = 0; i < 4; i++) {
-            const uint32_t word = word_at(w + 16 * i);
-            ADD_FOUR(sum, word, 0, mask, *c + 2 * i);
-        }
-        first = uncrossed(sum);
-        sum = 0;
+    uint32_t sum = 0;
+    for (int i = 0; i < 4; i++, w += 16, x += 2) {
+        const uint32_t word = word_at(w);
+        ADD_FOUR(sum, word, from, mask, x);
+    }
+    return uncrossed(sum);
+}
+
+APART void nibbles_of_both(const uint8_t *w, const int32_t *x, int32_t *isum)
+{
+    for (int r = 0; r < 4; r++, w += 4) {
+        const int32_t first = half_nibbles(w, x, 0);
 #if defined(__ARM_ARCH_6M__) /* or it would keep the words, for which there is no room */
         __asm__("" : "+r"(w));
 #endif
-        for (int i = 0; i < 4; i++) {
-            const uint32_t word = word_at(w + 16 * i);
-            ADD_FOUR(sum, word, 4, mask, *c + 2 * i + 8);
-        }
-        *isum = first;
-        if (apart)
-            isum[apart] = uncrossed(sum);
-        else
-            *isum = first + uncrossed(sum);
+        isum[r] = first + half_nibbles(w, x + 8, 4);
+    }
+}
+
+INLINE void nibbles(const uint8_t *w, const columns *c, int32_t *isum, uint32_t apart)
+{
+    if (!apart) {
+        nibbles_of_both(w, *c, isum);
+        return;
+    }
+    for (int r = 0; r < 4; r++, w += 4) {
+        isum[r] = half_nibbles(w, *c, 0);
+        isum[4 + r] = half_nibbles(w, *c + 8, 4);
     }
 }
 
