@@ -1,7 +1,6 @@
 /* fours.h - matrix products and attention for processors that take four rows at a time: the
  * microcontrollers' sets, and ARMv6. A set defines, before it includes this,
  *
- *   STEP: INLINE or APART, how the steps are compiled;
  *   FOURS_HOT: 1, some types have code of their own, for their numbers alone; or 0;
  *   columns: what is made of activations, once for all of these;
  *   void prepare_q8(const int8_t *x, uint32_t n, columns *c);
@@ -10,13 +9,13 @@
  *   void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *c, int32_t isum[4]);
  *     sums of products of four rows over 4 n columns: row r has columns 4 i .. 4 i + 3 in the
  *     word at w + i * step + 4 r;
- *   void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4]);
+ *   void sums(const uint8_t *w, uint32_t bits, int any, const columns *c, int32_t isum[4]);
  *   void sums_halves(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[8]);
- *     of a block of levels of 1 to 6 bits as they are stored, from 0 on, those of 1 bit
- * doubled; of halves: first the four sums over columns 0 .. 15, and only 2, 3 and 6 bits; float
- * half_at(const uint8_t *p); float half_times(const uint8_t *p, float x); half_at(p) * x float
- * product(float x, int32_t n); x * (float)n, |n| < 2^28 float add_product(float to, float x,
- * int32_t n); to + product(x, n)
+ *     of a block of levels of 1 to 6 bits (any: how many is not known when it is compiled) as
+ * they are stored, from 0 on, those of 1 bit doubled; of halves: first the four sums over
+ * columns 0 .. 15, and only 2, 3 and 6 bits; float half_at(const uint8_t *p); float
+ * half_times(const uint8_t *p, float x); half_at(p) * x float product(float x, int32_t n); x *
+ * (float)n, |n| < 2^28 float add_product(float to, float x, int32_t n); to + product(x, n)
  *
  * Every pointer is aligned to 4. Layouts other than 4, types of floats and those whose levels
  * are numbers of a table go to portable.c. */
@@ -25,7 +24,8 @@
 
 #define FOURS_LAYOUT 4
 
-INLINE void products(const qe_matmul *m, const qe_format *f, uint32_t first, uint32_t end)
+INLINE void products(const qe_matmul *m, const qe_format *f, uint32_t first, uint32_t end,
+                     int any)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
     const size_t group = qe_group_bytes(f, 4, m->columns);
@@ -54,7 +54,10 @@ INLINE void products(const qe_matmul *m, const qe_format *f, uint32_t first, uin
                 else
                     prepare(x, &a.c);
                 for (uint32_t i = 0; i < fours; i++)
-                    add_block(acc + 4 * i, w + i * group, &a, f);
+                    if (any)
+                        add_any_block(acc + 4 * i, w + i * group, &a, f);
+                    else
+                        add_block(acc + 4 * i, w + i * group, &a, f, 0);
             }
             for (uint32_t r = 0; f->row_head && r < 4 * fours; r++)
                 acc[r] = acc[r] * qe_float(qe_load32(w + r / 4 * group + r % 4 * 4));
@@ -81,12 +84,12 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
                    end = (first + count) * 4 < fours ? (first + count) * 4 : fours;
 #if FOURS_HOT
     switch (m->type) { /* those of the most models, with all that is known of them */
-    case QE_Q4_0: products(m, &q4_0, first * 4, end); return;
-    case QE_Q8_0: products(m, &q8_0, first * 4, end); return;
-    case QE_A4: products(m, &a4, first * 4, end); return;
+    case QE_Q4_0: products(m, &q4_0, first * 4, end, 0); return;
+    case QE_Q8_0: products(m, &q8_0, first * 4, end, 0); return;
+    case QE_A4: products(m, &a4, first * 4, end, 0); return;
     }
 #endif
-    products(m, f, first * 4, end);
+    products(m, f, first * 4, end, 1);
 }
 
 static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,

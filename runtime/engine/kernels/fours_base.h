@@ -2,7 +2,7 @@
 #include "kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline))
+#define APART static __attribute__((noinline, noclone))
 #define FOURS_AT_ONCE 4 /* how many fours of rows share what is made of activations */
 
 INLINE uint32_t word_at(const void *p)

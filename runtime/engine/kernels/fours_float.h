@@ -3,7 +3,6 @@
  * Include it before fours.h. */
 #include "fours_base.h"
 
-#define STEP INLINE
 #define FOURS_HOT 1
 
 INLINE float half_at(const uint8_t *p)

@@ -30,9 +30,9 @@ APART void sums_apart(const uint8_t *w, uint32_t bits, const columns *c, int32_t
         add_bits(w, c, bits == 1 ? 2 : upper, isum, apart);
 }
 
-INLINE void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
+INLINE void sums(const uint8_t *w, uint32_t bits, int any, const columns *c, int32_t isum[4])
 {
-    if (bits == 4 && (!FOURS_HOT || __builtin_constant_p(bits)))
+    if (bits == 4 && !(any && FOURS_HOT))
         nibbles(w, c, isum, 0);
     else
         sums_apart(w, bits, c, isum, 0);

@@ -19,14 +19,6 @@ INLINE int32_t zero_point(const qe_format *f)
     return f->bits > 2 ? 1 << (f->bits - 1) : 1;
 }
 
-INLINE void level_sums(const uint8_t *w, const block_at *a, uint32_t bits, int32_t isum[4])
-{
-    if (bits == 8)
-        sums_q8(w, 16, 8, &a->c, isum);
-    else
-        sums(w, bits, &a->c, isum);
-}
-
 /* acc[r] = acc[r] + (scale r * d) * isum[r] */
 INLINE void add_scaled(float acc[4], const uint8_t *scales, float d, const int32_t isum[4])
 {
@@ -34,22 +26,27 @@ INLINE void add_scaled(float acc[4], const uint8_t *scales, float d, const int32
         acc[r] = add_product(acc[r], half_times(scales + 2 * r, d), isum[r]);
 }
 
-STEP void scaled_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
+INLINE void scaled_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f,
+                         int any)
 {
     const int32_t less = zero_point(f) * a->xsum;
     int32_t isum[4];
-    level_sums(w + a->levels, a, f->bits, isum);
+    if (f->bits == 8 && !(any && FOURS_HOT))
+        sums_q8(w + a->levels, 16, 8, &a->c, isum);
+    else
+        sums(w + a->levels, f->bits, any, &a->c, isum);
     for (int r = 0; r < 4; r++)
         isum[r] -= less;
     add_scaled(acc, w + a->head, a->dx, isum);
 }
 
-STEP void row_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
+INLINE void row_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f,
+                      int any)
 {
     const int32_t one = 128 >> f->bits;
     const uint8_t *head = w + a->head;
     int32_t isum[4];
-    level_sums(w + a->levels, a, f->bits, isum);
+    sums(w + a->levels, f->bits, any, &a->c, isum);
     __asm__("" : "+r"(head) : "r"(isum[0])); /* or they would be loaded before, and spilled */
     const uint32_t scales = word_at(head), zeros = word_at(head + 4) & 0x7F7F7F7F;
     for (int r = 0; r < 4; r++) {
@@ -58,11 +55,12 @@ STEP void row_block(float acc[4], const uint8_t *w, const block_at *a, const qe_
     }
 }
 
-STEP void affine_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
+INLINE void affine_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f,
+                         int any)
 {
     const uint8_t *head = w + a->head;
     int32_t isum[4];
-    level_sums(w + a->levels, a, f->bits, isum);
+    sums(w + a->levels, f->bits, any, &a->c, isum);
     for (int r = 0; r < 4; r++, head += 2) {
         float scale, least;
         if (f->type == QE_Q4_1 || f->type == QE_Q5_1) {
@@ -92,7 +90,7 @@ INLINE int32_t half_scale(const uint8_t *head, const block_at *a, uint32_t type,
            (head[40 + 4 * (i / 2) + r] >> (4 * (i % 2) + 2 * h) & 3) * 16 - 32;
 }
 
-STEP void halves_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
+INLINE void halves_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
 {
     const uint8_t *head = w + a->head;
     const int32_t zero = zero_point(f);
@@ -115,13 +113,20 @@ STEP void halves_block(float acc[4], const uint8_t *w, const block_at *a, const 
     }
 }
 
-/* Four rows of a group that begins at w. */
-INLINE void add_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
+/* Four rows of a group that begins at w. any: of a type that is not known when this is
+ * compiled. */
+INLINE void add_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f,
+                      int any)
 {
     switch (f->step) {
-    case QE_STEP_SCALED: scaled_block(acc, w, a, f); break;
-    case QE_STEP_AFFINE: affine_block(acc, w, a, f); break;
-    case QE_STEP_ROW: row_block(acc, w, a, f); break;
+    case QE_STEP_SCALED: scaled_block(acc, w, a, f, any); break;
+    case QE_STEP_AFFINE: affine_block(acc, w, a, f, any); break;
+    case QE_STEP_ROW: row_block(acc, w, a, f, any); break;
     default: halves_block(acc, w, a, f);
     }
+}
+
+APART void add_any_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f)
+{
+    add_block(acc, w, a, f, 1);
 }

@@ -129,9 +129,9 @@ APART void sums_whole(const uint8_t *w, uint32_t bits, const columns *c, int32_t
     }
 }
 
-INLINE void sums(const uint8_t *w, uint32_t bits, const columns *c, int32_t isum[4])
+INLINE void sums(const uint8_t *w, uint32_t bits, int any, const columns *c, int32_t isum[4])
 {
-    if (__builtin_constant_p(bits) && bits == 4)
+    if (bits == 4 && !any)
         sums_of(w, 4, c, isum, 0);
     else
         sums_whole(w, bits, c, isum);

@@ -6,7 +6,6 @@
 #include "fours_base.h"
 #include "soft.h"
 
-#define STEP APART
 #define FOURS_HOT 0
 
 typedef int32_t columns[32]; /* q8: each by itself; else the even and the odd two of a four */
