@@ -26,13 +26,20 @@ INLINE void add_scaled(float acc[4], const uint8_t *scales, float d, const int32
         acc[r] = add_product(acc[r], half_times(scales + 2 * r, d), isum[r]);
 }
 
+APART void sums_q8_apart(const uint8_t *w, const columns *c, int32_t isum[4])
+{
+    sums_q8(w, 16, 8, c, isum);
+}
+
 INLINE void scaled_block(float acc[4], const uint8_t *w, const block_at *a, const qe_format *f,
                          int any)
 {
     const int32_t less = zero_point(f) * a->xsum;
     int32_t isum[4];
-    if (f->bits == 8 && !(any && FOURS_HOT))
+    if (f->bits == 8 && !any)
         sums_q8(w + a->levels, 16, 8, &a->c, isum);
+    else if (f->bits == 8 && !FOURS_HOT) /* where it has no code of its own */
+        sums_q8_apart(w + a->levels, &a->c, isum);
     else
         sums(w + a->levels, f->bits, any, &a->c, isum);
     for (int r = 0; r < 4; r++)

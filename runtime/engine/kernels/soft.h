@@ -13,8 +13,12 @@
 #define SOFT_DIV_ELSE(a, b) ((a) / (b))
 #endif
 
-#ifndef SOFT_ARMV7 /* has products of 64 bits and counts leading zeros */
-#define SOFT_ARMV7 (__ARM_ARCH >= 7)
+#ifndef SOFT_ARMV7 /* which has products of 64 bits and counts leading zeros */
+#if defined(__ARM_ARCH) && __ARM_ARCH >= 7
+#define SOFT_ARMV7 1
+#else
+#define SOFT_ARMV7 0
+#endif
 #endif
 
 enum { SOFT_ONE = 0x800000, SOFT_FRACTION = 0x7FFFFF };
@@ -106,6 +110,10 @@ static inline uint32_t soft_mul_int(uint32_t x, int32_t n)
     if (!(size >> 18)) {
         size <<= 6;
         head -= 6;
+    }
+    if (!SOFT_ARMV7 && !(size >> 21)) { /* three times round the loop below */
+        size <<= 3;
+        head -= 3;
     }
     uint32_t m = soft_upper(size, (x & SOFT_FRACTION) | SOFT_ONE); /* 26 to 32 bits */
     if (m >> 31) {

@@ -21,7 +21,8 @@ INLINE int32_t byte_of(uint32_t word, int i) /* signed */
     return (int32_t)(word << (24 - 8 * i)) >> 24;
 }
 
-APART void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *c, int32_t isum[4])
+INLINE void sums_q8(const uint8_t *w, size_t step, uint32_t n, const columns *c,
+                    int32_t isum[4])
 {
     for (int r = 0; r < 4; r++, w += 4) {
         const uint8_t *row = w;
