@@ -51,7 +51,7 @@ int main(int argc, char **argv)
     for (unsigned long i = 0; i < count; i++) {
         const uint32_t a = some_float(), b = next() % 4 ? some_float() : a ^ next() % 4;
         const uint16_t half = (uint16_t)next();
-        const uint32_t size = next() % (1u << next() % 21);
+        const uint32_t size = next() % (1u << next() % 29);
         const int32_t n = next() & 1 ? (int32_t)size : -(int32_t)size;
         const uint32_t minus = b ^ 0x80000000u;
         compare("mul", a, b, soft_mul(a, b), qe_float(a) * qe_float(b));

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.tiny_models import TinyConfig, make_weights, write_gguf, write_hf, write_llama2c
 
@@ -143,3 +144,21 @@ def test_what_an_image_was_said_to_take_is_what_it_takes_but_for_padding(
         built = build(tiny_gguf, there, tmp_path / "m.qimg", quant=kind, context=32)
         spare = built.plan.image_bytes - built.image.stat().st_size
         assert 0 <= spare < 2 * there.alignment_bytes + 512
+
+
+@pytest.mark.parametrize("kind", ["IQ4_NL", "MXFP4"])
+def test_types_with_tables_are_refused_for_boards_without_linux_by_name(
+    kind: str, tmp_path: Path
+) -> None:
+    config, name = TinyConfig(), "blk.0.ffn_up.weight"
+    weights = make_weights(3, config)
+    rows, columns = weights.pop(name).shape
+    block = np.full((rows, columns // 32 * (17 if kind == "MXFP4" else 18)), 0x21, np.uint8)
+    model = write_gguf(tmp_path / "m.gguf", config, weights, raw={name: (block, kind)})
+    with pytest.raises(UsageError) as refused:
+        build(model, board.load("pico"), tmp_path / "m.qimg", quant="keep")
+    assert all(word in str(refused.value) for word in (name, kind.lower(), "pico", "--quant q"))
+    assert not (tmp_path / "m.qimg").exists()
+    assert build(model, board.load("host"), tmp_path / "m.qimg", quant="keep").image.exists()
+    pico = build(model, board.load("pico"), tmp_path / "pico.qimg", quant="q8_0")
+    assert pico.image.exists()

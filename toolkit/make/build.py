@@ -47,6 +47,7 @@ from qedge.toolkit.source.opening import open_source
 
 GOLDEN_PROMPT = "Once upon a time"
 GOLDEN_TOKENS = 16
+TABLE_TYPES = ("iq4_nl", "iq4_xs", "mxfp4")
 Progress = Callable[[str, int, int], None]  # step, done, of
 
 
@@ -77,6 +78,7 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
     entries = []
     for name in names:
         tensor, kind = source.tensors[name], recipe.type_of(name)
+        _refuse_table(name, kind, board)
         parts = name.split(".")
         layer, role = (int(parts[1]), parts[2]) if parts[0] == "blk" else (0, parts[0])
         layout = layout_for(kind, board.layout_rows)
@@ -87,6 +89,16 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
             )
         )
     return entries
+
+
+def _refuse_table(name: str, kind: str, board: Board) -> None:
+    """UsageError for a type whose levels are looked up, on a board without an operating system:
+    its processor has no instruction for that."""
+    if board.device is not None and kind in TABLE_TYPES:
+        raise UsageError(
+            f"{name} is {kind}, whose weights are looked up in a table one by one: too slow on "
+            f"{board.name}; take --quant q4_0, or q8_0, which loses next to nothing more"
+        )
 
 
 def sized(

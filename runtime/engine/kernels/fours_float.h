@@ -1,23 +1,9 @@
 /* fours_float.h - what the sets of fours.h have in common whose processors have a float unit
- * (or a compiler that takes its place): activations are read as they lie, floats are plain C.
+ * (or a compiler that takes its place): floats are plain C.
  * Include it before fours.h. */
-#include "kernels.h"
+#include "fours_base.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define FOURS_AT_ONCE 1
-
-typedef const int8_t *columns;
-
-INLINE void prepare_q8(const int8_t *x, uint32_t n, columns *c)
-{
-    (void)n;
-    *c = x;
-}
-
-INLINE void prepare_q4(const int8_t *x, columns *c)
-{
-    *c = x;
-}
+#define FOURS_HOT 1
 
 INLINE float half_at(const uint8_t *p)
 {
@@ -33,13 +19,17 @@ INLINE float half_at(const uint8_t *p)
 #endif
 }
 
-INLINE void add_block(float acc[4], const uint8_t *scales, float d, const int32_t isum[4])
+INLINE float half_times(const uint8_t *p, float x)
 {
-    for (int r = 0; r < 4; r++)
-        acc[r] = acc[r] + (half_at(scales + 2 * r) * d) * (float)isum[r];
+    return half_at(p) * x;
 }
 
-INLINE float add_scaled(float to, float d, int32_t isum)
+INLINE float product(float x, int32_t n)
 {
-    return to + d * (float)isum;
+    return x * (float)n;
+}
+
+INLINE float add_product(float to, float x, int32_t n)
+{
+    return to + x * (float)n;
 }

@@ -13,67 +13,116 @@
 #define SOFT_DIV_ELSE(a, b) ((a) / (b))
 #endif
 
+#ifndef SOFT_ARMV7 /* which has products of 64 bits and counts leading zeros */
+#if defined(__ARM_ARCH) && __ARM_ARCH >= 7
+#define SOFT_ARMV7 1
+#else
+#define SOFT_ARMV7 0
+#endif
+#endif
+
 enum { SOFT_ONE = 0x800000, SOFT_FRACTION = 0x7FFFFF };
 
 static inline uint32_t soft_exponent(uint32_t bits)
 {
-    return bits >> 23 & 255;
+    return bits << 1 >> 24;
 }
 
-/* Rounds a mantissa of 24 + extra bits, whose top bit is set, and puts the number together. */
-static inline uint32_t soft_pack(uint32_t sign, uint32_t exponent, uint32_t mantissa,
-                                 uint32_t extra)
+/* Rounds a mantissa of 24 + extra bits, at most 31, whose top bit is set, and puts the number
+ * together. Of head the lowest 9 bits count: sign and exponent. */
+static inline uint32_t soft_pack(uint32_t head, uint32_t mantissa, uint32_t extra)
 {
-    const uint32_t half = 1u << (extra - 1), rest = mantissa & (2 * half - 1);
-    uint32_t kept = mantissa >> extra;
-    kept += rest > half || (rest == half && (kept & 1));
-    return sign | ((exponent << 23) + (kept - SOFT_ONE)); /* a carry goes to the exponent */
+    const uint32_t odd = mantissa >> extra & 1,
+                   kept = (mantissa + odd + (1u << (extra - 1)) - 1) >> extra;
+    return ((head - 1) << 23) + kept; /* a carry goes to the exponent */
+}
+
+/* Shifts m, which is not 0, up until its top bit is bit `top`. */
+static inline void soft_raise(uint32_t *m, uint32_t *head, uint32_t top)
+{
+#if SOFT_ARMV7
+    const uint32_t by = top - 31 + (uint32_t)__builtin_clz(*m);
+    *m <<= by;
+    *head -= by;
+#else
+    for (; !(*m >> top); --*head)
+        *m <<= 1;
+#endif
 }
 
 /* half * x. */
 static inline uint32_t soft_mul_half(uint16_t half, uint32_t x)
 {
-    const uint32_t size = half & 0x7FFFu, e = (size >> 10) + soft_exponent(x) - 15;
-    if (size < 0x400 || size >= 0x7C00 || soft_exponent(x) - 1 >= 254 || e - 1 >= 252)
+    const uint32_t size = half & 0x7FFFu;
+    if (size - 0x400 >= 0x7800 || soft_exponent(x) - 16 >= 215)
         return qe_bits(SOFT_MUL_ELSE(qe_half_to_float(half), qe_float(x)));
-    /* 11 and 24 bits; the product's upper part, and its 12 last bits as one */
-    const uint32_t a = (size & 0x3FF) | 0x400, b = (x & SOFT_FRACTION) | SOFT_ONE;
-    const uint32_t low = a * (b & 0xFFF);
-    uint32_t m = a * (b >> 12) + (low >> 12);             /* 2^21 .. 2^23 */
-    m = m << 6 | (low >> 6 & 0x3F) | ((low & 0x3F) != 0); /* 28 or 29 bits */
-    const uint32_t sign = ((uint32_t)half << 16 ^ x) & 0x80000000u;
-    if (m >> 28)
-        return soft_pack(sign, e + 1, m, 5);
-    return soft_pack(sign, e, m, 4);
+    /* 11 and 24 bits; the product's upper part, and its last bits as one */
+    const uint32_t a = (size & 0x3FF) | 0x400, low = a * (x & 0xFFFF);
+    uint32_t m = (a * ((x >> 16 & 0x7F) | 0x80) << 12) + (low >> 4); /* 2^29 .. 2^31 */
+    uint32_t head = (x >> 23) + (size >> 10) - 15;
+    m |= (low & 15) != 0;
+    head ^= (uint32_t)half >> 15 << 8;
+    if (m >> 30)
+        return soft_pack(head + 1, m, 7);
+    return soft_pack(head, m, 6);
 }
 
-/* x * n, |n| < 2^20. */
+/* n of 25 to 28 bits rounded to 24, as floats are; how many bits went. */
+static inline uint32_t soft_round_int(uint32_t *n)
+{
+    uint32_t extra = 1;
+    while (*n >> extra >> 24)
+        extra++;
+    *n = (*n + (*n >> extra & 1) + (1u << (extra - 1)) - 1) >> extra;
+    return extra;
+}
+
+/* The upper 32 of the 48 bits of a * b, and whether any below them are set as the last. */
+static inline uint32_t soft_upper(uint32_t a, uint32_t b)
+{
+#if SOFT_ARMV7
+    const uint64_t all = (uint64_t)a * b;
+    return (uint32_t)(all >> 16) | ((uint32_t)all << 16 != 0);
+#else
+    const uint32_t low = (a & 0xFFFF) * (b & 0xFFFF);
+    uint32_t m = (low >> 16) + (a & 0xFFFF) * (b >> 16);
+    m += (a >> 16) * (b & 0xFFFF) + ((a >> 16) * (b >> 16) << 16);
+    return m | (low << 16 != 0);
+#endif
+}
+
+/* x * (float)n, |n| < 2^28. */
 static inline uint32_t soft_mul_int(uint32_t x, int32_t n)
 {
-    uint32_t size = n < 0 ? 0u - (uint32_t)n : (uint32_t)n, e = soft_exponent(x) + 20;
-    if (!n || e - 21 >= 230)
+    uint32_t head = (x >> 23) + 24, size = (uint32_t)n;
+    if (!n || soft_exponent(x) - 1 >= 226)
         return qe_bits(SOFT_MUL_ELSE(qe_float(x), (float)n));
-    if (!(size >> 12)) { /* so that the top bit of 20 is set */
-        size <<= 8;
-        e -= 8;
+    if (n < 0) {
+        size = 0u - size;
+        head ^= 0x100;
     }
-    if (!(size >> 16)) {
-        size <<= 4;
-        e -= 4;
+    if (size >> 24)
+        head += soft_round_int(&size); /* which may be 2^24 now */
+    if (!(size >> 12)) {
+        size <<= 12;
+        head -= 12;
     }
-    while (!(size >> 19)) {
-        size <<= 1;
-        e--;
+    if (!(size >> 18)) {
+        size <<= 6;
+        head -= 6;
     }
-    const uint32_t b = (x & SOFT_FRACTION) | SOFT_ONE, low = size * (b & 0xFFF);
-    uint32_t m = size * (b >> 12) + (low >> 12), rest = low & 0xFFF; /* m: 2^30 .. 2^32 */
-    if (!(m >> 31)) {
-        m = m << 1 | rest >> 11;
-        rest = rest << 1 & 0xFFF;
-        e--;
+    if (!SOFT_ARMV7 && !(size >> 21)) { /* three times round the loop below */
+        size <<= 3;
+        head -= 3;
     }
-    m |= rest != 0;
-    return soft_pack((x ^ (uint32_t)n) & 0x80000000u, e, m, 8);
+    uint32_t m = soft_upper(size, (x & SOFT_FRACTION) | SOFT_ONE); /* 26 to 32 bits */
+    if (m >> 31) {
+        m = m >> 1 | (m & 1);
+    } else {
+        head--;
+        soft_raise(&m, &head, 30);
+    }
+    return soft_pack(head, m, 7);
 }
 
 /* a * b. */
@@ -87,9 +136,10 @@ static inline uint32_t soft_mul(uint32_t a, uint32_t b)
     const uint32_t middle = (x >> 12) * (y & 0xFFF) + (x & 0xFFF) * (y >> 12) + (low >> 12);
     uint32_t m = ((x >> 12) * (y >> 12) << 4) + (middle >> 8); /* 2^26 .. 2^28 */
     m |= (middle & 0xFF) || (low & 0xFFF);
+    const uint32_t head = e + ((a ^ b) >> 31 << 8);
     if (m >> 27)
-        return soft_pack((a ^ b) & 0x80000000u, e + 1, m, 4);
-    return soft_pack((a ^ b) & 0x80000000u, e, m, 3);
+        return soft_pack(head + 1, m, 4);
+    return soft_pack(head, m, 3);
 }
 
 /* a / b. */
@@ -112,7 +162,7 @@ static inline uint32_t soft_div(uint32_t a, uint32_t b)
         }
         rest <<= 1;
     }
-    return soft_pack((a ^ b) & 0x80000000u, e, m << 1 | (rest != 0), 3);
+    return soft_pack(e + ((a ^ b) >> 31 << 8), m << 1 | (rest != 0), 3);
 }
 
 /* a + b. */
@@ -123,32 +173,29 @@ static inline uint32_t soft_add(uint32_t a, uint32_t b)
         a = b;
         b = swapped;
     }
-    uint32_t e = soft_exponent(a);
-    const uint32_t apart = e - soft_exponent(b);
-    if (!(b << 1) && e - 1 < 254)
-        return a;
-    if (e - 40 >= 214 || soft_exponent(b) < 1) /* so that nothing below can be subnormal */
+    const uint32_t apart = soft_exponent(a) - soft_exponent(b);
+    if (soft_exponent(b) < 40 || soft_exponent(a) >= 254) { /* what is below may be subnormal */
+        if (!(b << 1) && soft_exponent(a) - 1 < 254)
+            return a;
         return qe_bits(SOFT_ADD_ELSE(qe_float(a), qe_float(b)));
-    uint32_t m = ((a & SOFT_FRACTION) | SOFT_ONE) << 6, n = ((b & SOFT_FRACTION) | SOFT_ONE)
-                                                            << 6;
+    }
+    uint32_t n = (b << 8 | 0x80000000u) >> 2;
     if (apart >= 30)
         n = 1; /* only that it is there matters */
-    else if (apart)
-        n = n >> apart | (n << (32 - apart) != 0);
+    else
+        n = n >> apart | (n << 1 << (31 - apart) != 0);
+    uint32_t m = (a << 8 | 0x80000000u) >> 2, head = a >> 23;
     if ((a ^ b) >> 31) {
         m -= n;
         if (!m)
             return 0;
-        while (!(m >> 29)) {
-            m <<= 1;
-            e--;
-        }
+        soft_raise(&m, &head, 29);
     } else {
         m += n;
         if (m >> 30)
-            return soft_pack(a & 0x80000000u, e + 1, m, 7);
+            return soft_pack(head + 1, m, 7);
     }
-    return soft_pack(a & 0x80000000u, e, m, 6);
+    return soft_pack(head, m, 6);
 }
 
 #endif

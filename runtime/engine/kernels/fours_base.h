@@ -1,0 +1,11 @@
+/* fours_base.h - the words that fours.h and the sets that include it are written in. */
+#include "kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline, noclone))
+#define FOURS_AT_ONCE 4 /* how many fours of rows share what is made of activations */
+
+INLINE uint32_t word_at(const void *p)
+{
+    return *(const uint32_t *)__builtin_assume_aligned(p, 4);
+}
