@@ -68,6 +68,32 @@ INLINE void load_pair(const void *p, int8x16_t *a, int8x16_t *b)
 #endif
 }
 
+INLINE void load_floats(const float *p, float32x4_t *a, float32x4_t *b)
+{
+    int8x16_t v[2];
+    load_pair(p, &v[0], &v[1]);
+    *a = vreinterpretq_f32_s8(v[0]);
+    *b = vreinterpretq_f32_s8(v[1]);
+}
+
+INLINE void load_sums(const int32_t *p, int32x4_t *a, int32x4_t *b)
+{
+    int8x16_t v[2];
+    load_pair(p, &v[0], &v[1]);
+    *a = vreinterpretq_s32_s8(v[0]);
+    *b = vreinterpretq_s32_s8(v[1]);
+}
+
+/* *acc + term in acc's own register: GCC 12 takes another and moves it back. */
+INLINE void add_to(float32x4_t *acc, float32x4_t term)
+{
+#if defined(__GNUC__) && !defined(__clang__)
+    __asm__("fadd %0.4s, %0.4s, %1.4s" : "+w"(*acc) : "w"(term));
+#else
+    *acc = vaddq_f32(*acc, term);
+#endif
+}
+
 /* The scales of 16 rows. */
 INLINE void scales_of(const uint8_t *w, float32x4_t d[4])
 {
@@ -94,6 +120,12 @@ INLINE int8x16_t high_nibbles(int8x16_t v)
 INLINE float32x4_t scaled(float32x4_t acc, float32x4_t dw, float dx, int32x4_t isum)
 {
     return vaddq_f32(acc, vmulq_f32(vmulq_n_f32(dw, dx), vcvtq_f32_s32(isum)));
+}
+
+/* The table's bytes by indices 0 .. 15. */
+INLINE int8x16_t lookup(uint8x16_t table, uint8x16_t index)
+{
+    return vreinterpretq_s8_u8(vqtbl1q_u8(table, index));
 }
 
 INLINE size_t block_bytes(int q4)
