@@ -65,36 +65,6 @@ INLINE void keep_scales(void *to, int quarter, int32x4_t rows)
 
 enum { HELD = 8 }; /* of a tile's tokens: their sums stay in registers */
 
-INLINE float32x4_t by_token(float32x4_t v, float32x4_t x, int lane)
-{
-    switch (lane) {
-    case 0: return vmulq_laneq_f32(v, x, 0);
-    case 1: return vmulq_laneq_f32(v, x, 1);
-    case 2: return vmulq_laneq_f32(v, x, 2);
-    default: return vmulq_laneq_f32(v, x, 3);
-    }
-}
-
-INLINE int32x4_t times_sum(int32x4_t v, int32x4_t x, int lane)
-{
-    switch (lane) {
-    case 0: return vmulq_laneq_s32(v, x, 0);
-    case 1: return vmulq_laneq_s32(v, x, 1);
-    case 2: return vmulq_laneq_s32(v, x, 2);
-    default: return vmulq_laneq_s32(v, x, 3);
-    }
-}
-
-INLINE int32x4_t plus_times_sum(int32x4_t a, int32x4_t v, int32x4_t x, int lane)
-{
-    switch (lane) {
-    case 0: return vmlaq_laneq_s32(a, v, x, 0);
-    case 1: return vmlaq_laneq_s32(a, v, x, 1);
-    case 2: return vmlaq_laneq_s32(a, v, x, 2);
-    default: return vmlaq_laneq_s32(a, v, x, 3);
-    }
-}
-
 /* acc goes on by a block of eight rows and token j of eight. */
 INLINE void add_products(int step, float32x4_t acc[2], const int32x4_t isum[2], const panel *w,
                          int half, const float32x4_t d[2], const float32x4_t dx[2],

@@ -66,17 +66,21 @@ INLINE pairs multiply_add(pairs p, int8x16_t w, int8x16_t x)
 INLINE int32x4_t dot(int most, const int8x16_t *w, const spread *x, int groups)
 {
     const int fit = 32767 / (most * 127), run = fit >= groups ? groups : fit >= 4 ? 4 : 2;
-    int32x4_t a = vdupq_n_s32(0), b = a;
+    pairs p[4];
 #pragma GCC unroll 4
-    for (int from = 0; from < groups; from += run) {
-        pairs p = multiply(w[from], x[from / 4].four[from % 4]);
+    for (int i = 0; i < groups / run; i++) {
+        p[i] = multiply(w[run * i], x[run * i / 4].four[run * i % 4]);
 #pragma GCC unroll 8
-        for (int g = from + 1; g < from + run; g++)
-            p = multiply_add(p, w[g], x[g / 4].four[g % 4]);
-        if (fit >= 2 * groups)
-            return vpaddlq_s16(vpaddq_s16(p.low, p.high));
-        a = from ? vpadalq_s16(a, p.low) : vpaddlq_s16(p.low);
-        b = from ? vpadalq_s16(b, p.high) : vpaddlq_s16(p.high);
+        for (int g = run * i + 1; g < run * i + run; g++)
+            p[i] = multiply_add(p[i], w[g], x[g / 4].four[g % 4]);
+    }
+    if (fit >= 2 * groups)
+        return vpaddlq_s16(vpaddq_s16(p[0].low, p[0].high));
+    int32x4_t a = vpaddlq_s16(p[0].low), b = vpaddlq_s16(p[0].high);
+#pragma GCC unroll 4
+    for (int i = 1; i < groups / run; i++) {
+        a = vpadalq_s16(a, p[i].low);
+        b = vpadalq_s16(b, p[i].high);
     }
     return vpaddq_s32(a, b);
 }
@@ -214,30 +218,32 @@ INLINE void tile(int step, int most, const panel *w, size_t quarter, uint32_t co
             load_pair(w->w + 128 * quarter + 16 * g, &v[g], &v[g + 1]);
         const float32x4_t d = vld1q_f32(w->d + rows);
         const int32x4_t s0 = vld1q_s32(w->s[0] + rows), s1 = vld1q_s32(w->s[1] + rows);
+        const float32x4_t dx[2] = {vld1q_f32(p->d), vld1q_f32(p->d + 4)};
 #pragma GCC unroll 8
         for (int j = 0; j < TOKENS; j++, q += p->stride) {
             const spread x[2] = {spread_of(q), spread_of(q + 16)};
             const int32x4_t first = dot(most, v, x, in_halves(step) ? 4 : 8);
             float32x4_t term;
             if (step == QE_STEP_ROW) {
-                const int32x4_t sum = vmlaq_n_s32(vmulq_s32(first, s0), s1, p->sum[2][j]);
-                acc[j] = vaddq_f32(acc[j], vmulq_n_f32(vcvtq_f32_s32(sum), p->d[j]));
+                const int32x4_t sum = plus_times_sum(
+                    vmulq_s32(first, s0), s1, vld1q_s32(p->sum[2] + j / 4 * 4), j % 4);
+                add_to(&acc[j], by_token(vcvtq_f32_s32(sum), dx[j / 4], j % 4));
                 continue;
             }
             const int32x4_t sum = in_halves(step) ? vmlaq_s32(vmulq_s32(first, s0),
                                                               dot(most, v + 4, x + 1, 4), s1)
                                                   : first;
-            term = vmulq_f32(vmulq_n_f32(d, p->d[j]), vcvtq_f32_s32(sum));
+            term = vmulq_f32(by_token(d, dx[j / 4], j % 4), vcvtq_f32_s32(sum));
             if (step == QE_STEP_AFFINE)
-                term = vaddq_f32(term, vmulq_n_f32(vld1q_f32(w->m + rows), p->least[j]));
+                term = vaddq_f32(term, by_token(vld1q_f32(w->m + rows), vld1q_f32(p->least + j / 4 * 4), j % 4));
             if (step == QE_STEP_HALVES_MIN) {
                 const int32x4_t n =
                     vmlaq_n_s32(vmulq_n_s32(vld1q_s32(w->n[0] + rows), p->sum[0][j]),
                                 vld1q_s32(w->n[1] + rows), p->sum[1][j]);
-                term = vsubq_f32(term, vmulq_f32(vmulq_n_f32(vld1q_f32(w->m + rows), p->d[j]),
+                term = vsubq_f32(term, vmulq_f32(by_token(vld1q_f32(w->m + rows), dx[j / 4], j % 4),
                                                  vcvtq_f32_s32(n)));
             }
-            acc[j] = vaddq_f32(acc[j], term);
+            add_to(&acc[j], term);
         }
     }
 #pragma GCC unroll 8

@@ -122,10 +122,47 @@ INLINE float32x4_t scaled(float32x4_t acc, float32x4_t dw, float dx, int32x4_t i
     return vaddq_f32(acc, vmulq_f32(vmulq_n_f32(dw, dx), vcvtq_f32_s32(isum)));
 }
 
+/* Products of the upper eight bytes. */
+INLINE uint16x8_t wide_high(uint8x16_t a, uint8x16_t b)
+{
+    return vmull_high_u8(a, b);
+}
+
 /* The table's bytes by indices 0 .. 15. */
 INLINE int8x16_t lookup(uint8x16_t table, uint8x16_t index)
 {
     return vreinterpretq_s8_u8(vqtbl1q_u8(table, index));
+}
+
+/* Products with a lane of x, which is constant after inlining. */
+INLINE float32x4_t by_token(float32x4_t v, float32x4_t x, int lane)
+{
+    switch (lane) {
+    case 0: return vmulq_laneq_f32(v, x, 0);
+    case 1: return vmulq_laneq_f32(v, x, 1);
+    case 2: return vmulq_laneq_f32(v, x, 2);
+    default: return vmulq_laneq_f32(v, x, 3);
+    }
+}
+
+INLINE int32x4_t times_sum(int32x4_t v, int32x4_t x, int lane)
+{
+    switch (lane) {
+    case 0: return vmulq_laneq_s32(v, x, 0);
+    case 1: return vmulq_laneq_s32(v, x, 1);
+    case 2: return vmulq_laneq_s32(v, x, 2);
+    default: return vmulq_laneq_s32(v, x, 3);
+    }
+}
+
+INLINE int32x4_t plus_times_sum(int32x4_t a, int32x4_t v, int32x4_t x, int lane)
+{
+    switch (lane) {
+    case 0: return vmlaq_laneq_s32(a, v, x, 0);
+    case 1: return vmlaq_laneq_s32(a, v, x, 1);
+    case 2: return vmlaq_laneq_s32(a, v, x, 2);
+    default: return vmlaq_laneq_s32(a, v, x, 3);
+    }
 }
 
 INLINE size_t block_bytes(int q4)

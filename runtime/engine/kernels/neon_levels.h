@@ -44,6 +44,22 @@ INLINE int in_halves(int step)
     return step == QE_STEP_HALVES || step == QE_STEP_HALVES_MIN;
 }
 
+/* Blocks behind one head: 1 is known before. */
+INLINE uint32_t period_of(kind k, const qe_format *f)
+{
+    switch (k.type) {
+    case QE_Q1_0:
+    case QE_Q2_0:
+    case QE_IQ4_XS:
+    case QE_Q2_K:
+    case QE_Q3_K:
+    case QE_Q4_K:
+    case QE_Q5_K:
+    case QE_Q6_K: return f->period;
+    default: return 1;
+    }
+}
+
 INLINE vb table_of(kind k)
 {
     vb table = {0};

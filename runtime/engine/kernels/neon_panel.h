@@ -75,10 +75,10 @@ INLINE void unpack_block(kind k, const uint8_t *head, const uint8_t *w, uint32_t
 /* Whole periods of a group, `count` blocks of them, from w on. */
 INLINE void unpack_kind(kind k, const qe_format *f, const uint8_t *w, uint32_t count, panel *p)
 {
-    const uint32_t bytes = 64 * (uint32_t)k.bits, period = f->period;
+    const uint32_t bytes = 64 * (uint32_t)k.bits, period = period_of(k, f);
     for (uint32_t b = 0; b < count; b += period) {
         const uint8_t *head = w;
-        w += 16 * f->head;
+        w += 16u * f->head;
         for (uint32_t i = 0; i < period; i++, w += bytes, p++)
             unpack_block(k, head, w, i, p);
     }

@@ -48,6 +48,10 @@ static void products(const qe_matmul *m, uint32_t first, uint32_t count)
             rows_by_tokens(w, 1, blocks, &m->act, t, 3, out, stride);
         for (; t + 3 <= m->tokens && m->type == QE_Q8_0; t += 3, out += 3 * stride)
             rows_by_tokens(w, 0, blocks, &m->act, t, 3, out, stride);
+        for (; t < m->tokens && m->type == QE_Q4_0; t++, out += stride)
+            rows_by_tokens(w, 1, blocks, &m->act, t, 1, out, stride);
+        for (; t < m->tokens && m->type == QE_Q8_0; t++, out += stride)
+            rows_by_tokens(w, 0, blocks, &m->act, t, 1, out, stride);
 #endif
         for (; t < m->tokens; t++, out += stride)
             row(f, w, blocks, &m->act, t, out);

@@ -23,7 +23,7 @@ INLINE void add_block(kind k, float32x4_t acc[4], const scales *w, int32x4_t isu
             const int32x4_t n = vmlaq_n_s32(vmulq_n_s32(w->n[0][r], s[0]), w->n[1][r], s[1]);
             term = vsubq_f32(term, vmulq_f32(vmulq_n_f32(w->m[r], dx), vcvtq_f32_s32(n)));
         }
-        acc[r] = vaddq_f32(acc[r], term);
+        add_to(&acc[r], term);
     }
 }
 
@@ -33,22 +33,22 @@ INLINE void add_own_block(kind k, float32x4_t acc[4], const uint8_t *head,
                           const int32x4_t isum[4], float dx, const int16_t *s)
 {
     const uint8x16_t scale = vld1q_u8(head),
-                     zero = vandq_u8(vld1q_u8(head + 16), vdupq_n_u8(127));
-    const int16_t sum = (int16_t)(-qe_block_sum(s));
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        const uint8x8_t a = half ? vget_high_u8(scale) : vget_low_u8(scale),
-                        z = half ? vget_high_u8(zero) : vget_low_u8(zero);
-        const int16x8_t by = vreinterpretq_s16_u16(vmovl_u8(a) << (7 - k.bits)),
-                        off = vreinterpretq_s16_u16(vmull_u8(a, z));
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; i++) {
-            const int r = 2 * half + i;
-            const int16x4_t part = i ? vget_high_s16(off) : vget_low_s16(off);
-            const int32x4_t wide = vmovl_s16(i ? vget_high_s16(by) : vget_low_s16(by));
-            const int32x4_t product = vmlaq_s32(vmull_n_s16(part, sum), isum[r], wide);
-            acc[r] = vaddq_f32(acc[r], vmulq_n_f32(vcvtq_f32_s32(product), dx));
-        }
+                     zero = vandq_u8(vld1q_u8(head + 16), vdupq_n_u8(127)),
+                     unit = vdupq_n_u8((uint8_t)(1 << (7 - k.bits)));
+    const int16_t sum = (int16_t)qe_block_sum(s);
+    const uint16x8_t by[2] = {vmull_u8(vget_low_u8(scale), vget_low_u8(unit)),
+                              wide_high(scale, unit)},
+                     off[2] = {vmull_u8(vget_low_u8(scale), vget_low_u8(zero)),
+                               wide_high(scale, zero)};
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        const int16x8_t a = vreinterpretq_s16_u16(by[r / 2]),
+                        z = vreinterpretq_s16_u16(off[r / 2]);
+        const int32x4_t product = vmulq_s32(
+            isum[r], r % 2 ? vmovl_s16(vget_high_s16(a)) : vmovl_s16(vget_low_s16(a)));
+        const int32x4_t rest =
+            vmlsl_n_s16(product, r % 2 ? vget_high_s16(z) : vget_low_s16(z), sum);
+        add_to(&acc[r], vmulq_n_f32(vcvtq_f32_s32(rest), dx));
     }
 }
 
@@ -59,7 +59,7 @@ INLINE void row_of_kind(kind k, const qe_format *f, const uint8_t *w, uint32_t b
     const int8_t *q = act->q + token * act->stride;
     const float *d = act->d + token * row;
     const int16_t *s = act->s + 2 * token * row;
-    const uint32_t bytes = 64 * (uint32_t)k.bits, period = f->period;
+    const uint32_t bytes = 64 * (uint32_t)k.bits, period = period_of(k, f);
     const uint8_t *row_scales = w;
     const vb table = table_of(k);
     float32x4_t acc[4];
@@ -68,7 +68,7 @@ INLINE void row_of_kind(kind k, const qe_format *f, const uint8_t *w, uint32_t b
     w += 16 * f->row_head;
     for (uint32_t b = 0; b < blocks; b += period) {
         const uint8_t *head = w;
-        w += 16 * f->head;
+        w += 16u * f->head;
         for (uint32_t i = 0; i < period; i++, w += bytes, q += 32, d++, s += 2) {
             int32_t start[2] = {0, 0};
             int32x4_t isum[2][4];
