@@ -61,63 +61,17 @@ INLINE pairs multiply_add(pairs p, int8x16_t w, int8x16_t x)
                    vmlal_high_s8(p.high, w, x)};
 }
 
-/* The sums of four rows over `groups` groups of four columns, at most 8, of levels up to `most`
- * by size: as many products go to int16 as fit whatever comes. */
-INLINE int32x4_t dot(int most, const int8x16_t *w, const spread *x, int groups)
+INLINE int32x4_t sums_of(pairs p)
 {
-    const int fit = 32767 / (most * 127), run = fit >= groups ? groups : fit >= 4 ? 4 : 2;
-    pairs p[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < groups / run; i++) {
-        p[i] = multiply(w[run * i], x[run * i / 4].four[run * i % 4]);
-#pragma GCC unroll 8
-        for (int g = run * i + 1; g < run * i + run; g++)
-            p[i] = multiply_add(p[i], w[g], x[g / 4].four[g % 4]);
-    }
-    if (fit >= 2 * groups)
-        return vpaddlq_s16(vpaddq_s16(p[0].low, p[0].high));
-    int32x4_t a = vpaddlq_s16(p[0].low), b = vpaddlq_s16(p[0].high);
-#pragma GCC unroll 4
-    for (int i = 1; i < groups / run; i++) {
-        a = vpadalq_s16(a, p[i].low);
-        b = vpadalq_s16(b, p[i].high);
-    }
+    return vpaddlq_s16(vpaddq_s16(p.low, p.high));
+}
+
+INLINE int32x4_t joined(int32x4_t a, int32x4_t b)
+{
     return vpaddq_s32(a, b);
 }
 
-/* The largest level by size as row_of_kind has them: without zero points. */
-INLINE int most_of_kind(kind k)
-{
-    return k.type == QE_MXFP4            ? 12
-           : k.type == QE_Q1_0           ? 1
-           : k.bits == 8 || has_table(k) ? 128
-                                         : (1 << k.bits) - 1;
-}
-
-INLINE void block_sums(kind k, vb table, const uint8_t *w, const int8_t *q,
-                       const int32_t start[2], int32x4_t isum[2][4])
-{
-    const int most = most_of_kind(k);
-    const spread x[2] = {spread_of(q), spread_of(q + 16)};
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++) {
-        planes p;
-        int8x16_t v[8];
-        load_quarter(w, k.bits, r, &p);
-#pragma GCC unroll 8
-        for (int g = 0; g < 8; g++)
-            v[g] = weights_at(k, table, &p, g);
-        if (in_halves(k.step)) {
-            isum[0][r] = dot(most, v, x, 4);
-            isum[1][r] = dot(most, v + 4, x + 1, 4);
-        } else {
-            isum[0][r] = dot(most, v, x, 8);
-        }
-        for (int h = 0; h < 1 + in_halves(k.step) && k.zero; h++)
-            isum[h][r] = vaddq_s32(isum[h][r], vdupq_n_s32(start[h]));
-    }
-}
-
+#include "neon_pairs.h"
 #include "neon_rows.h"
 
 /* Keys: a tile row of q8_0; q4 is 0. */
@@ -225,8 +179,8 @@ INLINE void tile(int step, int most, const panel *w, size_t quarter, uint32_t co
             const int32x4_t first = dot(most, v, x, in_halves(step) ? 4 : 8);
             float32x4_t term;
             if (step == QE_STEP_ROW) {
-                const int32x4_t sum = plus_times_sum(
-                    vmulq_s32(first, s0), s1, vld1q_s32(p->sum[2] + j / 4 * 4), j % 4);
+                const int32x4_t sum = plus_times_sum(vmulq_s32(first, s0), s1,
+                                                     vld1q_s32(p->sum[2] + j / 4 * 4), j % 4);
                 add_to(&acc[j], by_token(vcvtq_f32_s32(sum), dx[j / 4], j % 4));
                 continue;
             }
@@ -235,13 +189,15 @@ INLINE void tile(int step, int most, const panel *w, size_t quarter, uint32_t co
                                                   : first;
             term = vmulq_f32(by_token(d, dx[j / 4], j % 4), vcvtq_f32_s32(sum));
             if (step == QE_STEP_AFFINE)
-                term = vaddq_f32(term, by_token(vld1q_f32(w->m + rows), vld1q_f32(p->least + j / 4 * 4), j % 4));
+                term = vaddq_f32(term, by_token(vld1q_f32(w->m + rows),
+                                                vld1q_f32(p->least + j / 4 * 4), j % 4));
             if (step == QE_STEP_HALVES_MIN) {
                 const int32x4_t n =
                     vmlaq_n_s32(vmulq_n_s32(vld1q_s32(w->n[0] + rows), p->sum[0][j]),
                                 vld1q_s32(w->n[1] + rows), p->sum[1][j]);
-                term = vsubq_f32(term, vmulq_f32(by_token(vld1q_f32(w->m + rows), dx[j / 4], j % 4),
-                                                 vcvtq_f32_s32(n)));
+                term = vsubq_f32(term,
+                                 vmulq_f32(by_token(vld1q_f32(w->m + rows), dx[j / 4], j % 4),
+                                           vcvtq_f32_s32(n)));
             }
             add_to(&acc[j], term);
         }

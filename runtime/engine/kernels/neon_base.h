@@ -128,6 +128,16 @@ INLINE uint16x8_t wide_high(uint8x16_t a, uint8x16_t b)
     return vmull_high_u8(a, b);
 }
 
+/* The end of QE_STEP_ROW: sums of `tokens` rows by the scales of 16 rows, at w. */
+INLINE void scale_rows(const uint8_t *w, uint32_t tokens, float *out, size_t stride)
+{
+    float d[16];
+    memcpy(d, w, sizeof d);
+    for (uint32_t t = 0; t < tokens; t++, out += stride)
+        for (int r = 0; r < 16; r += 4)
+            vst1q_f32(out + r, vmulq_f32(vld1q_f32(out + r), vld1q_f32(d + r)));
+}
+
 /* The table's bytes by indices 0 .. 15. */
 INLINE int8x16_t lookup(uint8x16_t table, uint8x16_t index)
 {

@@ -44,8 +44,8 @@ INLINE void add_own_block(kind k, float32x4_t acc[4], const uint8_t *head,
     for (int r = 0; r < 4; r++) {
         const int16x8_t a = vreinterpretq_s16_u16(by[r / 2]),
                         z = vreinterpretq_s16_u16(off[r / 2]);
-        const int32x4_t product = vmulq_s32(
-            isum[r], r % 2 ? vmovl_s16(vget_high_s16(a)) : vmovl_s16(vget_low_s16(a)));
+        const int32x4_t product = vmulq_s32(isum[r], r % 2 ? vmovl_s16(vget_high_s16(a))
+                                                           : vmovl_s16(vget_low_s16(a)));
         const int32x4_t rest =
             vmlsl_n_s16(product, r % 2 ? vget_high_s16(z) : vget_low_s16(z), sum);
         add_to(&acc[r], vmulq_n_f32(vcvtq_f32_s32(rest), dx));
@@ -88,12 +88,10 @@ INLINE void row_of_kind(kind k, const qe_format *f, const uint8_t *w, uint32_t b
             }
         }
     }
-    for (int r = 0; r < 4; r++) {
-        if (k.step == QE_STEP_ROW)
-            acc[r] =
-                vmulq_f32(acc[r], vld1q_f32((const float *)(const void *)row_scales + 4 * r));
+    for (int r = 0; r < 4; r++)
         vst1q_f32(out + 4 * r, acc[r]);
-    }
+    if (k.step == QE_STEP_ROW)
+        scale_rows(row_scales, 1, out, 0);
 }
 
 /* A group's 16 rows, at w, by one row of activations. */
@@ -108,14 +106,4 @@ static void row(const qe_format *f, const uint8_t *w, uint32_t blocks, const qe_
         QE_EACH_KIND(ROW)
 #undef ROW
     }
-}
-
-/* The end of QE_STEP_ROW: sums of `tokens` rows by the scales of 16 rows, at w. */
-static void scale_rows(const uint8_t *w, uint32_t tokens, float *out, size_t stride)
-{
-    float d[16];
-    memcpy(d, w, sizeof d);
-    for (uint32_t t = 0; t < tokens; t++, out += stride)
-        for (int r = 0; r < 16; r += 4)
-            vst1q_f32(out + r, vmulq_f32(vld1q_f32(out + r), vld1q_f32(d + r)));
 }
