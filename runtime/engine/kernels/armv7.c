@@ -10,6 +10,7 @@
 #if !defined(__clang__) /* which is told by the command line: -mcpu=cortex-a5 */
 #pragma GCC push_options
 #pragma GCC target("arch=armv7-a+neon-vfpv4")
+#pragma GCC optimize("no-schedule-insns") /* it spills what 16 registers hold */
 #endif
 #include <arm_neon.h>
 
