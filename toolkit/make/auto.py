@@ -241,9 +241,7 @@ def _build(model: Path, output: Path, say: Say, progress: Progress | None) -> No
     from qedge.toolkit.board import load
     from qedge.toolkit.make.build import build
 
-    say(
-        f"{model}: building its image for this machine, once (`qedge build` has other types)"
-    )
+    say(f"{model}: building its image for this machine, once (`qedge build` has other types)")
     try:
         built = build(model, load("host"), output, context=CONTEXT, progress=progress)
     except UsageError as error:

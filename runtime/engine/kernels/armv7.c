@@ -1,6 +1,7 @@
 /* armv7.c - the kernels of 32-bit Arm with NEON (Pi 2; Pi 3 and 4 under a 32-bit system). NEON
- * there flushes subnormals, so only integers go through it: sums of products as in neon.c.
- * Floats are scalar.h's. Equal to portable.c. */
+ * there flushes subnormals, so it has floats only where none can come up: in products of
+ * weights and activations whose scales are large enough (see `large`). Other floats are
+ * scalar.h's. Equal to portable.c. */
 #if defined(__arm__) && defined(__linux__) && defined(__ARM_PCS_VFP) &&                        \
     (!defined(__clang__) || defined(QE_WITH_ARMV7)) && !defined(QE_PORTABLE_ONLY)
 #include "kernels.h"
@@ -9,6 +10,7 @@
 #if !defined(__clang__) /* which is told by the command line: -mcpu=cortex-a5 */
 #pragma GCC push_options
 #pragma GCC target("arch=armv7-a+neon-vfpv4")
+#pragma GCC optimize("no-schedule-insns") /* it spills what 16 registers hold */
 #endif
 #include <arm_neon.h>
 
@@ -54,6 +56,67 @@ INLINE float32x4_t half_load(const uint8_t *p)
     return x;
 }
 
+/* 32 bytes. */
+INLINE void load_pair(const void *p, int8x16_t *a, int8x16_t *b)
+{
+    *a = quants(p);
+    *b = quants((const uint8_t *)p + 16);
+}
+
+INLINE void scales_of(const uint8_t *w, float32x4_t d[4])
+{
+    for (int r = 0; r < 4; r++)
+        d[r] = half_load(w + 8 * r);
+}
+
+INLINE int8x16_t lookup(uint8x16_t table, uint8x16_t index)
+{
+    const uint8x8x2_t t = {{vget_low_u8(table), vget_high_u8(table)}};
+    return vreinterpretq_s8_u8(
+        vcombine_u8(vtbl2_u8(t, vget_low_u8(index)), vtbl2_u8(t, vget_high_u8(index))));
+}
+
+INLINE void add_to(float32x4_t *acc, float32x4_t term)
+{
+    *acc = vaddq_f32(*acc, term);
+}
+
+INLINE uint16x8_t wide_high(uint8x16_t a, uint8x16_t b)
+{
+    return vmull_u8(vget_high_u8(a), vget_high_u8(b));
+}
+
+/* The end of QE_STEP_ROW: sums of `tokens` rows by the scales of 16 rows, in VFP. */
+INLINE void scale_rows(const uint8_t *w, uint32_t tokens, float *out, size_t stride)
+{
+    for (uint32_t t = 0; t < tokens; t++, out += stride)
+        for (uint32_t r = 0; r < 16; r++)
+            out[r] = out[r] * qe_float(qe_load32(w + 4 * r));
+}
+
+/* Four columns of x in every lane, for four such groups. */
+typedef struct {
+    int8x8_t four[4];
+} spread;
+
+INLINE spread spread_of(const int8_t *q)
+{
+    spread s;
+    for (int i = 0; i < 4; i++)
+        s.four[i] = four(q + 4 * i);
+    return s;
+}
+
+INLINE int32x4_t sums_of(pairs p)
+{
+    return vpaddlq_s16(vcombine_s16(vpadd_s16(vget_low_s16(p.low), vget_high_s16(p.low)),
+                                    vpadd_s16(vget_low_s16(p.high), vget_high_s16(p.high))));
+}
+
+#include "neon_levels.h"
+#include "neon_pairs.h"
+#include "neon_rows.h"
+
 /* isum of 16 rows; w: eight groups of four columns, `step` bytes apart. Two products of bytes
  * fit int16, |x| <= 127. */
 INLINE void sums_q8(const uint8_t *w, size_t step, const int8_t *x, int32_t isum[16])
@@ -74,29 +137,8 @@ INLINE void sums_q8(const uint8_t *w, size_t step, const int8_t *x, int32_t isum
         vst1q_s32(isum + 4 * r, joined(a[r], b[r]));
 }
 
-/* The same of q4_0: eight products of a nibble and a byte fit int16. */
-INLINE void sums_q4(const uint8_t *w, const int8_t *x, int32_t sum, int32_t isum[16])
-{
-    const int8x16_t low = vdupq_n_s8(15);
-    pairs p[4];
-    for (int r = 0; r < 4; r++)
-        p[r] = (pairs){vdupq_n_s16(0), vdupq_n_s16(0)};
-    for (int g = 0; g < 4; g++, w += 64) {
-        const int8x8_t x0 = four(x + 4 * g), x1 = four(x + 4 * g + 16);
-        for (int r = 0; r < 4; r++) {
-            const int8x16_t v = quants(w + 16 * r);
-            p[r] = multiply_add(p[r], vandq_s8(v, low), x0);
-            p[r] = multiply_add(p[r],
-                                vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4)), x1);
-        }
-    }
-    for (int r = 0; r < 4; r++)
-        vst1q_s32(isum + 4 * r, vaddq_s32(joined(vpaddlq_s16(p[r].low), vpaddlq_s16(p[r].high)),
-                                          vdupq_n_s32(-8 * sum)));
-}
-
-/* A block of 16 rows: acc[r] + (dw[r] * dx) * isum[r], in VFP. */
-INLINE void add_block(float acc[16], const uint8_t *scales, float dx, const int32_t isum[16])
+/* A block of 16 keys: acc[r] + (dw[r] * dx) * isum[r], in VFP. */
+INLINE void add_keys(float acc[16], const uint8_t *scales, float dx, const int32_t isum[16])
 {
     for (int r = 0; r < 16; r += 4) {
         float dw[4];
@@ -106,37 +148,60 @@ INLINE void add_block(float acc[16], const uint8_t *scales, float dx, const int3
     }
 }
 
-INLINE void products(const qe_matmul *m, int q4, uint32_t group)
+/* Whether a row of activations has no scale but 0 below 2^-60. Scales of weights are 0 or at
+ * least 2^-40 (f16: 2^-24), so products are 0 or at least 2^-100, and sums of them multiples of
+ * 2^-123: NEON rounds as IEEE does. */
+static int large(const float *d, uint32_t blocks)
+{
+    for (uint32_t b = 0; b < blocks; b++)
+        if (qe_bits(d[b]) - 1 < 0x21800000u - 1)
+            return 0;
+    return 1;
+}
+
+/* MXFP4's scales can be smaller: 2^(e - 128). */
+static int large_mxfp4(const uint8_t *w, uint32_t blocks)
+{
+    uint8x16_t least = vdupq_n_u8(255);
+    for (uint32_t b = 0; b < blocks; b++, w += 16 + 256)
+        least = vminq_u8(least, vld1q_u8(w));
+    const uint8x8_t half = vmin_u8(vget_low_u8(least), vget_high_u8(least));
+    const uint64_t all = vget_lane_u64(vreinterpret_u64_u8(half), 0);
+    for (int i = 0; i < 64; i += 8)
+        if ((all >> i & 255) < 88)
+            return 0;
+    return 1;
+}
+
+static void products(const qe_matmul *m, const qe_format *f, uint32_t first, uint32_t count)
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
-    const size_t bytes = q4 ? 288 : 544, row = m->act.stride / 32;
+    const size_t row_blocks = m->act.stride / 32, bytes = qe_group_bytes(f, 16, m->columns);
     for (uint32_t t = 0; t < m->tokens; t++) {
-        const uint8_t *w = m->w + (size_t)group * blocks * bytes;
-        const int8_t *x = m->act.q + t * m->act.stride;
-        float acc[16] = {0};
-        for (uint32_t b = 0; b < blocks; b++, w += bytes, x += 32) {
-            int32_t isum[16];
-            if (q4)
-                sums_q4(w + 32, x, qe_block_sum(m->act.s + 2 * (t * row + b)), isum);
+        qe_matmul alone = *m;
+        alone.act.q += t * m->act.stride;
+        alone.act.d += t * row_blocks;
+        alone.act.s += 2 * t * row_blocks;
+        alone.out += t * m->out_stride;
+        alone.tokens = 1;
+        const int fast = large(alone.act.d, blocks);
+        for (uint32_t group = first; group < first + count; group++) {
+            const uint8_t *w = m->w + group * bytes;
+            if (fast && (m->type != QE_MXFP4 || large_mxfp4(w, blocks)))
+                row(f, w, blocks, &alone.act, 0, alone.out + group * 16);
             else
-                sums_q8(w + 32, 64, x, isum);
-            add_block(acc, w, m->act.d[t * row + b], isum);
+                qe_portable_matmul(&alone, group, 1);
         }
-        memcpy(m->out + t * m->out_stride + group * 16, acc, sizeof acc);
     }
 }
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-    if ((m->type != QE_Q4_0 && m->type != QE_Q8_0) || m->layout != 16) {
+    const qe_format *f = qe_format_of(m->type);
+    if (f && m->layout == 16)
+        products(m, f, first, count);
+    else
         qe_portable_matmul(m, first, count);
-        return;
-    }
-    for (uint32_t group = first; group < first + count; group++)
-        if (m->type == QE_Q4_0)
-            products(m, 1, group);
-        else
-            products(m, 0, group);
 }
 
 /* A key tile of whole blocks has the bytes of a q8_0 weight tile. */
@@ -153,7 +218,7 @@ static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const
             for (uint32_t b = 0; b < head_size / 32; b++) {
                 int32_t isum[16];
                 sums_q8(k + b * 544 + 32, 64, q->q + h * q->stride + 32 * b, isum);
-                add_block(acc, k + b * 544, q->d[h * (q->stride / 32) + b], isum);
+                add_keys(acc, k + b * 544, q->d[h * (q->stride / 32) + b], isum);
             }
             memcpy(scores + h * stride + tile * 16, acc, sizeof acc);
         }

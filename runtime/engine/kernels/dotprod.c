@@ -11,11 +11,11 @@
 #pragma GCC optimize("no-schedule-insns")
 #endif
 
+#define QE_LANES 16
 #include "neon_dot.h"
 
 /* x: for each block and four columns, four bytes of each token. */
-static void arrange(panel *p, const qe_act *act, size_t token, uint32_t first, uint32_t count,
-                    int q4)
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count)
 {
     const size_t row = act->stride / 32;
     for (uint32_t b = 0; b < count; b++)
@@ -38,74 +38,174 @@ static void arrange(panel *p, const qe_act *act, size_t token, uint32_t first, u
                               vzip2q_s32(pair[2 * i], pair[2 * i + 1]));
                 }
             }
-    for (uint32_t t = 0; t < TOKENS; t++)
-        for (uint32_t b = 0; b < count; b++) {
-            p[b].d[t] = act->d[(token + t) * row + first + b];
-            for (int r = 0; r < 8; r += 4)
-                vst1q_s32(p[b].offset + 8 * t + r,
-                          vdupq_n_s32(q4 ? -8 * qe_block_sum(act->s + 2 * ((token + t) * row +
-                                                                           first + b))
-                                         : 0));
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        const float *d = act->d + (token + t) * row + first;
+        const int16_t *s = act->s + 2 * ((token + t) * row + first);
+        for (uint32_t b = 0; b < count; b++, s += 2) {
+            p[b].d[t] = d[b];
+            p[b].least[t] = d[b] * (float)qe_block_sum(s);
+            p[b].sum[0][t] = s[0];
+            p[b].sum[1][t] = s[1];
         }
+    }
 }
 
-#define EACH_TOKEN(DO, r)                                                                      \
-    DO(0, r) DO(1, r) DO(2, r) DO(3, r) DO(4, r) DO(5, r) DO(6, r) DO(7, r)
-
-/* Rows 0..3 (low) and 4..7 (high) by four columns of all tokens. */
-INLINE void four_columns(int32x4_t isum[TOKENS][2], int8x16_t low, int8x16_t high,
-                         const int8_t *x)
+/* A group's rows as they come: four columns of 16 rows after the other. */
+INLINE void keep_weights(int8_t *w, int half, int8x16_t v[2][8])
 {
-    int8x16_t v[2];
-    load_pair(x, &v[0], &v[1]);
-#define PRODUCT(j, r)                                                                          \
-    isum[j][r] = vdotq_laneq_s32(isum[j][r], r ? high : low, v[(j) / 4], (j) % 4);
-    EACH_TOKEN(PRODUCT, 0)
-    EACH_TOKEN(PRODUCT, 1)
-#undef PRODUCT
+    for (int g = 0; g < 8; g++)
+        for (int i = 0; i < 2; i++)
+            vst1q_s8(w + 64 * g + 32 * half + 16 * i, v[i][g]);
 }
 
-INLINE void tile(const uint8_t *w, int half, int q4, uint32_t count, const panel *p, float *out,
-                 size_t stride, int goes_on)
+INLINE void keep_scales(void *to, int quarter, int32x4_t rows)
+{
+    vst1q_s32((int32_t *)to + 4 * quarter, rows);
+}
+
+enum { HELD = 8 }; /* of a tile's tokens: their sums stay in registers */
+
+/* acc goes on by a block of eight rows and token j of eight. */
+INLINE void add_products(int step, float32x4_t acc[2], const int32x4_t isum[2], const panel *w,
+                         int half, const float32x4_t d[2], const float32x4_t dx[2],
+                         const batch *p, int j)
+{
+    float32x4_t m[2], term[2];
+    if (step != QE_STEP_SCALED)
+        load_floats(w->m + 8 * half, &m[0], &m[1]);
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; r++) {
+        if (step == QE_STEP_ROW)
+            term[r] = by_token(vfmaq_f32(m[r], vreinterpretq_f32_s32(isum[r]), d[r]), dx[j / 4],
+                               j % 4);
+        else
+            term[r] = vmulq_f32(by_token(d[r], dx[j / 4], j % 4), vcvtq_f32_s32(isum[r]));
+        if (step == QE_STEP_AFFINE)
+            term[r] =
+                vaddq_f32(term[r], by_token(m[r], vld1q_f32(p->least + j / 4 * 4), j % 4));
+        add_to(&acc[r], term[r]);
+    }
+}
+
+/* Eight rows by eight tokens. What 32 registers do not hold, the sums of some tokens, goes on
+ * in out. */
+INLINE void whole_tile(int step, const panel *w, int half, uint32_t count, const batch *p,
+                       float *out, size_t stride)
 {
     float32x4_t acc[TOKENS][2];
-    for (int j = 0; j < TOKENS; j++)
-        for (int r = 0; r < 2; r++)
-            acc[j][r] =
-                goes_on ? vld1q_f32(out + (size_t)j * stride + 4 * r) : vdupq_n_f32(0.0f);
-    for (uint32_t b = 0; b < count; b++, w += block_bytes(q4), p++) {
-        const uint8_t *v = w + 32 + 32 * half;
-        const int8_t *x = p->x;
+    const int32_t *start = start_of(step);
+    float *at = out;
+#pragma GCC unroll 8
+    for (int j = 0; j < HELD; j++, at += stride)
+        load_floats(at, &acc[j][0], &acc[j][1]);
+    do {
         int32x4_t isum[TOKENS][2];
-        for (int j = 0; j < TOKENS; j++) {
-            int8x16_t offset[2];
-            load_pair(p->offset + 8 * j, &offset[0], &offset[1]);
-            for (int r = 0; r < 2; r++)
-                isum[j][r] = vreinterpretq_s32_s8(offset[r]);
+#pragma GCC unroll 8
+        for (int j = 0; j < TOKENS; j++)
+            load_sums(start, &isum[j][0], &isum[j][1]);
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; g++) {
+            int8x16_t v[2], x[2];
+            load_pair(w->w + 64 * g + 32 * half, &v[0], &v[1]);
+            load_pair(p->x + 32 * g, &x[0], &x[1]);
+#pragma GCC unroll 8
+            for (int j = 0; j < TOKENS; j++)
+#pragma GCC unroll 2
+                for (int r = 0; r < 2; r++)
+                    isum[j][r] = dot(isum[j][r], v[r], x[j / 4], j % 4);
         }
-        for (int g = 0; g < (q4 ? 4 : 8); g++, v += 64, x += 4 * TOKENS) {
-            int8x16_t low, high;
-            load_pair(v, &low, &high);
-            if (q4) {
-                four_columns(isum, low_nibbles(low), low_nibbles(high), x);
-                four_columns(isum, high_nibbles(low), high_nibbles(high), x + 16 * TOKENS);
-            } else {
-                four_columns(isum, low, high, x);
+        float32x4_t d[2], dx[2];
+        load_floats(w->d + 8 * half, &d[0], &d[1]);
+        load_floats(p->d, &dx[0], &dx[1]);
+        at = out + HELD * stride;
+#pragma GCC unroll 8
+        for (int j = HELD; j < TOKENS; j++, at += stride) {
+            load_floats(at, &acc[j][0], &acc[j][1]);
+            add_products(step, acc[j], isum[j], w, half, d, dx, p, j);
+            vst1q_f32(at, acc[j][0]);
+            vst1q_f32(at + 4, acc[j][1]);
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < HELD; j++)
+            add_products(step, acc[j], isum[j], w, half, d, dx, p, j);
+        w++;
+        p++;
+    } while (--count);
+#pragma GCC unroll 8
+    for (int j = 0; j < HELD; j++, out += stride) {
+        vst1q_f32(out, acc[j][0]);
+        vst1q_f32(out + 4, acc[j][1]);
+    }
+}
+
+/* Eight rows by tokens 4 * part .. of eight, halves of blocks apart. */
+INLINE void parts_tile(int step, const panel *w, int half, uint32_t count, const batch *p,
+                       int part, float *out, size_t stride)
+{
+    const int32_t *start = start_of(step);
+    float32x4_t acc[4][2];
+    float *at = out;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++, at += stride)
+        load_floats(at, &acc[j][0], &acc[j][1]);
+    for (uint32_t b = 0; b < count; b++, w++, p++) {
+        int32x4_t isum[2][4][2];
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++)
+                load_sums(start, &isum[h][j][0], &isum[h][j][1]);
+#pragma GCC unroll 4
+            for (int g = 4 * h; g < 4 * h + 4; g++) {
+                int8x16_t v[2];
+                const int8x16_t x = vld1q_s8(p->x + 32 * g + 16 * part);
+                load_pair(w->w + 64 * g + 32 * half, &v[0], &v[1]);
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; j++)
+#pragma GCC unroll 2
+                    for (int r = 0; r < 2; r++)
+                        isum[h][j][r] = dot(isum[h][j][r], v[r], x, j);
             }
         }
-        const float32x4_t dw[2] = {(float32x4_t)half_load(w + 16 * half),
-                                   (float32x4_t)half_load(w + 16 * half + 8)};
-        const float32x4_t dx[2] = {vld1q_f32(p->d), vld1q_f32(p->d + 4)};
-#define SCALE(j, r)                                                                            \
-    acc[j][r] = vaddq_f32(acc[j][r], vmulq_f32(vmulq_laneq_f32(dw[r], dx[(j) / 4], (j) % 4),   \
-                                               vcvtq_f32_s32(isum[j][r])));
-        EACH_TOKEN(SCALE, 0)
-        EACH_TOKEN(SCALE, 1)
-#undef SCALE
+        const float32x4_t dx = vld1q_f32(p->d + 4 * part);
+        const int32x4_t sum[2] = {vld1q_s32(p->sum[0] + 4 * part),
+                                  vld1q_s32(p->sum[1] + 4 * part)};
+#pragma GCC unroll 2
+        for (int r = 0; r < 2; r++) {
+            const size_t rows = 8 * (size_t)half + 4 * (size_t)r;
+            const int32x4_t s[2] = {vld1q_s32(w->s[0] + rows), vld1q_s32(w->s[1] + rows)};
+            const float32x4_t d = vld1q_f32(w->d + rows);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                const int32x4_t both =
+                    vmlaq_s32(vmulq_s32(isum[0][j][r], s[0]), isum[1][j][r], s[1]);
+                float32x4_t term = vmulq_f32(by_token(d, dx, j), vcvtq_f32_s32(both));
+                if (step == QE_STEP_HALVES_MIN) {
+                    const float32x4_t m = vld1q_f32(w->m + rows);
+                    const int32x4_t n =
+                        plus_times_sum(times_sum(vld1q_s32(w->n[0] + rows), sum[0], j),
+                                       vld1q_s32(w->n[1] + rows), sum[1], j);
+                    term = vsubq_f32(term, vmulq_f32(by_token(m, dx, j), vcvtq_f32_s32(n)));
+                }
+                add_to(&acc[j][r], term);
+            }
+        }
     }
-    for (int j = 0; j < TOKENS; j++)
-        for (int r = 0; r < 2; r++)
-            vst1q_f32(out + (size_t)j * stride + 4 * r, acc[j][r]);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++, out += stride) {
+        vst1q_f32(out, acc[j][0]);
+        vst1q_f32(out + 4, acc[j][1]);
+    }
+}
+
+INLINE void tile(int step, const panel *w, int half, uint32_t count, const batch *p, float *out,
+                 size_t stride)
+{
+    if (in_halves(step))
+        for (int part = 0; part < 2; part++)
+            parts_tile(step, w, half, count, p, part, out + 4 * (size_t)part * stride, stride);
+    else
+        whole_tile(step, w, half, count, p, out, stride);
 }
 
 #define QE_SET qe_dotprod

@@ -10,7 +10,26 @@
 
 #include "neon_base.h"
 
-enum { TOKENS = 8, SPAN = 32 }; /* of a tile; blocks of columns at a time */
+#define QE_LANES 16
+#define QE_OWN_LEVELS 1
+
+enum {
+    TOKENS = 8, /* of a tile */
+    SPAN = 8,   /* blocks of columns at a time: the longest period */
+    GROUPS = 4  /* of rows that lie in panels at a time: 28 KiB */
+};
+
+#include "neon_levels.h"
+#include "neon_panel.h"
+
+/* A block of columns of eight tokens: q of the first, the next ones `stride` bytes on; scales,
+ * scales times sums, sums of both halves and of all. */
+typedef struct {
+    const int8_t *q;
+    size_t stride;
+    float d[TOKENS], least[TOKENS];
+    int32_t sum[3][TOKENS];
+} batch;
 
 /* Four columns of x in every lane, for four such groups. */
 typedef struct {
@@ -42,80 +61,28 @@ INLINE pairs multiply_add(pairs p, int8x16_t w, int8x16_t x)
                    vmlal_high_s8(p.high, w, x)};
 }
 
-/* isum of four rows against 16 columns twice: w holds eight groups of four columns. */
-INLINE int32x4_t dot_q8(const int8x16_t w[8], const spread *low, const spread *high)
+INLINE int32x4_t sums_of(pairs p)
 {
-    const pairs p = multiply_add(multiply(w[0], low->four[0]), w[1], low->four[1]);
-    const pairs q = multiply_add(multiply(w[2], low->four[2]), w[3], low->four[3]);
-    const pairs r = multiply_add(multiply(w[4], high->four[0]), w[5], high->four[1]);
-    const pairs s = multiply_add(multiply(w[6], high->four[2]), w[7], high->four[3]);
-    int32x4_t a = vpaddlq_s16(p.low), b = vpaddlq_s16(p.high);
-    a = vpadalq_s16(a, q.low);
-    b = vpadalq_s16(b, q.high);
-    a = vpadalq_s16(a, r.low);
-    b = vpadalq_s16(b, r.high);
-    a = vpadalq_s16(a, s.low);
-    b = vpadalq_s16(b, s.high);
-    return vpaddq_s32(a, b);
-}
-
-/* The same for nibbles already apart: four groups of low columns, four of high ones. */
-INLINE int32x4_t dot_q4(const int8x16_t w[8], const spread *low, const spread *high)
-{
-    pairs p = multiply(w[0], low->four[0]);
-    p = multiply_add(p, w[1], low->four[1]);
-    p = multiply_add(p, w[2], low->four[2]);
-    p = multiply_add(p, w[3], low->four[3]);
-    p = multiply_add(p, w[4], high->four[0]);
-    p = multiply_add(p, w[5], high->four[1]);
-    p = multiply_add(p, w[6], high->four[2]);
-    p = multiply_add(p, w[7], high->four[3]);
     return vpaddlq_s16(vpaddq_s16(p.low, p.high));
 }
 
-/* Rows 4 * quarter .. of one block: eight groups of four columns; nibbles less `offset`. */
-INLINE void load_quarter(const uint8_t *w, int quarter, int q4, int8_t offset, int8x16_t v[8])
+INLINE int32x4_t joined(int32x4_t a, int32x4_t b)
 {
-    const uint8_t *p = w + 32 + 16 * quarter;
-    for (int g = 0; g < (q4 ? 4 : 8); g++) {
-        const int8x16_t bytes = quants(p + 64 * g);
-        v[g] = q4 ? low_nibbles(bytes) : bytes;
-        if (q4)
-            v[g + 4] = high_nibbles(bytes);
-    }
-    for (int g = 0; q4 && offset && g < 8; g++)
-        v[g] = vsubq_s8(v[g], vdupq_n_s8(offset));
+    return vpaddq_s32(a, b);
 }
 
+#include "neon_pairs.h"
+#include "neon_rows.h"
+
+/* Keys: a tile row of q8_0; q4 is 0. */
 INLINE void rows_by_tokens(const uint8_t *w, int q4, uint32_t blocks, const qe_act *act,
                            size_t token, int tokens, float *out, size_t stride)
 {
-    const size_t row = act->stride / 32;
-    const int8_t *q = act->q + token * act->stride;
-    const float *d = act->d + token * row;
-    const int16_t *s = act->s + 2 * token * row;
-    float32x4_t acc[3][4];
+    static const qe_format keys = {QE_Q8_0, 8, 1, 2, 1, 0, QE_STEP_SCALED};
+    (void)q4;
     for (int j = 0; j < tokens; j++)
-        for (int r = 0; r < 4; r++)
-            acc[j][r] = vdupq_n_f32(0.0f);
-    for (uint32_t b = 0; b < blocks; b++, w += block_bytes(q4), q += 32)
-        for (int j = 0; j < tokens; j++) {
-            const int8_t *x = q + (size_t)j * act->stride;
-            const spread low = spread_of(x), high = spread_of(x + 16);
-            const int32x4_t offset =
-                vdupq_n_s32(q4 ? -8 * qe_block_sum(s + 2 * (j * row + b)) : 0);
-            for (int r = 0; r < 4; r++) {
-                int8x16_t v[8];
-                load_quarter(w, r, q4, 0, v);
-                const int32x4_t isum =
-                    q4 ? vaddq_s32(dot_q4(v, &low, &high), offset) : dot_q8(v, &low, &high);
-                acc[j][r] = scaled(acc[j][r], (float32x4_t)half_load(w + 8 * r),
-                                   d[(size_t)j * row + b], isum);
-            }
-        }
-    for (int j = 0; j < tokens; j++)
-        for (int r = 0; r < 4; r++)
-            vst1q_f32(out + (size_t)j * stride + 4 * r, acc[j][r]);
+        row_of_kind((kind){QE_Q8_0, 8, QE_STEP_SCALED, 0}, &keys, w, blocks, act,
+                    token + (size_t)j, out + (size_t)j * stride);
 }
 
 INLINE void values_by_heads(const uint8_t *values, uint32_t tiles, uint32_t head_size,
@@ -130,13 +97,13 @@ INLINE void values_by_heads(const uint8_t *values, uint32_t tiles, uint32_t head
     for (uint32_t n = 0; n < tiles; n++, values += tile_bytes, uq += 32)
         for (int h = 0; h < heads; h++) {
             const int8_t *u = uq + h * stride;
-            const spread low = spread_of(u), high = spread_of(u + 16);
+            const spread x[2] = {spread_of(u), spread_of(u + 16)};
             const float d = du[h * (stride / 32) + n];
             for (int r = 0; r < 4; r++) {
                 int8x16_t v[8];
                 for (int g = 0; g < 8; g++)
                     v[g] = quants(values + (size_t)g * step + 16 * r);
-                const int32x4_t isum = dot_q8(v, &low, &high);
+                const int32x4_t isum = dot(128, v, x, 8);
                 acc[h][r] = vaddq_f32(acc[h][r], vmulq_n_f32(vcvtq_f32_s32(isum), d));
             }
         }
@@ -145,55 +112,135 @@ INLINE void values_by_heads(const uint8_t *values, uint32_t tiles, uint32_t head
             vst1q_f32(out + h * out_stride + 4 * r, acc[h][r]);
 }
 
-/* Four rows by eight tokens over `count` blocks from block `first` on; the sums go on from out.
- */
-INLINE void tile(const uint8_t *w, int quarter, int q4, uint32_t first, uint32_t count,
-                 const qe_act *act, size_t token, float *out, size_t stride)
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count)
 {
     const size_t row = act->stride / 32;
-    const int8_t *q = act->q + token * act->stride + (size_t)first * 32;
-    const float *d = act->d + token * row + first;
-    float32x4_t acc[TOKENS];
-    for (int j = 0; j < TOKENS; j++)
-        acc[j] = first ? vld1q_f32(out + (size_t)j * stride) : vdupq_n_f32(0.0f);
-    for (uint32_t b = 0; b < count; b++, w += block_bytes(q4), q += 32) {
-        const float32x4_t dw = (float32x4_t)half_load(w + 8 * quarter);
-        int8x16_t v[8];
-        load_quarter(w, quarter, q4, 8, v);
-#pragma GCC unroll 8
-        for (int j = 0; j < TOKENS; j++) {
-            const int8_t *x = q + (size_t)j * act->stride;
-            const spread low = spread_of(x), high = spread_of(x + 16);
-            const int32x4_t isum = q4 ? dot_q4(v, &low, &high) : dot_q8(v, &low, &high);
-            acc[j] = scaled(acc[j], dw, d[(size_t)j * row + b], isum);
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        const float *d = act->d + (token + t) * row + first;
+        const int16_t *s = act->s + 2 * ((token + t) * row + first);
+        for (uint32_t b = 0; b < count; b++, s += 2) {
+            p[b].q = act->q + token * act->stride + (size_t)(first + b) * 32;
+            p[b].stride = act->stride;
+            p[b].d[t] = d[b];
+            p[b].least[t] = d[b] * (float)qe_block_sum(s);
+            p[b].sum[0][t] = s[0];
+            p[b].sum[1][t] = s[1];
+            p[b].sum[2][t] = qe_block_sum(s);
         }
     }
+}
+
+/* Four rows after the other, all columns of each. */
+INLINE void keep_weights(int8_t *w, int half, int8x16_t v[2][8])
+{
+    for (int i = 0; i < 2; i++)
+        for (int g = 0; g < 8; g++)
+            vst1q_s8(w + 256 * half + 128 * i + 16 * g, v[i][g]);
+}
+
+INLINE void keep_scales(void *to, int quarter, int32x4_t rows)
+{
+    vst1q_s32((int32_t *)to + 4 * quarter, rows);
+}
+
+/* s[0] by the sum of levels and s[1] by the activations' is s * isum. */
+INLINE void keep_row_scales(panel *p, vb scale, vb zero, int bits)
+{
+    int32x4_t s[4], z[4];
+    widen(scale, s);
+    widen(zero, z);
+    for (int r = 0; r < 4; r++) {
+        keep_scales(p->s[0], r, vshlq_s32(s[r], vdupq_n_s32(7 - bits)));
+        keep_scales(p->s[1], r, vmulq_s32(s[r], vsubq_s32(vdupq_n_s32(64), z[r])));
+    }
+}
+
+/* Four rows by eight tokens over `count` blocks; the sums go on from out. */
+INLINE void tile(int step, int most, const panel *w, size_t quarter, uint32_t count,
+                 const batch *p, float *out, size_t stride)
+{
+    const size_t rows = 4 * quarter;
+    float32x4_t acc[TOKENS];
+#pragma GCC unroll 8
+    for (int j = 0; j < TOKENS; j++)
+        acc[j] = vld1q_f32(out + (size_t)j * stride);
+    for (uint32_t b = 0; b < count; b++, w++, p++) {
+        const int8_t *q = p->q;
+        int8x16_t v[8];
+#pragma GCC unroll 4
+        for (int g = 0; g < 8; g += 2)
+            load_pair(w->w + 128 * quarter + 16 * g, &v[g], &v[g + 1]);
+        const float32x4_t d = vld1q_f32(w->d + rows);
+        const int32x4_t s0 = vld1q_s32(w->s[0] + rows), s1 = vld1q_s32(w->s[1] + rows);
+        const float32x4_t dx[2] = {vld1q_f32(p->d), vld1q_f32(p->d + 4)};
+#pragma GCC unroll 8
+        for (int j = 0; j < TOKENS; j++, q += p->stride) {
+            const spread x[2] = {spread_of(q), spread_of(q + 16)};
+            const int32x4_t first = dot(most, v, x, in_halves(step) ? 4 : 8);
+            float32x4_t term;
+            if (step == QE_STEP_ROW) {
+                const int32x4_t sum = plus_times_sum(vmulq_s32(first, s0), s1,
+                                                     vld1q_s32(p->sum[2] + j / 4 * 4), j % 4);
+                add_to(&acc[j], by_token(vcvtq_f32_s32(sum), dx[j / 4], j % 4));
+                continue;
+            }
+            const int32x4_t sum = in_halves(step) ? vmlaq_s32(vmulq_s32(first, s0),
+                                                              dot(most, v + 4, x + 1, 4), s1)
+                                                  : first;
+            term = vmulq_f32(by_token(d, dx[j / 4], j % 4), vcvtq_f32_s32(sum));
+            if (step == QE_STEP_AFFINE)
+                term = vaddq_f32(term, by_token(vld1q_f32(w->m + rows),
+                                                vld1q_f32(p->least + j / 4 * 4), j % 4));
+            if (step == QE_STEP_HALVES_MIN) {
+                const int32x4_t n =
+                    vmlaq_n_s32(vmulq_n_s32(vld1q_s32(w->n[0] + rows), p->sum[0][j]),
+                                vld1q_s32(w->n[1] + rows), p->sum[1][j]);
+                term = vsubq_f32(term,
+                                 vmulq_f32(by_token(vld1q_f32(w->m + rows), dx[j / 4], j % 4),
+                                           vcvtq_f32_s32(n)));
+            }
+            add_to(&acc[j], term);
+        }
+    }
+#pragma GCC unroll 8
     for (int j = 0; j < TOKENS; j++)
         vst1q_f32(out + (size_t)j * stride, acc[j]);
 }
 
-/* A group of 16 rows stays in the first cache, a span of columns at a time, while the tokens go
- * by. */
-INLINE void products(const qe_matmul *m, int q4, uint32_t first, uint32_t count)
+/* A function a step and size of levels: all tiles of a few groups. */
+typedef void tiles_function(const panel (*w)[SPAN], uint32_t groups, uint32_t count,
+                            const batch *p, float *out, size_t stride);
+#define TILES(name, step, most)                                                                \
+    static __attribute__((noinline)) void name(const panel(*w)[SPAN], uint32_t groups,         \
+                                               uint32_t count, const batch *p, float *out,     \
+                                               size_t stride)                                  \
+    {                                                                                          \
+        for (uint32_t i = 0; i < 4 * groups; i++, out += 4)                                    \
+            tile(step, most, w[i / 4], i % 4, count, p, out, stride);                          \
+    }
+TILES(scaled_tiles, QE_STEP_SCALED, 16)
+TILES(scaled_byte_tiles, QE_STEP_SCALED, 128)
+TILES(affine_tiles, QE_STEP_AFFINE, 15)
+TILES(affine_5_tiles, QE_STEP_AFFINE, 31)
+TILES(halves_tiles, QE_STEP_HALVES, 32)
+TILES(halves_min_tiles, QE_STEP_HALVES_MIN, 3)
+TILES(row_tiles, QE_STEP_ROW, 16)
+TILES(row_6_tiles, QE_STEP_ROW, 32)
+#undef TILES
+
+static tiles_function *tiles_of(const qe_format *f)
 {
-    const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
-    const uint32_t tiled = m->tokens / TOKENS * TOKENS;
-    const size_t bytes = block_bytes(q4), stride = m->out_stride;
-    for (uint32_t group = first; group < first + count; group++) {
-        const uint8_t *w = m->w + (size_t)group * blocks * bytes;
-        float *out = m->out + group * 16;
-        uint32_t t = tiled;
-        for (uint32_t b = 0; tiled && b < blocks; b += SPAN) {
-            const uint32_t now = blocks - b < SPAN ? blocks - b : SPAN;
-            for (uint32_t k = 0; k < tiled; k += TOKENS)
-                for (int quarter = 0; quarter < 4; quarter++)
-                    tile(w + b * bytes, quarter, q4, b, now, &m->act, k,
-                         out + k * stride + 4 * quarter, stride);
-        }
-        for (; t < m->tokens; t++)
-            rows_by_tokens(w, q4, blocks, &m->act, t, 1, out + t * stride, stride);
+    const int bytes = f->bits == 8 || f->type == QE_IQ4_NL || f->type == QE_IQ4_XS;
+    switch (f->step) {
+    case QE_STEP_AFFINE: return f->bits == 5 ? affine_5_tiles : affine_tiles;
+    case QE_STEP_HALVES: return halves_tiles;
+    case QE_STEP_HALVES_MIN: return halves_min_tiles;
+    case QE_STEP_ROW: return f->bits == 6 ? row_6_tiles : row_tiles;
+    default: return bytes ? scaled_byte_tiles : scaled_tiles;
     }
 }
+
+#include "neon_products.h"
 
 #define QE_SET qe_neon
 #define QE_SET_NAME "neon"

@@ -68,6 +68,32 @@ INLINE void load_pair(const void *p, int8x16_t *a, int8x16_t *b)
 #endif
 }
 
+INLINE void load_floats(const float *p, float32x4_t *a, float32x4_t *b)
+{
+    int8x16_t v[2];
+    load_pair(p, &v[0], &v[1]);
+    *a = vreinterpretq_f32_s8(v[0]);
+    *b = vreinterpretq_f32_s8(v[1]);
+}
+
+INLINE void load_sums(const int32_t *p, int32x4_t *a, int32x4_t *b)
+{
+    int8x16_t v[2];
+    load_pair(p, &v[0], &v[1]);
+    *a = vreinterpretq_s32_s8(v[0]);
+    *b = vreinterpretq_s32_s8(v[1]);
+}
+
+/* *acc + term in acc's own register: GCC 12 takes another and moves it back. */
+INLINE void add_to(float32x4_t *acc, float32x4_t term)
+{
+#if defined(__GNUC__) && !defined(__clang__)
+    __asm__("fadd %0.4s, %0.4s, %1.4s" : "+w"(*acc) : "w"(term));
+#else
+    *acc = vaddq_f32(*acc, term);
+#endif
+}
+
 /* The scales of 16 rows. */
 INLINE void scales_of(const uint8_t *w, float32x4_t d[4])
 {
@@ -94,6 +120,59 @@ INLINE int8x16_t high_nibbles(int8x16_t v)
 INLINE float32x4_t scaled(float32x4_t acc, float32x4_t dw, float dx, int32x4_t isum)
 {
     return vaddq_f32(acc, vmulq_f32(vmulq_n_f32(dw, dx), vcvtq_f32_s32(isum)));
+}
+
+/* Products of the upper eight bytes. */
+INLINE uint16x8_t wide_high(uint8x16_t a, uint8x16_t b)
+{
+    return vmull_high_u8(a, b);
+}
+
+/* The end of QE_STEP_ROW: sums of `tokens` rows by the scales of 16 rows, at w. */
+INLINE void scale_rows(const uint8_t *w, uint32_t tokens, float *out, size_t stride)
+{
+    float d[16];
+    memcpy(d, w, sizeof d);
+    for (uint32_t t = 0; t < tokens; t++, out += stride)
+        for (int r = 0; r < 16; r += 4)
+            vst1q_f32(out + r, vmulq_f32(vld1q_f32(out + r), vld1q_f32(d + r)));
+}
+
+/* The table's bytes by indices 0 .. 15. */
+INLINE int8x16_t lookup(uint8x16_t table, uint8x16_t index)
+{
+    return vreinterpretq_s8_u8(vqtbl1q_u8(table, index));
+}
+
+/* Products with a lane of x, which is constant after inlining. */
+INLINE float32x4_t by_token(float32x4_t v, float32x4_t x, int lane)
+{
+    switch (lane) {
+    case 0: return vmulq_laneq_f32(v, x, 0);
+    case 1: return vmulq_laneq_f32(v, x, 1);
+    case 2: return vmulq_laneq_f32(v, x, 2);
+    default: return vmulq_laneq_f32(v, x, 3);
+    }
+}
+
+INLINE int32x4_t times_sum(int32x4_t v, int32x4_t x, int lane)
+{
+    switch (lane) {
+    case 0: return vmulq_laneq_s32(v, x, 0);
+    case 1: return vmulq_laneq_s32(v, x, 1);
+    case 2: return vmulq_laneq_s32(v, x, 2);
+    default: return vmulq_laneq_s32(v, x, 3);
+    }
+}
+
+INLINE int32x4_t plus_times_sum(int32x4_t a, int32x4_t v, int32x4_t x, int lane)
+{
+    switch (lane) {
+    case 0: return vmlaq_laneq_s32(a, v, x, 0);
+    case 1: return vmlaq_laneq_s32(a, v, x, 1);
+    case 2: return vmlaq_laneq_s32(a, v, x, 2);
+    default: return vmlaq_laneq_s32(a, v, x, 3);
+    }
 }
 
 INLINE size_t block_bytes(int q4)

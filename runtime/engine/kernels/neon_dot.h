@@ -1,27 +1,93 @@
 /* neon_dot.h - products by SDOT, for the sets of cores that have it: dotprod.c and i8mm.c. They
- * bring, for tiles of 8 rows by 8 tokens:
- *   arrange(panels, act, token, first, count, q4): blocks of 8 activation rows as panels
- *   tile(w, half, q4, count, panels, out, stride, goes_on): rows 8 * half .. 8 * half + 7 of a
- *     group over count blocks of columns; the sums go on from out where goes_on is 1 */
+ * bring, beside neon_panel.h's, for tiles of 8 rows by 8 tokens:
+ *   arrange(batch, act, token, first, count): blocks of 8 activation rows
+ *   tile(step, panels, half, count, batch, out, stride): rows 8 * half .. 8 * half + 7 of a
+ *     group over count blocks of columns; the sums go on from out */
 #include "neon_base.h"
 
+#define QE_OWN_LEVELS 0
+
 enum {
-    TOKENS = 8,         /* of a tile */
-    SPAN = 32,          /* blocks of columns at a time: panels of 17 KiB */
-    GROUPS_AT_ONCE = 16 /* groups of rows that a span's activations are arranged for */
+    TOKENS = 8, /* of a tile */
+    SPAN = 8,   /* blocks of columns at a time: the longest period */
+    GROUPS = 8  /* of rows that lie in panels at a time: 56 KiB */
 };
 
-/* A block of columns of eight tokens. */
+/* A block of columns of eight tokens: x and the others in the order of the set's tile. */
 typedef struct {
-    int8_t x[TOKENS * 32];      /* in the order of the set's tile, as the others are */
-    int32_t offset[TOKENS * 8]; /* what isum begins with: -8 times the sum, or 0; for 8 rows */
+    int8_t x[TOKENS * 32];
     float d[TOKENS * 2];
-} panel;
+    float least[TOKENS * 2];    /* of QE_STEP_AFFINE: d times the sum */
+    int32_t sum[2][TOKENS * 2]; /* of QE_STEP_HALVES_MIN: of 16 columns each */
+} batch;
 
-INLINE void arrange(panel *p, const qe_act *act, size_t token, uint32_t first, uint32_t count,
-                    int q4);
-INLINE void tile(const uint8_t *w, int half, int q4, uint32_t count, const panel *p, float *out,
-                 size_t stride, int goes_on);
+#include "neon_levels.h"
+#include "neon_panel.h"
+
+/* (float)(s * isum) by a fused step, which rounds once, from isum above 1.5 * 2^23: 2^22 is
+ * out of its reach. d: s; m: what that made too much. */
+INLINE void keep_row_scales(panel *p, vb scale, vb zero, int bits)
+{
+    int32x4_t s[4];
+    (void)zero;
+    (void)bits;
+    widen(scale, s);
+    for (int r = 0; r < 4; r++) {
+        const float32x4_t f = vcvtq_f32_s32(s[r]);
+        keep_scales(p->d, r, (int32x4_t)f);
+        keep_scales(p->m, r, (int32x4_t)vmulq_n_f32(f, -QE_MAGIC));
+    }
+}
+
+/* Eight sums' beginning, as memory: a load of two registers is one instruction. */
+INLINE const int32_t *start_of(int step)
+{
+    static const int32_t nothing[8],
+        magic[8] = {QE_MAGIC_BITS, QE_MAGIC_BITS, QE_MAGIC_BITS, QE_MAGIC_BITS,
+                    QE_MAGIC_BITS, QE_MAGIC_BITS, QE_MAGIC_BITS, QE_MAGIC_BITS};
+    const int32_t *start = step == QE_STEP_ROW ? magic : nothing;
+    __asm__("" : "+r"(start)); /* not a constant: GCC 12 would print no address for it */
+    return start;
+}
+
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count);
+INLINE void tile(int step, const panel *w, int half, uint32_t count, const batch *p, float *out,
+                 size_t stride);
+
+INLINE int32x4_t dot(int32x4_t sum, int8x16_t w, int8x16_t x, int lane)
+{
+    switch (lane) {
+    case 0: return vdotq_laneq_s32(sum, w, x, 0);
+    case 1: return vdotq_laneq_s32(sum, w, x, 1);
+    case 2: return vdotq_laneq_s32(sum, w, x, 2);
+    default: return vdotq_laneq_s32(sum, w, x, 3);
+    }
+}
+
+INLINE void block_sums(kind k, vb table, const uint8_t *w, const int8_t *q,
+                       const int32_t start[2], int32x4_t isum[2][4])
+{
+    int8x16_t x[2];
+    load_pair(q, &x[0], &x[1]);
+    for (int r = 0; r < 4; r++) {
+        isum[0][r] = vdupq_n_s32(start[0]);
+        isum[1][r] = vdupq_n_s32(start[1]);
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        planes p[2];
+        load_planes(w, k.bits, half, p);
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; g++)
+#pragma GCC unroll 2
+            for (int i = 0; i < 2; i++) {
+                int32x4_t *sum = &isum[in_halves(k.step) ? g / 4 : 0][2 * half + i];
+                *sum = dot(*sum, weights_at(k, table, &p[i], g), x[g / 4], g % 4);
+            }
+    }
+}
+
+#include "neon_rows.h"
 
 INLINE void rows_by_tokens(const uint8_t *w, int q4, uint32_t blocks, const qe_act *act,
                            size_t token, int tokens, float *out, size_t stride)
@@ -121,35 +187,34 @@ INLINE void values_by_heads(const uint8_t *values, uint32_t tiles, uint32_t head
             vst1q_f32(out + h * out_stride + 4 * r, acc[h][r]);
 }
 
-/* Tiles for whole eights of tokens, a span of columns at a time; single rows for the rest. */
-INLINE void products(const qe_matmul *m, int q4, uint32_t first, uint32_t count)
-{
-    const uint32_t blocks = qe_ceil(m->columns, 32) / 32, end = first + count;
-    const size_t bytes = block_bytes(q4), step = blocks * bytes;
-    uint32_t tiled = m->tokens / TOKENS * TOKENS;
-    panel panels[SPAN];
-    for (uint32_t from = first; tiled && from < end; from += GROUPS_AT_ONCE) {
-        const uint32_t to = end - from < GROUPS_AT_ONCE ? end : from + GROUPS_AT_ONCE;
-        for (uint32_t b = 0; b < blocks; b += SPAN) {
-            const uint32_t now = blocks - b < SPAN ? blocks - b : SPAN;
-            for (uint32_t t = 0; t < tiled; t += TOKENS) {
-                arrange(panels, &m->act, t, b, now, q4);
-                for (uint32_t group = from; group < to; group++)
-                    for (int half = 0; half < 2; half++)
-                        tile(m->w + group * step + b * bytes, half, q4, now, panels,
-                             m->out + t * m->out_stride + group * 16 + 8 * half, m->out_stride,
-                             b > 0);
-            }
-        }
+/* A function a step, which keeps its registers apart: all tiles of a few groups. */
+typedef void tiles_function(const panel (*w)[SPAN], uint32_t groups, uint32_t count,
+                            const batch *p, float *out, size_t stride);
+#define TILES(name, step)                                                                      \
+    static __attribute__((noinline)) void name(const panel(*w)[SPAN], uint32_t groups,         \
+                                               uint32_t count, const batch *p, float *out,     \
+                                               size_t stride)                                  \
+    {                                                                                          \
+        for (uint32_t half = 0; half < 2 * groups; half++, out += 8)                           \
+            tile(step, w[half / 2], half % 2, count, p, out, stride);                          \
     }
-    for (uint32_t group = first; group < end; group++) {
-        const uint8_t *w = m->w + group * step;
-        uint32_t t = tiled;
-        for (; t + 3 <= m->tokens; t += 3)
-            rows_by_tokens(w, q4, blocks, &m->act, t, 3,
-                           m->out + t * m->out_stride + group * 16, m->out_stride);
-        for (; t < m->tokens; t++)
-            rows_by_tokens(w, q4, blocks, &m->act, t, 1,
-                           m->out + t * m->out_stride + group * 16, m->out_stride);
+TILES(scaled_tiles, QE_STEP_SCALED)
+TILES(affine_tiles, QE_STEP_AFFINE)
+TILES(halves_tiles, QE_STEP_HALVES)
+TILES(halves_min_tiles, QE_STEP_HALVES_MIN)
+TILES(row_tiles, QE_STEP_ROW)
+#undef TILES
+
+static tiles_function *tiles_of(const qe_format *f)
+{
+    switch (f->step) {
+    case QE_STEP_AFFINE: return affine_tiles;
+    case QE_STEP_HALVES: return halves_tiles;
+    case QE_STEP_HALVES_MIN: return halves_min_tiles;
+    case QE_STEP_ROW: return row_tiles;
+    default: return scaled_tiles;
     }
 }
+
+#define QE_THREES
+#include "neon_products.h"

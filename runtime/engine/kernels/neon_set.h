@@ -3,7 +3,7 @@
  *     tile row against 1 or 3 activation rows; q4 and tokens are constants after inlining
  *   values_by_heads(values, tiles, head_size, heads, uq, du, stride, out, out_stride): mix_q8
  *     for 16 values of a block and 1 or 3 heads
- *   products(m, q4, first, count): matmul over 16x4 tiles
+ *   products(m, first, count): matmul of quantized types in layout 16
  * and neon_base.h before that. Equal to portable.c. */
 
 /* A key tile of whole blocks has the bytes of a q8_0 weight tile. */
@@ -47,14 +47,8 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-    if (common_matmul(m, first, count))
-        return;
-    if (m->type == QE_Q4_0)
-        products(m, 1, first, count);
-    else if (m->type == QE_Q8_0)
-        products(m, 0, first, count);
-    else
-        qe_portable_matmul(m, first, count);
+    if (!common_matmul(m, first, count))
+        products(m, first, count);
 }
 
 const qe_kernels QE_SET = {
