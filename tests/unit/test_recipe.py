@@ -112,7 +112,9 @@ def test_what_is_quantized_already_is_kept_and_the_rest_made(tmp_path: Path) -> 
     config = TinyConfig()
     plain = open_source(write_gguf(tmp_path / "f.gguf", config, make_weights(1, config)))
     assert default_quant(plain) != "keep"
-    kept = open_source(write_gguf(tmp_path / "q.gguf", config, make_weights(1, config), kind="Q4_1"))
+    kept = open_source(
+        write_gguf(tmp_path / "q.gguf", config, make_weights(1, config), {"*": "Q4_1"})
+    )
     assert default_quant(kept) == "keep"
     recipe = Recipe.of(kept, None, None, None)
     assert (recipe.quant, recipe.kv) == ("keep", "q8_0")
