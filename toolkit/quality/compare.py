@@ -193,8 +193,6 @@ def _tokens(
         raise UsageError(f"--chunks {chunks}: it must be at least 1")
     place = folder / "texts"
     if text is None:
-        if not Path(base.path).exists():
-            images.ready(quant, length)
         count = chunks or CHUNKS
         return samples(
             Path(base.path),
@@ -202,6 +200,7 @@ def _tokens(
             length,
             count,
             place,
+            partial(images.ready, quant, length),
             partial(progress, "write samples"),
         )
     key = hashlib.sha256(b"tokens 1 %d %s" % (length, base.id.encode()) + text).hexdigest()
