@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -123,6 +125,23 @@ def test_a_dask_cluster_gives_the_same_and_gets_images_that_it_does_not_see(
     assert len(list((tmp_path / "theirs" / "compare" / "sent").glob("*.qimg"))) == len(FORMATS)
 
 
+def test_a_dask_worker_that_is_killed_costs_its_pieces_alone(work: list[pieces.Piece]) -> None:
+    distributed = pytest.importorskip("distributed")
+    from qedge.toolkit.quality import cluster
+
+    wanted = dict(pool.here(work * 5))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as there:
+        victim = next(iter(there.workers.values())).pid
+        got = {}
+        for number, found in cluster.by_cluster(work * 5, there.scheduler_address):
+            if not got:
+                os.kill(victim, signal.SIGKILL)
+            got[number] = found
+    assert got == wanted
+
+
 def test_no_scheduler_is_said_in_words(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     from qedge.toolkit.quality import cluster
@@ -140,7 +159,12 @@ def test_samples_of_the_model_are_the_text_when_none_is_given(
     again = compare(model, PI5, quant=["q8_0"], chunks=3, cache=tmp_path / "b")
     assert first.text == "the model's own samples" and first.chunks == 3
     assert qualities(first) == qualities(again)
+    for image in (tmp_path / "a").rglob("*.qimg"):  # damaged meanwhile: made again
+        image.write_bytes(image.read_bytes()[:-4096] + bytes(4096))
     more = compare(model, PI5, quant=["q8_0"], chunks=4, cache=tmp_path / "a")
+    assert qualities(more) == qualities(
+        compare(model, PI5, quant=["q8_0"], chunks=4, cache=tmp_path / "c")
+    )
     assert more.chunks == 4 and qualities(more) != qualities(first)
 
 
@@ -149,6 +173,8 @@ def test_own_precision_is_the_files_type_or_f16() -> None:
     assert [own_precision(kind, FORMATS) for kind in kinds] == [
         *("f32", "f16", "f16", "q8_0", "f16")
     ]
+    assert own_precision("Q4_1", (*FORMATS, "keep")) == "keep"
+    assert formats.usual("keep", ("keep", *FORMATS))[0] == "keep"
 
 
 # ---- what is kept ----
@@ -181,7 +207,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
         compare(model, PI5, text=TEXT, cache=tmp_path, progress=interrupt)
     whole = pool.here
 
-    def counted(todo: Any) -> Iterator[pool.Done]:
+    def counted(todo: Any) -> Generator[pool.Done]:
         done.append(len(todo))
         return whole(todo)
 
@@ -189,6 +215,26 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
     again = compare(model, PI5, text=TEXT, cache=tmp_path)
     assert done == [-(-again.chunks // pieces.CHUNKS_AT_ONCE) - 2]
     assert qualities(again) == qualities(found)
+
+
+def test_an_interruption_ends_the_workers(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[pool.Worker] = []
+    begin = pool.Worker.__init__
+
+    def begun(self: pool.Worker) -> None:
+        begin(self)
+        made.append(self)
+
+    def interrupt(step: str, count: int, of: int) -> None:
+        if step == "evaluate" and count == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool.Worker, "__init__", begun)
+    with pytest.raises(KeyboardInterrupt):
+        compare(model, PI5, text=TEXT, way=Way(workers=2), cache=tmp_path, progress=interrupt)
+    assert len(made) == 2 and all(one.process.poll() is not None for one in made)
 
 
 def test_another_format_later_evaluates_it_alone(model: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ cannot see by its path is sent to it once, kept in its cache, and believed by it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def _threads() -> int:
     return max(1, cpus() // max(1, int(get_worker().state.nthreads)))
 
 
-def by_cluster(pieces: Sequence[Piece], address: str) -> Iterator[Done]:
+def by_cluster(pieces: Sequence[Piece], address: str) -> Generator[Done]:
     """As they come. A worker that dies costs its pieces, which the cluster gives to others.
     ToolError without distributed, NoBoardError when no scheduler answers."""
     try:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from qedge.toolkit.files import cache_folder, is_locked, locked, private_folder,
 from qedge.toolkit.kept import keep, kept
 from qedge.toolkit.quality import pieces, pool, speeds
 from qedge.toolkit.quality.digest import model_digest
-from qedge.toolkit.quality.formats import Facts, Images, in_memory, own_precision
+from qedge.toolkit.quality.formats import Facts, Images, in_memory, own_precision, usual
 from qedge.toolkit.quality.measured import keep_table
 from qedge.toolkit.quality.pieces import Piece, Ref
 from qedge.toolkit.quality.recommend import Pick, recommend
@@ -87,7 +88,7 @@ class Way:
     workers: int = 1
     dask: str | None = None
 
-    def run(self, todo: Sequence[Piece]) -> Iterator[pool.Done]:
+    def run(self, todo: Sequence[Piece]) -> Generator[pool.Done]:
         if self.dask is not None:
             from qedge.toolkit.quality.cluster import by_cluster
 
@@ -136,7 +137,7 @@ def compare(
         images = Images(model, folder / "images", tokenizer, progress)
         about = images.about()
         base = own_precision(about.stored, FORMATS)
-        wanted = dict.fromkeys([base, *(asked or FORMATS[FORMATS.index(base) :])])
+        wanted = dict.fromkeys([base, *(asked or usual(base, FORMATS))])
         names = sorted(wanted, key=_order)
         length = min(CHUNK, about.longest)
         refs = {name: images.here(name, length) for name in wanted}
@@ -192,8 +193,6 @@ def _tokens(
         raise UsageError(f"--chunks {chunks}: it must be at least 1")
     place = folder / "texts"
     if text is None:
-        if not Path(base.path).exists():
-            images.ready(quant, length)
         count = chunks or CHUNKS
         return samples(
             Path(base.path),
@@ -201,6 +200,7 @@ def _tokens(
             length,
             count,
             place,
+            partial(images.ready, quant, length),
             partial(progress, "write samples"),
         )
     key = hashlib.sha256(b"tokens 1 %d %s" % (length, base.id.encode()) + text).hexdigest()
@@ -292,14 +292,15 @@ def _evaluated(
             images.ready(name, tokens.shape[1])
         todo, targets = _split(todo, targets)
         progress("evaluate", 0, len(todo))
-        for count, (which, found) in enumerate(way.run(todo), 1):
-            for (name, number), data in zip(targets[which], found):
-                path = pieces.place(place, refs[base].id, refs[name].id, parts[number])
-                pieces.remember(path, data)
-                known = pieces.known(path, parts[number])
-                assert known is not None
-                done[name, number] = known
-            progress("evaluate", count, len(todo))
+        with closing(way.run(todo)) as coming:  # its workers end with it, whatever happens
+            for count, (which, found) in enumerate(coming, 1):
+                for (name, number), data in zip(targets[which], found):
+                    path = pieces.place(place, refs[base].id, refs[name].id, parts[number])
+                    pieces.remember(path, data)
+                    known = pieces.known(path, parts[number])
+                    assert known is not None
+                    done[name, number] = known
+                progress("evaluate", count, len(todo))
     order = range(len(parts))
     columns = {name: joined([done[name, number] for number in order]) for name in compared}
     columns[base] = columns[compared[0]].copy()

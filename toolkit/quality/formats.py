@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -218,11 +218,20 @@ def _hash_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.built")
 
 
-def own_precision(stored: str, formats: tuple[str, ...]) -> str:
+def own_precision(stored: str, formats: Sequence[str]) -> str:
     """The format that holds what a file holds, to compare the others with: the file's own type
-    where there is one, f16 (from bf16: but for values below 6e-8) for a type that is not."""
+    where there is one, its blocks as they are where an image can keep them, else f16 (of bf16
+    all but values below 6e-8)."""
     same = stored.lower()
-    return same if same in formats else "f16"
+    if same in formats:
+        return same
+    return "keep" if "keep" in formats and stored not in ("F32", "F16", "BF16") else "f16"
+
+
+def usual(base: str, formats: Sequence[str]) -> list[str]:
+    """The formats that are compared unasked: floats more exact than the base say nothing."""
+    finer = {"f32": (), "f16": ("f32",)}.get(base, ("f32", "f16"))
+    return [name for name in formats if name not in finer]
 
 
 def in_memory() -> int | None:

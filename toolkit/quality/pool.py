@@ -10,7 +10,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from qedge.runtime import errors
@@ -69,7 +69,7 @@ def asked(job: dict[str, Any]) -> Any:
         worker.close()
 
 
-def here(pieces: Sequence[Piece]) -> Iterator[Done]:
+def here(pieces: Sequence[Piece]) -> Generator[Done]:
     """One after the other, in this process."""
     for number, piece in enumerate(pieces):
         yield number, run(piece)
@@ -134,7 +134,7 @@ class _Crew:
                 worker.close()
 
 
-def by_processes(pieces: Sequence[Piece], count: int) -> Iterator[Done]:
+def by_processes(pieces: Sequence[Piece], count: int) -> Generator[Done]:
     """By `count` processes, which share the CPUs; as they come. ToolError when several died of
     one piece; what a worker says is wrong."""
     crew = _Crew(pieces, max(1, min(count, len(pieces))))

@@ -1,7 +1,7 @@
 /* rows.c - log-probabilities of rows of logits, and their divergence.
  *
  * rows_body.h is the arithmetic, compiled once as it is and once for AVX2: wider registers, the
- * same operations in the same order. No fused multiply-add: FLAGS forbid it. */
+ * same operations in the same order (QR_PLAIN leaves it out). FLAGS forbid fused operations. */
 #include "rows.h"
 
 #include <string.h>
@@ -12,7 +12,7 @@
 #undef QR_NAME
 #undef QR_TARGET
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && !defined(QR_PLAIN)
 #define QR_NAME compare_avx2
 #define QR_TARGET __attribute__((target("avx2")))
 #include "rows_body.h"
@@ -49,7 +49,7 @@ void qr_compare(const float *base, const float *other, size_t stride, uint32_t s
                 const int32_t *target, size_t first, size_t stop, double *out)
 {
     void (*sums_of)(const float *, const float *, uint32_t, struct sums *) = compare_plain_row;
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && !defined(QR_PLAIN)
     if (__builtin_cpu_supports("avx2"))
         sums_of = compare_avx2_row;
 #endif

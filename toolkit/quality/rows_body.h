@@ -23,8 +23,9 @@ struct sums {
 
 /* exp x to a relative 1e-13, x <= 0; below -700 as exp(-700). 2^n times a polynomial in the
  * rest (Cody and Waite, Software Manual for the Elementary Functions, chapter 6). */
-QR_TARGET static inline v4d QR_OWN(_exp)(v4d x)
+QR_TARGET static inline void QR_OWN(_exp)(v4d *to)
 {
+    v4d x = *to; /* by pointer: how wide vectors are passed depends on the instruction set */
     const v4d low = QR_FOUR(-700.0), magic = QR_FOUR(6755399441055744.0); /* 1.5 * 2^52 */
     v4i below = x < low;
     x = (v4d)(((v4i)low & below) | ((v4i)x & ~below));
@@ -41,7 +42,7 @@ QR_TARGET static inline v4d QR_OWN(_exp)(v4d x)
     p = p * r + 0.5;
     p = p * r + 1.0;
     p = p * r + 1.0;
-    return p * (v4d)(((v4i)shifted + 1023) << 52);
+    *to = p * (v4d)(((v4i)shifted + 1023) << 52);
 }
 
 QR_TARGET static inline float QR_OWN(_largest)(const float *row, uint32_t size)
@@ -66,15 +67,17 @@ QR_TARGET static inline float QR_OWN(_largest)(const float *row, uint32_t size)
 }
 
 /* Adds four columns to the sums. */
-QR_TARGET static inline void QR_OWN(_add)(v4d a, v4d b, int alone, v4d *base, v4d *other,
-                                          v4d *distance)
+QR_TARGET static inline void QR_OWN(_add)(const v4d *a, const v4d *b, int alone, v4d *base,
+                                          v4d *other, v4d *distance)
 {
-    v4d weight = QR_OWN(_exp)(b);
+    v4d weight = *b;
+    QR_OWN(_exp)(&weight);
     *other += weight;
     if (!alone) {
-        weight = QR_OWN(_exp)(a);
+        weight = *a;
+        QR_OWN(_exp)(&weight);
         *base += weight;
-        *distance += weight * (a - b);
+        *distance += weight * (*a - *b);
     }
 }
 
@@ -92,9 +95,9 @@ QR_TARGET static void QR_OWN(_row)(const float *base, const float *other, uint32
             v4f a, b;
             memcpy(&a, base + at + 4 * half, 16);
             memcpy(&b, other + at + 4 * half, 16);
-            QR_OWN(_add)
-            (__builtin_convertvector(a, v4d) - top_a, __builtin_convertvector(b, v4d) - top_b,
-             alone, &sum_a[half], &sum_b[half], &sum_d[half]);
+            v4d x = __builtin_convertvector(a, v4d) - top_a;
+            v4d y = __builtin_convertvector(b, v4d) - top_b;
+            QR_OWN(_add)(&x, &y, alone, &sum_a[half], &sum_b[half], &sum_d[half]);
         }
     }
     for (int32_t half = 0; at < size; half++, at += 4) {
@@ -103,7 +106,7 @@ QR_TARGET static void QR_OWN(_row)(const float *base, const float *other, uint32
             a[lane] = (double)base[at + lane] - top_a;
             b[lane] = (double)other[at + lane] - top_b;
         }
-        QR_OWN(_add)(a, b, alone, &sum_a[half], &sum_b[half], &sum_d[half]);
+        QR_OWN(_add)(&a, &b, alone, &sum_a[half], &sum_b[half], &sum_d[half]);
     }
     found->top_base = top_a;
     found->top_other = top_b;

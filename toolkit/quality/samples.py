@@ -26,10 +26,12 @@ def samples(
     context: int,
     count: int,
     folder: Path,
+    ready: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.int32]:
     """int32 (count, context): chunk n is what the image writes at temperature 1 with seed n,
-    behind a first token that n decides. Each is kept in `folder`."""
+    behind a first token that n decides. Each is kept in `folder`; `ready` is called before the
+    image is opened for one that is not."""
     found: list[npt.NDArray[np.int32]] = []
     model: Model | None = None
     try:
@@ -38,7 +40,9 @@ def samples(
             path = folder / f"{key[:32]}.i32"
             data = kept(path)
             if data is None or len(data) != 4 * context:
-                model = model or Model.open(image, context=context)
+                if model is None:
+                    ready()
+                    model = Model.open(image, context=context)
                 data = _sample(model, context, number).astype("<i4").tobytes()
                 keep(path, data)
             found.append(np.frombuffer(data, "<i4").astype(np.int32))
