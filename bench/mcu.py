@@ -7,9 +7,9 @@ commander is flashed, and decoding 4 and 20 tokens is counted by function; the d
 tokens.  QEMU's boards count instructions (a TCG plugin), the Pico cycles as rp2040js has them.
 Floats are float routines where there is no float unit, and instructions with floats in them
 (products, conversions, loads) where there is one; either way they count for no other column.
-What thumb.c does with integers instead counts for matrices, attention's too.  --runq: llama2.c's
-runq.c, fetched by you; its forward pass of a model of the same shape is built with the same
-compiler and counted on the Cortex-M4.
+What thumb.c does with integers instead counts for matrices, attention's too.  --runq:
+llama2.c's runq.c, fetched by you; its forward pass of a model of the same shape is built with
+the same compiler and counted on the Cortex-M4.
 """
 
 from __future__ import annotations
