@@ -2,7 +2,11 @@
 #include "kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline, noclone))
+#if defined(__clang__)
+#define APART static __attribute__((noinline))
+#else
+#define APART static __attribute__((noinline, noclone)) /* once, for all that is known of it */
+#endif
 #define FOURS_AT_ONCE 4 /* how many fours of rows share what is made of activations */
 
 INLINE uint32_t word_at(const void *p)
