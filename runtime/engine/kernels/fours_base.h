@@ -5,7 +5,8 @@
 #if defined(__clang__)
 #define APART static __attribute__((noinline))
 #else
-#define APART static __attribute__((noinline, noclone)) /* once, for all that is known of it */
+#define APART static __attribute__((noinline, noclone)) /* once, for all that is known of it   \
+                                                         */
 #endif
 #define FOURS_AT_ONCE 4 /* how many fours of rows share what is made of activations */
 
