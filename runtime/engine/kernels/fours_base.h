@@ -4,9 +4,8 @@
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define APART static __attribute__((noinline))
-#else
-#define APART static __attribute__((noinline, noclone)) /* once, for all that is known of it   \
-                                                         */
+#else /* nor once more for some arguments */
+#define APART static __attribute__((noinline, noclone))
 #endif
 #define FOURS_AT_ONCE 4 /* how many fours of rows share what is made of activations */
 
