@@ -7,9 +7,9 @@ commander is flashed, and decoding 4 and 20 tokens is counted by function; the d
 tokens.  QEMU's boards count instructions (a TCG plugin), the Pico cycles as rp2040js has them.
 Floats are float routines where there is no float unit, and instructions with floats in them
 (products, conversions, loads) where there is one; either way they count for no other column.
-What thumb.c does with integers instead counts for matrices.  --runq: llama2.c's runq.c, fetched
-by you; its forward pass of a model of the same shape is built with the same compiler and
-counted on the Cortex-M4.
+What thumb.c does with integers instead counts for matrices, attention's too.  --runq:
+llama2.c's runq.c, fetched by you; its forward pass of a model of the same shape is built with
+the same compiler and counted on the Cortex-M4.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ from qedge.toolkit.make.build import build
 
 BOARDS = ("pico", "mps2-m3", "mps2-m4", "mps2-m7", "mps3-m55")
 TOKENS = (4, 20)
-MATRICES = {"matmul", "qe_portable_matmul", "product_chunk", "run_products"}
+MATRICES = {
+    *("matmul", "qe_portable_matmul", "product_chunk", "run_products", "add_any_block"),
+    *("sums_apart", "sums_whole", "sums_halves", "sums_q8_apart", "nibbles_of_both"),
+    *("soft_half", "soft_product", "soft_sum"),
+}
 ATTENTION = {
     *("score_q8", "mix_q8", "weigh_q8", "softmax", "attend_chunk", "attend_q8", "store_chunk"),
     *("qe_attend", "qe_portable_score_q8", "qe_portable_mix_q8", "quantize_key", "rotate"),
