@@ -135,7 +135,8 @@ INLINE void values_by_heads(const uint8_t *values, uint32_t tiles, uint32_t head
             vst1q_f32(out + h * out_stride + 4 * r, acc[h][r]);
 }
 
-static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count)
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count,
+                    int step)
 {
     const size_t row = act->stride / 32;
     for (uint32_t t = 0; t < TOKENS; t++) {
@@ -145,6 +146,8 @@ static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, u
             p[b].q = act->q + token * act->stride + (size_t)(first + b) * 32;
             p[b].stride = act->stride;
             p[b].d[t] = d[b];
+            if (step == QE_STEP_SCALED)
+                continue;
             p[b].least[t] = d[b] * (float)qe_block_sum(s);
             p[b].sum[0][t] = s[0];
             p[b].sum[1][t] = s[1];
