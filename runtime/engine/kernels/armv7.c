@@ -107,6 +107,15 @@ INLINE spread spread_of(const int8_t *q)
     return s;
 }
 
+INLINE pairs eight_groups(const int8x16_t w[8], const spread x[2])
+{
+    pairs p = multiply(w[0], x[0].four[0]);
+#pragma GCC unroll 8
+    for (int g = 1; g < 8; g++)
+        p = multiply_add(p, w[g], x[g / 4].four[g % 4]);
+    return p;
+}
+
 INLINE int32x4_t sums_of(pairs p)
 {
     return vpaddlq_s16(vcombine_s16(vpadd_s16(vget_low_s16(p.low), vget_high_s16(p.low)),

@@ -15,7 +15,8 @@
 #include "neon_dot.h"
 
 /* x: for each block and four columns, four bytes of each token. */
-static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count)
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count,
+                    int step)
 {
     const size_t row = act->stride / 32;
     for (uint32_t b = 0; b < count; b++)
@@ -43,6 +44,8 @@ static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, u
         const int16_t *s = act->s + 2 * ((token + t) * row + first);
         for (uint32_t b = 0; b < count; b++, s += 2) {
             p[b].d[t] = d[b];
+            if (step == QE_STEP_SCALED || step == QE_STEP_ROW)
+                continue;
             p[b].least[t] = d[b] * (float)qe_block_sum(s);
             p[b].sum[0][t] = s[0];
             p[b].sum[1][t] = s[1];

@@ -18,7 +18,8 @@ enum { PAIRS = 4 }; /* of tokens, and of rows, in a tile */
 
 /* x: for each block and eight columns, eight bytes of each token. The rest as SMMLA's results
  * lie: rows 2 * i and 2 * i + 1 by tokens t and t + 1 are one vector. */
-static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count)
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count,
+                    int step)
 {
     const size_t row = act->stride / 32;
     for (uint32_t b = 0; b < count; b++)
@@ -40,6 +41,8 @@ static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, u
             for (uint32_t twice = 0; twice < 4; twice += 2) {
                 const uint32_t at = t / 2 * 4 + t % 2 + twice;
                 p[b].d[at] = d[b];
+                if (step == QE_STEP_SCALED || step == QE_STEP_ROW)
+                    continue;
                 p[b].least[at] = d[b] * (float)qe_block_sum(s);
                 p[b].sum[0][at] = s[0];
                 p[b].sum[1][at] = s[1];

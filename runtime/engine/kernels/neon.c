@@ -61,6 +61,29 @@ INLINE pairs multiply_add(pairs p, int8x16_t w, int8x16_t x)
                    vmlal_high_s8(p.high, w, x)};
 }
 
+/* Eight groups of four columns. GCC 12 would move the sums about in between. */
+INLINE pairs eight_groups(const int8x16_t w[8], const spread x[2])
+{
+    pairs p;
+#if defined(__GNUC__) && !defined(__clang__)
+#define ADD(w, x) "smlal %0.8h, " w ".8b, " x ".8b\n\tsmlal2 %1.8h, " w ".16b, " x ".16b\n\t"
+    __asm__("smull %0.8h, %2.8b, %10.8b\n\tsmull2 %1.8h, %2.16b, %10.16b\n\t" ADD("%3", "%11")
+                ADD("%4", "%12") ADD("%5", "%13") ADD("%6", "%14") ADD("%7", "%15")
+                    ADD("%8", "%16") ADD("%9", "%17")
+            : "=&w"(p.low), "=&w"(p.high)
+            : "w"(w[0]), "w"(w[1]), "w"(w[2]), "w"(w[3]), "w"(w[4]), "w"(w[5]), "w"(w[6]),
+              "w"(w[7]), "w"(x[0].four[0]), "w"(x[0].four[1]), "w"(x[0].four[2]),
+              "w"(x[0].four[3]), "w"(x[1].four[0]), "w"(x[1].four[1]), "w"(x[1].four[2]),
+              "w"(x[1].four[3]));
+#undef ADD
+#else
+    p = multiply(w[0], x[0].four[0]);
+    for (int g = 1; g < 8; g++)
+        p = multiply_add(p, w[g], x[g / 4].four[g % 4]);
+#endif
+    return p;
+}
+
 INLINE int32x4_t sums_of(pairs p)
 {
     return vpaddlq_s16(vpaddq_s16(p.low, p.high));
@@ -112,7 +135,8 @@ INLINE void values_by_heads(const uint8_t *values, uint32_t tiles, uint32_t head
             vst1q_f32(out + h * out_stride + 4 * r, acc[h][r]);
 }
 
-static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count)
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count,
+                    int step)
 {
     const size_t row = act->stride / 32;
     for (uint32_t t = 0; t < TOKENS; t++) {
@@ -122,6 +146,8 @@ static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, u
             p[b].q = act->q + token * act->stride + (size_t)(first + b) * 32;
             p[b].stride = act->stride;
             p[b].d[t] = d[b];
+            if (step == QE_STEP_SCALED)
+                continue;
             p[b].least[t] = d[b] * (float)qe_block_sum(s);
             p[b].sum[0][t] = s[0];
             p[b].sum[1][t] = s[1];

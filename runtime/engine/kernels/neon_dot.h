@@ -1,6 +1,7 @@
 /* neon_dot.h - products by SDOT, for the sets of cores that have it: dotprod.c and i8mm.c. They
  * bring, beside neon_panel.h's, for tiles of 8 rows by 8 tokens:
- *   arrange(batch, act, token, first, count): blocks of 8 activation rows
+ *   arrange(batch, act, token, first, count, step): blocks of 8 activation rows, what the
+ *     step needs of them
  *   tile(step, panels, half, count, batch, out, stride): rows 8 * half .. 8 * half + 7 of a
  *     group over count blocks of columns; the sums go on from out */
 #include "neon_base.h"
@@ -50,7 +51,8 @@ INLINE const int32_t *start_of(int step)
     return start;
 }
 
-static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count);
+static void arrange(batch *p, const qe_act *act, size_t token, uint32_t first, uint32_t count,
+                    int step);
 INLINE void tile(int step, const panel *w, int half, uint32_t count, const batch *p, float *out,
                  size_t stride);
 

@@ -2,6 +2,7 @@
  * Included after neon_levels.h by a set that has
  *   spread, spread_of(q): four columns of x in every lane, for four such groups
  *   pairs, multiply(w, x), multiply_add(p, w, x): products of rows 0, 1 (low) and 2, 3 (high)
+ *   eight_groups(w, x): the sum of eight of them
  *   sums_of(p): their sums by rows, of which two fit int16
  *   joined(a, b): neighbours added, a's first */
 
@@ -13,6 +14,10 @@ INLINE int32x4_t dot(int most, const int8x16_t *w, const spread *x, int groups)
     pairs p[4];
 #pragma GCC unroll 4
     for (int i = 0; i < groups / run; i++) {
+        if (run == 8) {
+            p[i] = eight_groups(w, x);
+            continue;
+        }
         p[i] = multiply(w[run * i], x[run * i / 4].four[run * i % 4]);
 #pragma GCC unroll 8
         for (int g = run * i + 1; g < run * i + run; g++)

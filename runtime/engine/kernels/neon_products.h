@@ -1,9 +1,9 @@
 /* neon_products.h - matmul of the quantized types in groups of 16 rows: whole tiles of tokens
  * over panels, single rows for the rest. Included by a set that has, beside neon_panel.h's and
  * neon_rows.h's,
- *   arrange(batch, act, token, first, count): blocks of columns of TOKENS rows of activations
- *   tiles_of(f): a function that has the sums of a few groups go on, in out, by those blocks
- *   QE_THREES: where it is faster so, rows_by_tokens of q4_0 and q8_0 */
+ *   arrange(batch, act, token, first, count, step): blocks of columns of TOKENS rows of
+ * activations tiles_of(f): a function that has the sums of a few groups go on, in out, by those
+ * blocks QE_THREES: where it is faster so, rows_by_tokens of q4_0 and q8_0 */
 
 static void products_by_tiles(const qe_format *f, const qe_matmul *m, uint32_t from,
                               uint32_t groups)
@@ -22,7 +22,7 @@ static void products_by_tiles(const qe_format *f, const qe_matmul *m, uint32_t f
             unpack(f, m->w + (from + i) * bytes + 16 * f->row_head + b / SPAN * span, now,
                    panels[i]);
         for (uint32_t t = 0; t + TOKENS <= m->tokens; t += TOKENS) {
-            arrange(x, &m->act, t, b, now);
+            arrange(x, &m->act, t, b, now, f->step);
             multiply(panels, groups, now, x, m->out + t * m->out_stride + from * 16,
                      m->out_stride);
         }
