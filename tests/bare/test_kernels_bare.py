@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conformance.test_kernels_equal import KERNELS_V1
+from conformance.test_kernels_equal import KERNELS_V2
 
 from qedge.toolkit.bare.firmware import engine_flags, folders
 from qedge.toolkit.board import device_of, load
@@ -55,4 +55,4 @@ def test_the_board_s_kernels_equal_portable(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["sets"] == [board.kernels]
-    assert found["digest"] == KERNELS_V1
+    assert found["digest"] == KERNELS_V2

@@ -29,9 +29,8 @@ from qedge.toolkit.quality import formats, page, pieces, pool, speeds, table
 from qedge.toolkit.quality.compare import Comparison, Way, compare
 from qedge.toolkit.quality.digest import model_digest
 from qedge.toolkit.quality.evaluate import against
-from qedge.toolkit.quality.formats import own_precision
+from qedge.toolkit.quality.formats import own_precision, usual
 from qedge.toolkit.quality.measured import measured_of, table_of
-from qedge.toolkit.quant.recipe import FORMATS
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 CONFIG = TinyConfig(layers=1, context=64)
@@ -62,13 +61,15 @@ def qualities(found: Comparison) -> list[Any]:
 
 
 def test_every_format_is_compared_with_the_files_own_precision(found: Comparison) -> None:
-    assert [row.quant for row in found.formats] == list(FORMATS)
+    assert [row.quant for row in found.formats] == usual("f32")
     assert found.base == "f32" and found.formats[0].is_base
-    losses = [row.quality.kl_mean for row in found.formats]
+    rows = {row.quant: row for row in found.formats}
+    line = ["f32", "q8_0", "a5", "a4", "a3"]
+    losses = [rows[name].quality.kl_mean for name in line]
     assert losses[0] == 0 and losses == sorted(losses) and losses[-1] > 0.01
-    sizes = [row.facts.bytes for row in found.formats]
+    sizes = [rows[name].facts.bytes for name in line]
     assert sizes == sorted(sizes, reverse=True)
-    assert found.formats[-1].facts.bits_per_weight < 9
+    assert rows["q8_0"].facts.bits_per_weight < 9
 
 
 def test_figures_are_those_of_eval_against(
@@ -122,7 +123,9 @@ def test_a_dask_cluster_gives_the_same_and_gets_images_that_it_does_not_see(
         assert qualities(compare(model, PI5, cache=tmp_path / "b", **options)) == qualities(
             found
         )
-    assert len(list((tmp_path / "theirs" / "compare" / "sent").glob("*.qimg"))) == len(FORMATS)
+    assert len(list((tmp_path / "theirs" / "compare" / "sent").glob("*.qimg"))) == len(
+        usual("f32")
+    )
 
 
 def test_a_dask_worker_that_is_killed_costs_its_pieces_alone(work: list[pieces.Piece]) -> None:
@@ -169,12 +172,11 @@ def test_samples_of_the_model_are_the_text_when_none_is_given(
 
 
 def test_own_precision_is_the_files_type_or_f16() -> None:
-    kinds = ("F32", "F16", "BF16", "Q8_0", "Q4_1")
-    assert [own_precision(kind, FORMATS) for kind in kinds] == [
-        *("f32", "f16", "f16", "q8_0", "f16")
+    kinds = ("F32", "F16", "BF16", "Q8_0", "Q4_1", "IQ2_XS")
+    assert [own_precision(kind) for kind in kinds] == [
+        *("f32", "f16", "bf16", "keep", "keep", "f16")
     ]
-    assert own_precision("Q4_1", (*FORMATS, "keep")) == "keep"
-    assert formats.usual("keep", ("keep", *FORMATS))[0] == "keep"
+    assert usual("keep")[0] == "keep" and "f16" not in usual("keep")
 
 
 # ---- what is kept ----

@@ -129,7 +129,8 @@ def _names(model: Model) -> dict[str, tuple[int, int]]:
 
 def _first_tokens(model: Model) -> list[int]:
     """Tokens to begin samples with, none of which ends a text."""
-    rng, size, found = random.Random(2026), model.config["vocab_size"], []
+    rng, size = random.Random(2026), model.config["vocab_size"]
+    found: list[int] = []
     while len(found) < SEQUENCES:
         token = rng.randrange(size)
         if not model.image.is_stop(token) or size < 64:

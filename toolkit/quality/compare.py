@@ -39,7 +39,7 @@ from qedge.toolkit.quality.scoring import (
 )
 from qedge.toolkit.quality.speeds import PREDICTED, UNKNOWN, Speed
 from qedge.toolkit.quality.statistics import Divergence, joined, summary
-from qedge.toolkit.quant.recipe import FORMATS, Recipe
+from qedge.toolkit.quant.recipe import FORMATS, QUANTS, type_named
 
 Say = Callable[[str], None]
 Progress = Callable[..., None]  # step, done, of
@@ -136,8 +136,8 @@ def compare(
     with held:
         images = Images(model, folder / "images", tokenizer, progress)
         about = images.about()
-        base = own_precision(about.stored, FORMATS)
-        wanted = dict.fromkeys([base, *(asked or usual(base, FORMATS))])
+        base = own_precision(about.stored)
+        wanted = dict.fromkeys([base, *(asked or usual(base))])
         names = sorted(wanted, key=_order)
         length = min(CHUNK, about.longest)
         refs = {name: images.here(name, length) for name in wanted}
@@ -170,7 +170,7 @@ def compare(
 
 def _names(quant: Sequence[str]) -> list[str]:
     """Formats as they are called. UsageError."""
-    return [Recipe.of(one, None, None).quant for one in quant]
+    return [type_named("--quant", one, QUANTS) for one in quant]
 
 
 def _order(quant: str) -> int:

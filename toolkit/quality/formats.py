@@ -24,7 +24,7 @@ from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
 from qedge.toolkit.quality.digest import made_by, model_digest
 from qedge.toolkit.quality.pieces import Ref
-from qedge.toolkit.quant.recipe import Recipe
+from qedge.toolkit.quant.recipe import FORMATS, Recipe, kept_type
 from qedge.toolkit.source import locate
 from qedge.toolkit.source.model import SourceModel
 from qedge.toolkit.source.opening import open_source
@@ -84,7 +84,7 @@ class Images:
     def context_for(self, board: Board, quant: str) -> int:
         """2,048 tokens, or what the model was trained for, or the most that fits the board."""
         config = self.source.config
-        recipe = Recipe.of(quant, None, None)
+        recipe = Recipe.of(self.source, quant, None, None)
         vocabulary = pack_vocabulary(self.source.vocabulary)
         size = sized(self.source, tensor_table(self.source, recipe, board), vocabulary, board)
         most = longest_context(config, board, recipe.kv, size, config.longest)
@@ -153,7 +153,7 @@ class Images:
         return path
 
     def _facts(self, quant: str, board: Board, context: int | None) -> Facts:
-        config, recipe = self.source.config, Recipe.of(quant, None, None)
+        config, recipe = self.source.config, Recipe.of(self.source, quant, None, None)
         entries = tensor_table(self.source, recipe, board)
         size = sized(self.source, entries, pack_vocabulary(self.source.vocabulary), board)
         tokens = context or self.context_for(board, quant)
@@ -218,20 +218,19 @@ def _hash_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.built")
 
 
-def own_precision(stored: str, formats: Sequence[str]) -> str:
+def own_precision(stored: str) -> str:
     """The format that holds what a file holds, to compare the others with: the file's own type
-    where there is one, its blocks as they are where an image can keep them, else f16 (of bf16
-    all but values below 6e-8)."""
-    same = stored.lower()
-    if same in formats:
-        return same
-    return "keep" if "keep" in formats and stored not in ("F32", "F16", "BF16") else "f16"
+    of floats, its blocks as they are where an image can keep them, else f16."""
+    kept = kept_type(stored)
+    if kept in ("f32", "f16", "bf16"):
+        return kept
+    return "keep" if kept is not None else "f16"
 
 
-def usual(base: str, formats: Sequence[str]) -> list[str]:
-    """The formats that are compared unasked: floats more exact than the base say nothing."""
-    finer = {"f32": (), "f16": ("f32",)}.get(base, ("f32", "f16"))
-    return [name for name in formats if name not in finer]
+def usual(base: str) -> list[str]:
+    """The formats that are compared unasked: of floats and blocks as they are the base alone."""
+    others = ("f32", "bf16", "f16", "keep")
+    return [name for name in FORMATS if name == base or name not in others]
 
 
 def in_memory() -> int | None:

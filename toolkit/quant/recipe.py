@@ -20,8 +20,11 @@ from qedge.toolkit.quant.search import KINDS
 if TYPE_CHECKING:
     from qedge.toolkit.source.model import SourceModel
 
-# What an image can be made of, the most exact first.
-FORMATS = ("f32", "f16", "q8_0", "q4_0")
+# What is compared unasked, the most exact first.
+FORMATS = (
+    *("f32", "bf16", "f16", "keep", "q8_0", "a6", "a5", "q5_K_M", "a4_M", "q4_K_M", "a4"),
+    *("q4_0", "a3"),
+)
 # Other names of the same types.
 SAME = {
     "fp16": "f16",
@@ -62,7 +65,7 @@ def type_named(option: str, text: str, known: Iterable[str]) -> str:
     """The type that `text` names, one of `known`; UsageError names the nearest one."""
     types = list(known)
     plain = text.strip().lower().replace("-", "_")
-    plain = SAME.get(plain, plain)
+    plain = SAME.get(plain, plain).lower()
     for name in types:
         if plain == name.lower():
             return name
