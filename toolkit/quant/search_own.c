@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define NONE 3.0e38f
+#define MOST 1.05e34f /* times 255 * 127 is still a float32 */
 
 enum { ROUNDS = 2 };
 
@@ -103,7 +104,8 @@ void qs_search_own(int bits, const qs_frame *frame, const float *row, uint32_t c
         most = fit.scale > most ? fit.scale : most;
     }
     const float unit = most / 255; /* smaller ones, which clip, were tried: nothing gained */
-    const float d = unit / (float)(1 << shift) * frame->unit; /* exact but for tiny rows */
+    const float step = unit / (float)(1 << shift) * frame->unit; /* exact but for tiny rows */
+    const float d = step < MOST ? step : MOST;
     memcpy(out, &d, sizeof d);
     out += sizeof d;
     for (uint32_t b = 0; b < blocks; b++, out += qs_own_bytes(bits)) {
