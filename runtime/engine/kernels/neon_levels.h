@@ -12,7 +12,7 @@ typedef struct {
     int bits, step, zero;
 } kind;
 
-/* Every type but those that are q8_0's kind: DO(type, bits, step, zero). */
+/* Every kind of type (TQ2_0 is Q2_0's, with a longer period): DO(type, bits, step, zero). */
 #define QE_EACH_KIND(DO)                                                                       \
     DO(QE_Q1_0, 1, QE_STEP_SCALED, 0)                                                          \
     DO(QE_Q2_0, 2, QE_STEP_SCALED, 1)                                                          \
