@@ -12,7 +12,7 @@ typedef struct {
     int bits, step, zero;
 } kind;
 
-/* Every type but those that are q8_0's kind: DO(type, bits, step, zero). */
+/* Every kind of type (TQ2_0 is Q2_0's, with a longer period): DO(type, bits, step, zero). */
 #define QE_EACH_KIND(DO)                                                                       \
     DO(QE_Q1_0, 1, QE_STEP_SCALED, 0)                                                          \
     DO(QE_Q2_0, 2, QE_STEP_SCALED, 1)                                                          \
@@ -89,7 +89,10 @@ INLINE void load_planes(const uint8_t *w, int bits, int half, planes p[2])
         load_pair(w, &v[0], &v[1]);
 #pragma GCC unroll 2
         for (int r = 0; r < 2; r++)
-            *(i < low ? &p[r].low[i] : &p[r].high[i - low]) = (vb)v[r];
+            if (i < low)
+                p[r].low[i] = (vb)v[r];
+            else
+                p[r].high[i - low] = (vb)v[r];
     }
 }
 
@@ -97,9 +100,13 @@ INLINE void load_planes(const uint8_t *w, int bits, int half, planes p[2])
 INLINE void load_quarter(const uint8_t *w, int bits, int quarter, planes *p)
 {
     const int low = planes_below(bits);
+    w += 16 * quarter;
 #pragma GCC unroll 8
-    for (int i = 0; i < bits; i++)
-        *(i < low ? &p->low[i] : &p->high[i - low]) = (vb)vld1q_u8(w + 64 * i + 16 * quarter);
+    for (int i = 0; i < low; i++)
+        p->low[i] = (vb)vld1q_u8(w + 64 * i);
+#pragma GCC unroll 2
+    for (int i = low; i < bits; i++)
+        p->high[i - low] = (vb)vld1q_u8(w + 64 * i);
 }
 
 INLINE vb shifted(vb v, int left)
