@@ -1,5 +1,5 @@
-"""Types by the names that people have: taken when they are the same, answered when not; and what
-each matrix of a model becomes."""
+"""Types by the names that people have: taken when they are the same, answered when not; and
+what each matrix of a model becomes."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def own_precision(stored: str) -> str:
 
 
 def usual(base: str) -> list[str]:
-    """The formats that are compared unasked: of floats and blocks as they are the base alone."""
+    """The formats that are compared unasked: of floats and kept blocks the base alone."""
     others = ("f32", "bf16", "f16", "keep")
     return [name for name in FORMATS if name == base or name not in others]
 
