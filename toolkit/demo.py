@@ -28,7 +28,9 @@ def prepare(progress: Progress | None = None) -> Built:
     )
     folder = private_folder(cache_folder() / "images")
     output: Path = folder / f"{MODEL}.qimg"
-    return build(fetched.path, load("host"), output, context=CONTEXT, progress=progress)
+    return build(
+        fetched.path, load("host"), output, context=CONTEXT, at_once=True, progress=progress
+    )
 
 
 @dataclass(frozen=True, slots=True)

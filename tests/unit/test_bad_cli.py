@@ -98,7 +98,7 @@ def test_wrong_option_of_run_is_a_usage_error(
 @pytest.mark.parametrize(
     "options",
     [
-        ["--quant", "q3_K"],
+        ["--quant", "q3_X"],
         ["--kv", "q9"],
         ["--embedding", "x"],
         ["--context", "long"],

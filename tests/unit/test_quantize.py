@@ -1,4 +1,4 @@
-"""Quantized bytes: gguf's, bit for bit, laid out as SPEC 3.5 says."""
+"""Quantized bytes: gguf's, bit for bit, where that is asked for, laid out as SPEC 3.5 says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from qedge.runtime._engine import TYPES
 from qedge.runtime.errors import ImageError, UsageError
 from qedge.toolkit.quant import _tiles
-from qedge.toolkit.quant.quantize import BLOCK, pack, packed_bytes
+from qedge.toolkit.quant.quantize import BLOCK, GGML, SEARCH, pack, packed_bytes
 from qedge.toolkit.source.model import SourceTensor
 
 RNG = np.random.default_rng(5)
@@ -47,7 +47,7 @@ def stored_as(values: np.ndarray, kind: str, order: np.ndarray | None = None) ->
 
 
 def packed(tensor: SourceTensor, kind: str, layout: int = PLAIN) -> bytes:
-    return b"".join(piece.tobytes() for piece in pack(tensor, kind, layout))
+    return b"".join(piece.tobytes() for piece in pack(tensor, kind, layout, None, GGML))
 
 
 def ggufs(values: np.ndarray, kind: str) -> np.ndarray:
@@ -156,9 +156,28 @@ def test_a_weight_that_is_not_finite_is_refused_by_row(
 
 def test_a_large_tensor_comes_in_pieces_and_in_order() -> None:
     tensor = stored_as(awkward(9000, 1024), "F16")
-    pieces = list(pack(tensor, "q8_0", PLAIN))
+    pieces = list(pack(tensor, "q8_0", PLAIN, None, GGML))
     assert len(pieces) > 4
     assert b"".join(map(bytes, pieces)) == ggufs(tensor.read(0, 9000), "q8_0").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q5_1", "a4", "a5", "q4_K", "q6_K"])
+def test_searched_rows_are_nearer_where_it_counts(kind: str) -> None:
+    values = RNG.standard_normal((32, 512)).astype(np.float32)
+    counts = np.exp(RNG.standard_normal(512) * 2).astype(np.float32)
+    tensor = stored_as(values, "F32")
+    errors = []
+    for importance in (counts, None):
+        groups = np.concatenate(list(pack(tensor, kind, 16, importance, SEARCH)))
+        found = np.empty_like(values)
+        _tiles.unpack(groups, TYPES[kind], 16, found)
+        errors.append(float((counts * (found - values) ** 2).sum()))
+    assert errors[0] < 0.97 * errors[1]
+
+
+def test_a_type_that_ggml_does_not_round_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="a4 is not made here by ggml's rounding"):
+        packed(stored_as(awkward(16, 32), "F32"), "a4")
 
 
 def test_an_unknown_type_is_refused() -> None:

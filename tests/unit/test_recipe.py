@@ -111,12 +111,12 @@ def test_the_cache_is_as_fine_as_the_weights(source: SourceModel) -> None:
 def test_what_is_quantized_already_is_kept_and_the_rest_made(tmp_path: Path) -> None:
     config = TinyConfig()
     plain = open_source(write_gguf(tmp_path / "f.gguf", config, make_weights(1, config)))
-    assert default_quant(plain) != "keep"
+    assert default_quant(plain) == "a4_M" and default_quant(plain, quick=True) == "q8_0"
     kept = open_source(
         write_gguf(tmp_path / "q.gguf", config, make_weights(1, config), {"*": "Q4_1"})
     )
     assert default_quant(kept) == "keep"
-    recipe = Recipe.of(kept, None, None, None)
+    recipe = Recipe.of(kept, "keep", None, None)
     assert (recipe.quant, recipe.kv) == ("keep", "q8_0")
     assert {recipe.types[name] for name in recipe.types if "ffn" in name} == {"q4_1"}
 

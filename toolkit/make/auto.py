@@ -243,7 +243,9 @@ def _build(model: Path, output: Path, say: Say, progress: Progress | None) -> No
 
     say(f"{model}: building its image for this machine, once (`qedge build` has other types)")
     try:
-        built = build(model, load("host"), output, context=CONTEXT, progress=progress)
+        built = build(
+            model, load("host"), output, context=CONTEXT, at_once=True, progress=progress
+        )
     except UsageError as error:
         if "--tokenizer" not in str(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -40,7 +41,15 @@ from qedge.toolkit.quant.quantize import (
     pack,
     packed_bytes,
 )
-from qedge.toolkit.quant.recipe import KEEP, QUANTS, Recipe, kept_type, type_named
+from qedge.toolkit.quant.recipe import (
+    KEEP,
+    QUANTS,
+    WHY,
+    Recipe,
+    default_quant,
+    kept_type,
+    type_named,
+)
 from qedge.toolkit.source.locate import model_name
 from qedge.toolkit.source.model import SourceModel, SourceTensor
 from qedge.toolkit.source.opening import open_source
@@ -106,8 +115,8 @@ def sized(
 ) -> int:
     """At most the image's bytes without its rope table."""
     texts = [vocabulary, (source.chat_template or "").encode(), conversation(source) or b""]
-    recipe = Recipe.of(source, None, None, None)
-    longest = _provenance(source, recipe, board, 1 << 24, "0" * 64)
+    recipe = Recipe("q5_K_M", "iq4_nl", "q8_0", {})  # no names are longer
+    longest = _provenance(source, recipe, "0" * 64, board, 1 << 24, "0" * 64)
     return bytes_without_rope(board, entries, [len(text) for text in (*texts, longest)])
 
 
@@ -120,7 +129,12 @@ def conversation(source: SourceModel) -> bytes | None:
 
 
 def _provenance(
-    source: SourceModel, recipe: Recipe, board: Board, context: int, sha256: str
+    source: SourceModel,
+    recipe: Recipe,
+    importance: str,
+    board: Board,
+    context: int,
+    sha256: str,
 ) -> bytes:
     found = {
         "tool": f"qedge {version('qedge')}",
@@ -134,6 +148,7 @@ def _provenance(
             "quant": recipe.quant,
             "embedding": recipe.embedding,
             "kv": recipe.kv,
+            "importance": importance,
             "context": context,
             "board": board.name,
         },
@@ -199,8 +214,10 @@ def replaced(output: Path, board: Board) -> str | None:
 
 
 def _notes(
-    source: SourceModel, recipe: Recipe, planned: MemoryPlan, context: int | str
+    source: SourceModel, recipe: Recipe, planned: MemoryPlan, context: int | str, unasked: bool
 ) -> Iterable[str]:
+    if unasked:
+        yield f"--quant {recipe.quant}: {WHY[recipe.quant]}"
     stored = source.stored_type()
     bits = re.match(r"(?:[IT]?Q|MXFP|NVFP)([1-7])", stored)
     if recipe.quant == KEEP:
@@ -247,6 +264,7 @@ def _write(
     tell: Progress,
     name: Path | None,
     importance: Importance | None = None,
+    shown: str = "none",
     rounding: str = SEARCH,
 ) -> MemoryPlan:
     """Writes an image; with a golden section where the model has a name."""
@@ -255,7 +273,7 @@ def _write(
     vocabulary = pack_vocabulary(source.vocabulary)
     size = sized(source, entries, vocabulary, board)
     planned = plan(source.config, board, context, recipe.kv, size)
-    provenance = partial(_provenance, source, recipe, board, planned.context)
+    provenance = partial(_provenance, source, recipe, shown, board, planned.context)
     done = 0
 
     def packed(entry: TensorEntry) -> Iterable[bytes]:
@@ -302,6 +320,7 @@ def build(
     tokenizer: Path | None = None,
     calibrate: str | Path = "samples",
     rounding: str = SEARCH,
+    at_once: bool = False,
     progress: Progress | None = None,
 ) -> Built:
     """Builds the image of a model for a board.
@@ -310,6 +329,7 @@ def build(
     calibrate  what decides how much a weight's error counts: "samples" of the model itself, a
                text's path, or "none"
     rounding   see pack
+    at_once    without quant: no type that takes calibrating
 
     ImageError for a bad model or one that changes meanwhile, BudgetError when it does not fit,
     WriteError when it cannot be written; the output is whole or untouched.
@@ -324,14 +344,19 @@ def build(
     for file in source.files:  # one of a folder's, or another part
         if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
             raise UsageError(f"{output}: is a file of the model; name another output")
+    unasked = quant is None
+    if quant is None:
+        quant = default_quant(source, quick=at_once or board.device is not None)
     recipe = Recipe.of(source, quant, kv, embedding)
     needs = rounding == SEARCH and any(
         kind != "q8_0" and is_searched(source.tensors[name], kind)
         for name, kind in recipe.types.items()
     )
     importance: Importance = {}
+    shown = "none"
     if needs and calibrate != "none":
         text = None if calibrate == "samples" else _text_of(calibrate)
+        shown = "samples" if text is None else hashlib.sha256(text).hexdigest()
         importance = importance_of(source.sha256(), partial(_plain_image, source), text, tell)
     planned = _write(
         source,
@@ -342,6 +367,7 @@ def build(
         tell,
         model,
         importance=importance,
+        shown=shown,
         rounding=rounding,
     )
     with Model.open(output, allow_paging=True) as proved:
@@ -359,5 +385,5 @@ def build(
             seconds=time.perf_counter() - began,
             tokens_per_second=expected.tokens_per_second,
             load_seconds=expected.load_seconds,
-            notes=tuple(_notes(source, recipe, planned, context)),
+            notes=tuple(_notes(source, recipe, planned, context, unasked)),
         )

@@ -110,7 +110,9 @@ def _measured(
         finally:
             for session in sessions:
                 session.close()
-    return {name: (total / rows).astype(np.float32) for name, total in zip(names, sums)}
+    found = {name: (total / rows).astype(np.float32) for name, total in zip(names, sums)}
+    # a model whose numbers run over has none, and is refused when it is proved
+    return {name: mean for name, mean in found.items() if np.isfinite(mean).all()}
 
 
 def _names(model: Model) -> dict[str, tuple[int, int]]:
@@ -152,12 +154,12 @@ def _sample(session: Session, tokens: Sequence[int], number: int, length: int) -
     session.rewind(0)
     session.observe()
     session.set_sampler(1.0, 0, 1.0, 0.0, 1.0, number)
-    session.eval(tokens)
     count = len(tokens)
-    while count < length:
-        try:
+    try:
+        session.eval(tokens)
+        while count < length:
             session.eval([session.sample()])
-        except EngineError:  # a logit is not finite: what was seen counts
-            break
-        count += 1
+            count += 1
+    except EngineError:  # a logit is not finite: what was seen counts
+        pass
     return count
