@@ -30,7 +30,7 @@ def waiting_build(*words: object) -> "subprocess.Popen[bytes]":
         "cli.main()\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", code, "build", *map(str, words)],
+        [sys.executable, "-c", code, "build", "-q", "q8_0", *map(str, words)],
         **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
     )
     assert child.stdout is not None and child.stdout.readline() == b"writing\n"

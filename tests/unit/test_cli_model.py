@@ -43,7 +43,7 @@ def test_build_without_a_board_is_for_this_machine_and_says_so(
 ) -> None:
     done = qedge("build", gguf, "--json", cwd=tmp_path)
     found = answer(done)
-    assert found["board"] == host_name() and found["image"] == "tiny-q8_0.qimg"
+    assert found["board"] == host_name() and found["image"] == "tiny.qimg"
     assert f"for this machine ({host_name()}); -b names another board" in done.stderr
     assert "for this machine" not in qedge("build", gguf, "-b", "host", cwd=tmp_path).stderr
     assert answer(qedge("advise", gguf, "--json"))["board"] == host_name()
@@ -75,15 +75,15 @@ def test_a_hub_repositorys_image_has_the_models_name(qedge: Call, tmp_path: Path
     snapshot = tmp_path / "models--acme--tiny" / "snapshots" / ("a" * 40)
     write_hf(snapshot, CONFIG, WEIGHTS)
     done = qedge("build", snapshot.parents[1], "--json", cwd=tmp_path)
-    assert answer(done)["image"] == "tiny-q8_0.qimg"
+    assert answer(done)["image"] == "tiny.qimg"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("-q", "q4_K_M"), "--quant q4_K_M: no such type here; the nearest is q4_0"),
+        (("-q", "IQ4_XS"), "--quant IQ4_XS: no such type here; the nearest is a4"),
         (("--kv", "int8"), "the nearest is q8_0"),
-        (("--embedding", "bf16"), "the nearest is f16"),
+        (("--embedding", "nf4"), "the nearest is a4"),
     ],
 )
 def test_a_type_of_another_program_is_answered(
@@ -116,9 +116,12 @@ def test_a_4_bit_source_is_said_by_pull_and_build(qedge: Call, tmp_path: Path) -
     weights = make_weights(1, config)
     for kind, said in (("Q4_1", True), ("Q5_0", True), ("Q8_0", False), ("F16", False)):
         path = write_gguf(tmp_path / "m.gguf", config, weights, types={"*": kind})
-        done = qedge("build", path, "-o", tmp_path / "m.qimg", "--json")
+        done = qedge("build", path, "-q", "q8_0", "-o", tmp_path / "m.qimg", "--json")
         assert (f"note: most of its weights are {kind} already" in done.stderr) == said
         assert bool(answer(done)["notes"]) == said
+        kept = qedge("build", path, "-o", tmp_path / "m.qimg", "--json")
+        assert answer(kept)["quant"] == ("a4_M" if kind == "F16" else "keep")
+        assert f"note: --quant {answer(kept)['quant']}: " in kept.stderr
     path = write_gguf(tmp_path / "m.gguf", config, weights, types={"*": "Q4_0"})
     assert "already" not in qedge("build", path, "-q", "q4_0", "-o", tmp_path / "m.qimg").stderr
 
@@ -153,7 +156,7 @@ def test_eval_of_a_model_builds_its_image_once(qedge: Call, gguf: Path, tmp_path
     first = qedge("eval", gguf, "-", "--json", input=text, env=environment)
     again = qedge("eval", gguf, "-", "--json", input=text, env=environment)
     assert answer(first)["perplexity"] == answer(again)["perplexity"]
-    assert "once (q8_0" in first.stderr and "once (q8_0" not in again.stderr
+    assert "once (`qedge" in first.stderr and "once (`qedge" not in again.stderr
 
 
 # ---- inspect ----
@@ -231,7 +234,7 @@ def test_every_verb_takes_names_in_any_bytes(gguf: Path, tmp_path: Path) -> None
         )
         assert done.returncode == 0, (words, done.stderr)
     assert sorted(os.listdir(folder)) == sorted(
-        [b"mod\xe8le.gguf", b"im\xe8ge.qimg", b"mod\xe8le-q8_0.qimg"]
+        [b"mod\xe8le.gguf", b"im\xe8ge.qimg", b"mod\xe8le.qimg"]
         + [b"t\xe9xte", b"mesur\xe9.jsonl", b"r\xe9sum\xe9.html"]
     )
     with open(page, "rb") as file:

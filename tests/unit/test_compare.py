@@ -36,6 +36,7 @@ Call = Callable[..., "subprocess.CompletedProcess[str]"]
 CONFIG = TinyConfig(layers=1, context=64)
 TEXT = b"the rain in the street is a thing that one can hear at night " * 60
 PI5 = load("pi5")
+QUANTS = ["f16", "q8_0", "q4_0"]  # beside f32, which is the file's own
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return compare(model, PI5, text=TEXT, cache=tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    return compare(model, PI5, quant=QUANTS, text=TEXT, cache=cache)
 
 
 def without_paths(found: Comparison) -> list[Any]:
@@ -61,15 +63,13 @@ def qualities(found: Comparison) -> list[Any]:
 
 
 def test_every_format_is_compared_with_the_files_own_precision(found: Comparison) -> None:
-    assert [row.quant for row in found.formats] == usual("f32")
+    assert [row.quant for row in found.formats] == ["f32", *QUANTS]
     assert found.base == "f32" and found.formats[0].is_base
-    rows = {row.quant: row for row in found.formats}
-    line = ["f32", "q8_0", "a5", "a4", "a3"]
-    losses = [rows[name].quality.kl_mean for name in line]
+    losses = [row.quality.kl_mean for row in found.formats]
     assert losses[0] == 0 and losses == sorted(losses) and losses[-1] > 0.01
-    sizes = [rows[name].facts.bytes for name in line]
+    sizes = [row.facts.bytes for row in found.formats]
     assert sizes == sorted(sizes, reverse=True)
-    assert rows["q8_0"].facts.bits_per_weight < 9
+    assert found.formats[-1].facts.bits_per_weight < 9
 
 
 def test_figures_are_those_of_eval_against(
@@ -88,7 +88,7 @@ def test_figures_are_those_of_eval_against(
 def test_whoever_works_the_figures_are_the_same_bit_for_bit(
     found: Comparison, model: Path, tmp_path: Path
 ) -> None:
-    several = compare(model, PI5, text=TEXT, way=Way(workers=2), cache=tmp_path)
+    several = compare(model, PI5, quant=QUANTS, text=TEXT, way=Way(workers=2), cache=tmp_path)
     assert qualities(several) == qualities(found)
 
 
@@ -96,7 +96,9 @@ def test_formats_one_at_a_time_or_together_are_the_same(
     found: Comparison, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparing, "in_memory", lambda: 1)
-    assert qualities(compare(model, PI5, text=TEXT, cache=tmp_path)) == qualities(found)
+    assert qualities(compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)) == qualities(
+        found
+    )
 
 
 def test_a_dask_cluster_gives_the_same_and_gets_images_that_it_does_not_see(
@@ -109,7 +111,11 @@ def test_a_dask_cluster_gives_the_same_and_gets_images_that_it_does_not_see(
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
     ) as there:
-        options: dict[str, Any] = {"text": TEXT, "way": Way(dask=there.scheduler_address)}
+        options: dict[str, Any] = {
+            "quant": QUANTS,
+            "text": TEXT,
+            "way": Way(dask=there.scheduler_address),
+        }
         assert qualities(compare(model, PI5, cache=tmp_path / "a", **options)) == qualities(
             found
         )
@@ -123,8 +129,8 @@ def test_a_dask_cluster_gives_the_same_and_gets_images_that_it_does_not_see(
         assert qualities(compare(model, PI5, cache=tmp_path / "b", **options)) == qualities(
             found
         )
-    assert len(list((tmp_path / "theirs" / "compare" / "sent").glob("*.qimg"))) == len(
-        usual("f32")
+    assert len(list((tmp_path / "theirs" / "compare" / "sent").glob("*.qimg"))) == 1 + len(
+        QUANTS
     )
 
 
@@ -185,14 +191,14 @@ def test_own_precision_is_the_files_type_or_f16() -> None:
 def test_a_second_run_builds_measures_and_evaluates_nothing(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = compare(model, PI5, text=TEXT, cache=tmp_path)
+    first = compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)
 
     def refuse(*_: object, **__: object) -> Any:
         raise AssertionError("made again")
 
     for module, name in ((formats, "build"), (pool, "here"), (formats, "open_source")):
         monkeypatch.setattr(module, name, refuse)
-    again = compare(model, PI5, text=TEXT, cache=tmp_path)
+    again = compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)
     assert again.formats == first.formats and again.picks == first.picks
 
 
@@ -206,7 +212,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(model, PI5, text=TEXT, cache=tmp_path, progress=interrupt)
+        compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path, progress=interrupt)
     whole = pool.here
 
     def counted(todo: Any) -> Generator[pool.Done]:
@@ -214,7 +220,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
         return whole(todo)
 
     monkeypatch.setattr(pool, "here", counted)
-    again = compare(model, PI5, text=TEXT, cache=tmp_path)
+    again = compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)
     assert done == [-(-again.chunks // pieces.CHUNKS_AT_ONCE) - 2]
     assert qualities(again) == qualities(found)
 
@@ -235,7 +241,15 @@ def test_an_interruption_ends_the_workers(
 
     monkeypatch.setattr(pool.Worker, "__init__", begun)
     with pytest.raises(KeyboardInterrupt):
-        compare(model, PI5, text=TEXT, way=Way(workers=2), cache=tmp_path, progress=interrupt)
+        compare(
+            model,
+            PI5,
+            quant=QUANTS,
+            text=TEXT,
+            way=Way(workers=2),
+            cache=tmp_path,
+            progress=interrupt,
+        )
     assert len(made) == 2 and all(one.process.poll() is not None for one in made)
 
 
@@ -252,7 +266,7 @@ def test_another_format_later_evaluates_it_alone(model: Path, tmp_path: Path) ->
 def test_damaged_files_of_the_cache_are_made_again(
     found: Comparison, model: Path, tmp_path: Path, damage: str
 ) -> None:
-    compare(model, PI5, text=TEXT, cache=tmp_path)
+    compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)
     for path in tmp_path.rglob("*"):
         if path.suffix in (".f64", ".i32", ".json", ".facts", ".id", ".qimg"):
             data = bytearray(path.read_bytes())
@@ -265,7 +279,7 @@ def test_damaged_files_of_the_cache_are_made_again(
                 data[len(data) // 2] ^= 1
             if data:
                 path.write_bytes(data)
-    again = compare(model, PI5, text=TEXT, cache=tmp_path)
+    again = compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)
     assert again.formats == found.formats or [r.quality for r in again.formats] == qualities(
         found
     )
@@ -274,11 +288,13 @@ def test_damaged_files_of_the_cache_are_made_again(
 def test_another_model_text_or_context_is_not_taken_for_this_one(
     found: Comparison, model: Path, tmp_path: Path
 ) -> None:
-    compare(model, PI5, text=TEXT, cache=tmp_path)
+    compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)
     other = write_gguf(tmp_path / "tiny.gguf", CONFIG, make_weights(2, CONFIG))
     assert qualities(compare(other, PI5, text=TEXT, cache=tmp_path)) != qualities(found)
     words = TEXT.replace(b"rain", b"wind")
-    assert qualities(compare(model, PI5, text=words, cache=tmp_path)) != qualities(found)
+    assert qualities(
+        compare(model, PI5, quant=QUANTS, text=words, cache=tmp_path)
+    ) != qualities(found)
 
 
 def test_two_processes_at_once_give_the_same(
@@ -315,7 +331,7 @@ def test_the_table_is_kept_for_advise(found: Comparison, model: Path, tmp_path: 
 def test_advise_says_what_was_measured_of_the_model(
     found: Comparison, model: Path, tmp_path: Path
 ) -> None:
-    compare(model, PI5, text=TEXT, cache=tmp_path)
+    compare(model, PI5, quant=QUANTS, text=TEXT, cache=tmp_path)
     told = advise(model, PI5, measured=measured_of(model, cache=tmp_path))
     kl = [row.quality.kl_mean for row in found.formats]
     assert [choice.kl for choice in told.choices] == kl
@@ -329,7 +345,8 @@ def test_advise_says_what_was_measured_of_the_model(
 def test_formats_more_exact_than_the_file_are_not_made_unasked(tmp_path: Path) -> None:
     half = write_gguf(tmp_path / "half.gguf", CONFIG, make_weights(1, CONFIG), {"*": "F16"})
     told = compare(half, PI5, text=TEXT, chunks=1, cache=tmp_path)
-    assert [row.quant for row in told.formats] == ["f16", "q8_0", "q4_0"]
+    assert [row.quant for row in told.formats] == usual("f16")
+    assert usual("f16")[:3] == ["f16", "q8_0", "a6"] and len(usual("f16")) == 10
 
 
 # ---- workers ----

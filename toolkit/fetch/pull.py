@@ -70,7 +70,7 @@ CATALOGUE: dict[str, PackagedModel] = {
         wheel_bytes=92_871_040,
         bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        note="its weights are Q4_1, 4 bits each: no image of it is more exact than that",
+        note="its weights are Q4_1, 4 bits each: an image keeps them as they are",
     ),
 }
 

@@ -13,8 +13,10 @@ import hashlib
 import io
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,29 +89,24 @@ def _measured(
             raise ImageError("the text to calibrate with has no token; give a longer one")
     names = _names(model)
     sums = [np.zeros(columns) for _, columns in names.values()]
-    rows = done = 0
-    tell("calibrate", 0, len(tasks))
+    rows, stop = 0, threading.Event()
+    run = partial(_run if text is not None else _sample, stop, length)
     at_once = min(cpus(), len(tasks))
     with ThreadPoolExecutor(at_once) as pool:
-        sessions = [model.session(threads=1) for _ in range(at_once)]
+        sessions = [model.session(threads=1).engine for _ in range(at_once)]
         try:
             for start in range(0, len(tasks), at_once):
+                tell("calibrate", start, len(tasks))
                 now = tasks[start : start + at_once]
-                run = _run if text is not None else _sample
-                numbers = range(start, start + len(now))
-                lengths = pool.map(
-                    run, (s.engine for s in sessions), now, numbers, [length] * len(now)
-                )
                 # added in the order of the tasks, however many run at once
-                for session, count in zip(sessions, list(lengths)):
+                counts = list(pool.map(run, sessions, now, range(start, start + len(now))))
+                for session, count in zip(sessions, counts):
                     for total, (index, _) in zip(sums, names.values()):
-                        total += np.frombuffer(session.engine.observed(index))
+                        total += np.frombuffer(session.observed(index))
                     rows += count
-                    done += 1
-                tell("calibrate", done, len(tasks))
+            tell("calibrate", len(tasks), len(tasks))
         finally:
-            for session in sessions:
-                session.close()
+            stop.set()  # after an interruption nobody waits for half a text
     found = {name: (total / rows).astype(np.float32) for name, total in zip(names, sums)}
     # a model whose numbers run over has none, and is refused when it is proved
     return {name: mean for name, mean in found.items() if np.isfinite(mean).all()}
@@ -140,7 +137,9 @@ def _first_tokens(model: Model) -> list[int]:
     return found
 
 
-def _run(session: Session, tokens: Sequence[int], number: int, length: int) -> int:
+def _run(
+    stop: threading.Event, length: int, session: Session, tokens: Sequence[int], number: int
+) -> int:
     session.rewind(0)
     session.observe()
     try:
@@ -150,14 +149,16 @@ def _run(session: Session, tokens: Sequence[int], number: int, length: int) -> i
     return len(tokens)
 
 
-def _sample(session: Session, tokens: Sequence[int], number: int, length: int) -> int:
+def _sample(
+    stop: threading.Event, length: int, session: Session, tokens: Sequence[int], number: int
+) -> int:
     session.rewind(0)
     session.observe()
     session.set_sampler(1.0, 0, 1.0, 0.0, 1.0, number)
     count = len(tokens)
     try:
         session.eval(tokens)
-        while count < length:
+        while count < length and not stop.is_set():
             session.eval([session.sample()])
             count += 1
     except EngineError:  # a logit is not finite: what was seen counts

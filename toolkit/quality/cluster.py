@@ -90,15 +90,15 @@ def by_cluster(pieces: Sequence[Piece], address: str) -> Generator[Done]:
 
 def _result(task: Any) -> Any:
     """What a task gave. The QedgeError that it raised; ToolError when its workers died."""
-    if task.status == "finished":
-        return task.result()
-    error = task.exception()
-    if isinstance(error, QedgeError):
-        raise error
-    raise ToolError(
-        f"a worker of the cluster failed: {type(error).__name__}: {error}; what was done is "
-        "not done again"
-    )
+    try:
+        return task.result()  # waits where the worker that had it has died since
+    except QedgeError:
+        raise
+    except Exception as error:
+        raise ToolError(
+            f"a worker of the cluster failed: {type(error).__name__}: {error}; what was done is "
+            "not done again"
+        ) from error
 
 
 def _scattered(client: Any, ref: Ref, sent: dict[str, Any]) -> Any:
