@@ -322,7 +322,9 @@ def test_full_disk_is_a_write_error_and_the_old_image_stays(
 ) -> None:
     old = small_disk / "model.qimg"
     old.write_bytes(b"an older image")
-    assert "No space left" in fails(8, "build", big_gguf, "-b", "x86-64", "-o", old)
+    assert "No space left" in fails(
+        8, "build", big_gguf, "-q", "f16", "-b", "x86-64", "-o", old
+    )
     assert old.read_bytes() == b"an older image"
     assert os.listdir(small_disk) == ["model.qimg"]
 
@@ -334,7 +336,7 @@ def test_file_size_limit_is_a_write_error_and_the_old_image_stays(
     old.write_bytes(b"an older image")
     limit = (1 << 20, 1 << 20)
     said = fails(
-        *(8, "build", big_gguf, "-b", "x86-64", "-o", old),
+        *(8, "build", big_gguf, "-q", "f16", "-b", "x86-64", "-o", old),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     assert "too large" in said and old.read_bytes() == b"an older image"

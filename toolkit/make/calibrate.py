@@ -27,7 +27,7 @@ from qedge.runtime._engine import ROLES, EngineError
 from qedge.runtime.errors import ImageError
 from qedge.runtime.machine import cpus
 from qedge.runtime.model import Model
-from qedge.toolkit.files import cache_folder
+from qedge.toolkit.files import cache_folder, private_folder
 from qedge.toolkit.kept import kept_or_made
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def importance_of(
     path = cache_folder() / "calibration" / f"{name}.npz"
 
     def make() -> bytes:
-        with tempfile.TemporaryDirectory(prefix="qedge-") as folder:
+        private_folder(path.parent)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
             image = Path(folder) / "model.qimg"
             make_image(image)
             with Model.open(image, allow_paging=True) as model:

@@ -96,8 +96,8 @@ def _result(task: Any) -> Any:
         raise
     except Exception as error:
         raise ToolError(
-            f"a worker of the cluster failed: {type(error).__name__}: {error}; what was done is "
-            "not done again"
+            f"a worker of the cluster failed: {type(error).__name__}: {error}; what was done "
+            "is not done again"
         ) from error
 
 

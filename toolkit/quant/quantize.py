@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qedge.runtime._engine import TYPES
-from qedge.runtime.errors import UsageError
+from qedge.runtime.errors import ImageError, UsageError
 from qedge.runtime.machine import cpus
 from qedge.toolkit.quant import _tiles as tiles
 from qedge.toolkit.quant import search
@@ -27,6 +27,7 @@ BLOCK = 32  # columns of a block; rows are padded to whole ones
 PLAIN = ("f32", "f16", "bf16")  # types whose rows are never interleaved
 _NUMPY = {"f32": "<f4", "f16": "<f2"}
 _VALUES_AT_ONCE = 1 << 21  # 8 MiB of float32
+_HALF_MOST = 65504  # of f16, which scales are
 
 # GGML's numbers of the types that a source may have, by the names of gguf-py.
 STORED = {name.upper(): number for name, number in TYPES.items() if number < 256}
@@ -134,7 +135,13 @@ def _searched(
 ) -> Bytes:
     columns, rows, to = tensor.columns, stop - start, TYPES[kind]
     out = np.empty(packed_bytes(kind, layout, rows, columns), np.uint8)
-    stored = search.quantize_rows(tensor.read(start, stop), kind, importance)
+    values = tensor.read(start, stop)
+    if not kind.startswith("a") and max(values.max(), -values.min()) > _HALF_MOST:
+        raise ImageError(
+            f"{tensor.path}: {tensor.name} holds weights above {_HALF_MOST:,}, of which {kind} "
+            "has no scale; take f32"
+        )
+    stored = search.quantize_rows(values, kind, importance)
     padded = columns if kind.endswith("_K") else -(-columns // BLOCK) * BLOCK
     tiles.pack(stored, None, padded, to, to, 0, rows, layout, out)
     return out
