@@ -73,7 +73,7 @@ def test_json_has_every_type_and_three_picks(run: Run, larger: Path) -> None:
 def test_sizes_are_those_that_a_build_has(run: Run, larger: Path, tmp_path: Path) -> None:
     told = found(run("advise", larger, "-b", "pi4", "--context", "256", "--json"))
     choice = next(choice for choice in told["choices"] if choice["quant"] == "q8_0")
-    words = ["-b", "pi4", "--context", "256", "-o", tmp_path / "m.qimg", "--json"]
+    words = ["-b", "pi4", "-q", "q8_0", "--context", "256", "-o", tmp_path / "m.qimg", "--json"]
     built = found(run("build", larger, *words))
     assert choice["arena_bytes"] == built["arena_bytes"]
     assert choice["resident_bytes"] == built["resident_bytes"]
