@@ -196,8 +196,8 @@ typedef struct {
 } qe_workers;
 
 /* Who sees what matrices are multiplied with: `tokens` rows of x, `stride` floats apart, before
- * tensor number `tensor` (qe_image_tensor) is multiplied with them; of those that share x, each.
- * Called by the thread that evaluates. */
+ * tensor number `tensor` (qe_image_tensor) is multiplied with them; of those that share x,
+ * each. Called by the thread that evaluates. */
 typedef struct {
     void *self;
     void (*input)(void *self, uint32_t tensor, const float *x, size_t stride, uint32_t columns,

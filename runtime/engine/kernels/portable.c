@@ -37,7 +37,7 @@ static void quantized_row(const qe_matmul *m, const qe_format *f, const uint8_t 
 {
     const uint32_t blocks = qe_ceil(m->columns, 32) / 32;
     const size_t stride = m->act.stride;
-    qe_block block;
+    qe_block block = {.d = 0.0f};
     for (uint32_t t = 0; t < m->tokens; t++)
         out[t * m->out_stride] = 0.0f;
     for (uint32_t b = 0; b < blocks; b++) {
