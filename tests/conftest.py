@@ -37,9 +37,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Pulled:
 
 def _smollm2(model: Pulled, quant: str, factory: pytest.TempPathFactory) -> Path:
     path = shared_folder(factory, "images") / f"smollm2-{quant}.qimg"
-    return made_once(
-        path, lambda: build(model.path, load("host"), path, quant=quant, context=2048)
-    )
+    options = {"quant": quant, "rounding": "ggml", "context": 2048}  # as llama.cpp's figures
+    return made_once(path, lambda: build(model.path, load("host"), path, **options))
 
 
 @pytest.fixture(scope="session")

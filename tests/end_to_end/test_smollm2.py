@@ -31,6 +31,7 @@ def one_json(done: subprocess.CompletedProcess[str]) -> dict:
 def test_build_tells_what_run_then_uses(qedge: Call, smollm2: Pulled, tmp_path: Path) -> None:
     output = tmp_path / "m.qimg"
     arguments = ("build", smollm2.path, "-b", "host", "--quant", "q4_0", "--context", 512)
+    arguments += ("--rounding", "ggml")
     built = one_json(qedge(*arguments, "-o", output, "--json"))
     assert built["bytes"] == output.stat().st_size
     assert built["seconds"] < 15
@@ -82,6 +83,24 @@ def test_perplexity_is_llama_cpps_within_its_bounds(
     assert found["scored_tokens"] == 63 * found["chunks"]
 
 
+def test_own_four_bits_are_nearer_to_the_file_than_q4_0(
+    qedge: Call, smollm2: Pulled, smollm2_q4: Path, tmp_path: Path
+) -> None:
+    """The file's own blocks are the base: nothing is lost in them."""
+    base, own = tmp_path / "keep.qimg", tmp_path / "a4.qimg"
+    words = ("build", smollm2.path, "--context", 512, "--json")
+    assert one_json(qedge(*words, "-o", base))["quant"] == "keep"
+    small = one_json(qedge(*words, "-q", "a4", "--calibrate", "none", "-o", own))["bytes"]
+    assert small < 1.02 * smollm2_q4.stat().st_size
+    losses = [
+        one_json(qedge("eval", one, PASSAGE, "--against", base, "--context", 128, "--json"))[
+            "kl_mean"
+        ]
+        for one in (own, smollm2_q4)
+    ]
+    assert 0 < losses[0] < 0.5 * losses[1]
+
+
 def test_bench_reports_medians_of_what_was_asked(qedge: Call, smollm2_q8: Path) -> None:
     options = ("--prompt-tokens", 64, "--decode-tokens", 8, "--depth", 100, "--repeat", 2)
     found = one_json(qedge("bench", smollm2_q8, *options, "--threads", 1, "--json"))
@@ -105,7 +124,7 @@ def test_image_and_gguf_tokenize_alike(qedge: Call, smollm2_q8: Path, smollm2: P
 def test_readme_python_example_runs_as_written(smollm2_q8: Path, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     example = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
-    (tmp_path / "smollm2-135m-q8_0.qimg").symlink_to(smollm2_q8)
+    (tmp_path / "smollm2-135m.qimg").symlink_to(smollm2_q8)
     done = subprocess.run(
         [sys.executable, "-c", example],
         cwd=tmp_path,

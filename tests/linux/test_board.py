@@ -57,7 +57,9 @@ def test_an_image_with_one_other_tensor_sends_its_blocks(
     weights, images = make_weights(4, config), []
     for name in ("one", "other"):
         write_gguf(tmp_path / f"{name}.gguf", config, weights)
-        made = build(tmp_path / f"{name}.gguf", linux_board, tmp_path / f"{name}.qimg")
+        made = build(
+            tmp_path / f"{name}.gguf", linux_board, tmp_path / f"{name}.qimg", quant="q8_0"
+        )
         images.append(made.image)
         weights["blk.3.ffn_up.weight"] = weights["blk.3.ffn_up.weight"][::-1].copy()
     block = there.hello.block
