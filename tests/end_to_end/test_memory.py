@@ -152,7 +152,8 @@ from pathlib import Path
 from qedge.toolkit.board import load
 from qedge.toolkit.make.build import build
 from qedge.runtime.machine import peak_rss_bytes
-build(Path(sys.argv[1]), load("host"), Path(sys.argv[2]), quant="q4_0", context=512)
+build(Path(sys.argv[1]), load("host"), Path(sys.argv[2]), quant="q4_0", context=512,
+      rounding="ggml")
 print(peak_rss_bytes())
 """
 
