@@ -54,7 +54,7 @@ SHAPES = {
     "a4, kv q8_0, heads of 32": Shape("a4", "q8_0", _WIDE),
     "a6, kv q8_0, ffn of 172, heads of 8": Shape("a6", "q8_0", TinyConfig(ffn=172)),
     "a3, rough": Shape("a3", "q8_0", _WIDE, rough=True),
-    "q5_1, rough": Shape("q5_1", "q8_0", _WIDE, rough=True),
+    "q5_1, kv q8_0": Shape("q5_1", "q8_0", _WIDE),
     "q4_K, kv q8_0": Shape("q4_K", "q8_0", _K),
     "q6_K, rough": Shape("q6_K", "q8_0", _K, rough=True),
     "q2_K, kv q8_0": Shape("q2_K", "q8_0", _K),

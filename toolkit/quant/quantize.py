@@ -7,6 +7,7 @@ board's kernels want them, on all of the machine's cores.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,9 @@ BLOCK = 32  # columns of a block; rows are padded to whole ones
 PLAIN = ("f32", "f16", "bf16")  # types whose rows are never interleaved
 _NUMPY = {"f32": "<f4", "f16": "<f2"}
 _VALUES_AT_ONCE = 1 << 21  # 8 MiB of float32
-_HALF_MOST = 65504  # of f16, which scales are
+# The largest weight in units of the largest f16, which scales and minima are.
+_REACH = {"q4_0": 7, "q5_0": 15, "q8_0": 127, "iq4_nl": 113, "q4_1": 1, "q5_1": 1}
+_REACH |= {"q2_K": 15, "q3_K": 93, "q4_K": 63, "q5_K": 63, "q6_K": 3937}
 
 # GGML's numbers of the types that a source may have, by the names of gguf-py.
 STORED = {name.upper(): number for name, number in TYPES.items() if number < 256}
@@ -136,10 +139,11 @@ def _searched(
     columns, rows, to = tensor.columns, stop - start, TYPES[kind]
     out = np.empty(packed_bytes(kind, layout, rows, columns), np.uint8)
     values = tensor.read(start, stop)
-    if not kind.startswith("a") and max(values.max(), -values.min()) > _HALF_MOST:
+    most = 65504.0 * _REACH.get(kind, math.inf)
+    if max(values.max(), -values.min()) > most:
         raise ImageError(
-            f"{tensor.path}: {tensor.name} holds weights above {_HALF_MOST:,}, of which {kind} "
-            "has no scale; take f32"
+            f"{tensor.path}: {tensor.name} holds weights above {most:,.0f}, which no scale of "
+            f"{kind} reaches; take a4 or f32"
         )
     stored = search.quantize_rows(values, kind, importance)
     padded = columns if kind.endswith("_K") else -(-columns // BLOCK) * BLOCK
