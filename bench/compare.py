@@ -84,7 +84,7 @@ class Work:
         return cls(
             sum(size for kind, *_, size in tensors if kind != 0 or config["tied"]),
             values * value_bytes,
-            sum(rows * columns for kind, _, _, _, _, rows, columns, _ in tensors if kind > 3),
+            sum(rows * columns for kind, _, _, _, rows, columns, _ in tensors if kind > 3),
         )
 
     def limit(self, key: str, tokens: int, round_: dict[str, Any]) -> float | None:

@@ -16,7 +16,7 @@ from qedge.toolkit.board import load
 from qedge.toolkit.fetch.pull import cache_folder, pull
 from qedge.toolkit.make.build import build
 
-LLAMA_TYPES = {"q4_0": 2, "q8_0": 7}  # llama_ftype
+LLAMA_TYPES = {"q4_0": 2, "q8_0": 7, "q4_K_M": 15, "q5_K_M": 17}  # llama_ftype
 CONTEXTS = {"smollm2": 4352, "1b": 1024}
 SHAPE_1B = {"dim": 2048, "ffn": 8192, "layers": 16, "heads": 32, "kv_heads": 8, "vocab": 49152}
 

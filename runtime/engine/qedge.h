@@ -296,7 +296,8 @@ enum {
     QE_HAS_NEON = 4,   /* 64-bit Arm; 32-bit Arm with VFPv4 too */
     QE_HAS_DOTPROD = 8,
     QE_HAS_I8MM = 16,
-    QE_HAS_AMX = 32 /* TILE and INT8, with the system's leave */
+    QE_HAS_AMX = 32,    /* TILE and INT8, with the system's leave */
+    QE_HAS_AVXVNNI = 64 /* VNNI in 256 bits */
 };
 
 /* The set called name, or the fastest one for NULL; NULL when there is none on this machine. */

@@ -21,22 +21,26 @@
 #endif
 
 #if defined(__x86_64__)
-/* QE_HAS_AVX2 and QE_HAS_AVX512: what the CPU has and the system saves (Intel's manual, volume
- * 1, 14.3 and 15.2). Compilers ask the same for __builtin_cpu_supports, out of a variable that
- * zig's run-time library lacks. */
+/* QE_HAS_AVX2, QE_HAS_AVXVNNI and QE_HAS_AVX512: what the CPU has and the system saves (Intel's
+ * manual, volume 1, 14.3 and 15.2). Compilers ask the same for __builtin_cpu_supports, out of a
+ * variable that zig's run-time library lacks. */
 static uint32_t vectors(void)
 {
-    const unsigned xsave_avx_f16c = 7u << 27, avx2 = 1u << 5, vnni = 1u << 11;
+    const unsigned xsave_avx_f16c = 7u << 27, avx2 = 1u << 5, vnni = 1u << 11,
+                   avxvnni = 1u << 4;
     const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
     unsigned a, b, c, d, saved, high;
+    uint32_t found = QE_HAS_AVX2;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & xsave_avx_f16c) != xsave_avx_f16c)
         return 0;
     __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     if ((saved & 0x06) != 0x06 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & avx2))
         return 0;
-    if ((saved & 0xE6) != 0xE6 || (b & avx512) != avx512 || !(c & vnni))
-        return QE_HAS_AVX2;
-    return QE_HAS_AVX2 | QE_HAS_AVX512;
+    if ((saved & 0xE6) == 0xE6 && (b & avx512) == avx512 && (c & vnni))
+        found |= QE_HAS_AVX512;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avxvnni))
+        found |= QE_HAS_AVXVNNI;
+    return found;
 }
 
 /* Whether the CPU has AMX's int8 tiles, and Linux lets this process use them: their state is

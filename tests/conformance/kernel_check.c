@@ -218,6 +218,35 @@ void record_bytes(const void *x, size_t n)
     qe_sha256_update(&digest, x, n);
 }
 
+#if defined(QE_EMULATE_VNNI)
+#include "../../runtime/engine/kernels/amx.h"
+#include "../../runtime/engine/kernels/avx2_products.h"
+
+/* avx2 with the products of another set, of which the instructions are emulated. */
+static qe_kernels avx512_emulated, avxvnni_emulated;
+
+static void matmul_avx512(const qe_matmul *m, uint32_t first, uint32_t count)
+{
+    if (m->layout != 16 || !qe_avx512_products(m, first, count))
+        qe_avx2.matmul(m, first, count);
+}
+
+static void add_emulated(void)
+{
+    avx512_emulated = qe_avx2;
+    avx512_emulated.name = "avx512 emulated";
+    avx512_emulated.matmul = matmul_avx512;
+    avxvnni_emulated = qe_avxvnni;
+    avxvnni_emulated.name = "avxvnni emulated";
+    sets[set_count++] = &avx512_emulated;
+    sets[set_count++] = &avxvnni_emulated;
+}
+#else
+static void add_emulated(void)
+{
+}
+#endif
+
 int main(int argc, char **argv)
 {
     const uint32_t features = qe_host_features();
@@ -230,6 +259,7 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; (name = qe_kernels_list(i, features, &usable)) != NULL; i++)
         if (usable && qe_kernels_find(name, features) != &qe_portable)
             sets[set_count++] = qe_kernels_find(name, features);
+    add_emulated();
     check_rows();
     check_attention();
     check_matmul();

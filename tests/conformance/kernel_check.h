@@ -6,7 +6,7 @@
 
 #include "../../runtime/engine/kernels/kernels.h"
 
-enum { MOST_SETS = 5, GUARDED = 10 };
+enum { MOST_SETS = 8, GUARDED = 10 };
 
 /* Data of one case: ordinary values only, or infinities, NaN, subnormals and the edges too. */
 enum { ORDINARY, EXTREME };

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, ZIG, Machine, Programs
+from support.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, VNNI, ZIG, Machine, Programs
 
 from qedge.runtime.machine import kernel_sets
 
@@ -29,6 +29,17 @@ def test_every_set_equals_portable_on_hard_data(machine: Machine, programs: Prog
         usable = [*usable[:-1], "thumb", "portable"]
     assert [*found["sets"], "portable"] == list(usable)
     assert found["comparisons"] > 15_000_000
+
+
+@pytest.mark.skipif(
+    not any(name == "avx2" and ok for name, ok in kernel_sets()), reason="an x86-64-v3's text"
+)
+def test_products_of_avx512_and_avxvnni_equal_portable_on_machines_without(
+    programs: Programs,
+) -> None:
+    found = the_only(programs.run(VNNI, "kernel_check", "--quick"))
+    assert found["sets"][-2:] == ["avx512 emulated", "avxvnni emulated"]
+    assert found["digest"] == KERNELS_V2
 
 
 @pytest.mark.parametrize("machine", [NATIVE, *EMULATED], ids=str)

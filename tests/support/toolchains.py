@@ -74,6 +74,13 @@ TARGETS = {
         Target("native", ("cc",), "gcc"),
         # With the kernels of the smallest microcontrollers, which are plain C.
         Target("thumb", ("cc",), "gcc", ("-DQE_WITH_THUMB",)),
+        # With AVX-512's and AVX-VNNI's products on any x86-64-v3.
+        Target(
+            "vnni",
+            ("cc",),
+            "gcc",
+            ("-O1", "-DQE_EMULATE_VNNI", f"-I{PROGRAMS}", "-Wno-psabi"),
+        ),
         Target(
             "aarch64",
             ("aarch64-linux-gnu-gcc",),
@@ -147,6 +154,7 @@ SOFT_FLOAT = Machine(
     "soft float", "softfloat", ("qemu-arm", "-cpu", "arm1176"), ("dsp", "portable")
 )
 THUMB = Machine("thumb kernels", "thumb")
+VNNI = Machine("vnni emulated", "vnni")
 ZIG = [
     Machine("aarch64 max, by zig", "zig aarch64", ARM64[3].emulator, ARM64[3].kernels),
     Machine("armv7, by zig", "zig armv7", ARM32[0].emulator, ARM32[0].kernels),

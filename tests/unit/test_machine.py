@@ -179,6 +179,8 @@ def test_real_group_with_a_quota_of_one_cpu_is_seen(tiny_image: Path) -> None:
     [
         ("x86_64", ["amx", "avx512", "avx2", "portable"], "x86-64-v4"),
         ("x86_64", ["avx512", "avx2", "portable"], "x86-64-v4"),
+        ("x86_64", ["avx512", "avxvnni", "avx2", "portable"], "x86-64-v4"),
+        ("AMD64", ["avxvnni", "avx2", "portable"], "x86-64-v3"),
         ("AMD64", ["avx2", "portable"], "x86-64-v3"),
         ("x86_64", ["portable"], "x86-64"),
         ("aarch64", ["i8mm", "dotprod", "neon", "portable"], "aarch64-dotprod"),
@@ -189,7 +191,7 @@ def test_real_group_with_a_quota_of_one_cpu_is_seen(tiny_image: Path) -> None:
 def test_profile_of_this_machine_is_the_best_that_it_can_run(
     monkeypatch: pytest.MonkeyPatch, machine_name: str, sets: list[str], profile: str
 ) -> None:
-    every = ["amx", "avx512", "avx2", "i8mm", "dotprod", "neon", "portable"]
+    every = ["amx", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon", "portable"]
     monkeypatch.setattr(board, "kernel_sets", lambda: [(name, name in sets) for name in every])
     monkeypatch.setattr(board.platform, "machine", lambda: machine_name)
     assert board.host_name() == profile and board.load("host").name == profile

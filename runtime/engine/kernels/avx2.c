@@ -1,5 +1,5 @@
-/* avx2.c - kernels for AVX2 with F16C (any x86-64-v3); matrix products are
- * avx2_products.c's. Equal to portable.c. */
+/* avx2.c - kernels for AVX2 with F16C (any x86-64-v3), and for AVX-VNNI beside them; matrix
+ * products are avx2_products.c's and avxvnni.c's. Equal to portable.c. */
 #if defined(__x86_64__) && !defined(QE_PORTABLE_ONLY)
 #include "avx2_products.h"
 #include <immintrin.h>
@@ -86,15 +86,34 @@ static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
         qe_avx2_products(m, first, count);
 }
 
-static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
-                     uint32_t heads, float *scores, size_t stride)
+static void matmul_vnni(const qe_matmul *m, uint32_t first, uint32_t count)
+{
+    if (!common_matmul(m, first, count))
+        qe_avxvnni_products(m, first, count);
+}
+
+static inline void score_tiles(const uint8_t *k, uint32_t tiles, uint32_t head_size,
+                               const qe_act *q, uint32_t heads, float *scores, size_t stride,
+                               qe_scores *tile_scores)
 {
     if (head_size % 32) {
         qe_portable_score_q8(k, tiles, head_size, q, heads, scores, stride);
         return;
     }
     for (uint32_t tile = 0; tile < tiles; tile++, k += qe_key_tile_bytes(head_size))
-        qe_avx2_scores(k, head_size / 32, q, heads, scores + tile * 16, stride);
+        tile_scores(k, head_size / 32, q, heads, scores + tile * 16, stride);
+}
+
+static void score_q8(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
+                     uint32_t heads, float *scores, size_t stride)
+{
+    score_tiles(k, tiles, head_size, q, heads, scores, stride, qe_avx2_scores);
+}
+
+static void score_q8_vnni(const uint8_t *k, uint32_t tiles, uint32_t head_size, const qe_act *q,
+                          uint32_t heads, float *scores, size_t stride)
+{
+    score_tiles(k, tiles, head_size, q, heads, scores, stride, qe_avxvnni_scores);
 }
 
 /* Weights are never negative, so they are the unsigned side; a lane owns a value. */
@@ -142,26 +161,15 @@ static void mix_q8(const uint8_t *v, uint32_t tiles, uint32_t head_size, uint32_
                  du + h * (stride / 32), out + h * out_stride);
 }
 
-const qe_kernels qe_avx2 = {
-    .name = "avx2",
-    .quantize = quantize,
-    .matmul = matmul,
-    .rmsnorm = rmsnorm,
-    .silu_mul = silu_mul,
-    .score_q8 = score_q8,
-    .softmax = softmax,
-    .weigh_q8 = weigh_q8,
-    .mix_q8 = mix_q8,
-    .score_f16 = score_f16,
-    .mix_f16 = mix_f16,
-    .score_f32 = score_f32,
-    .mix_f32 = mix_f32,
-    .weights = weights,
-    .order = order,
-    .survey = survey,
-    .pick = pick,
-    .first_largest = first_largest,
-};
+#define ENTRIES                                                                                \
+    .quantize = quantize, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .softmax = softmax,        \
+    .weigh_q8 = weigh_q8, .mix_q8 = mix_q8, .score_f16 = score_f16, .mix_f16 = mix_f16,        \
+    .score_f32 = score_f32, .mix_f32 = mix_f32, .weights = weights, .order = order,            \
+    .survey = survey, .pick = pick, .first_largest = first_largest
+
+const qe_kernels qe_avx2 = {.name = "avx2", .matmul = matmul, .score_q8 = score_q8, ENTRIES};
+const qe_kernels qe_avxvnni = {
+    .name = "avxvnni", .matmul = matmul_vnni, .score_q8 = score_q8_vnni, ENTRIES};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -228,12 +228,8 @@ static inline __attribute__((always_inline)) void group_rows(const qe_matmul *m,
 
 static void matmul(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-    if (common_matmul(m, first, count))
+    if (common_matmul(m, first, count) || qe_avx512_products(m, first, count))
         return;
-    if (m->type != QE_Q4_0 && m->type != QE_Q8_0) {
-        qe_avx2.matmul(m, first, count);
-        return;
-    }
     const uint32_t end = first + count;
     for (uint32_t group = first; group < end; group += 2) {
         if (m->type == QE_Q4_0)

@@ -12,6 +12,7 @@ static const struct {
     {&qe_amx, QE_HAS_AVX2 | QE_HAS_AVX512 | QE_HAS_AMX},
 #endif
     {&qe_avx512, QE_HAS_AVX2 | QE_HAS_AVX512},
+    {&qe_avxvnni, QE_HAS_AVX2 | QE_HAS_AVXVNNI},
     {&qe_avx2, QE_HAS_AVX2},
 #elif defined(__aarch64__)
     {&qe_i8mm, QE_HAS_NEON | QE_HAS_DOTPROD | QE_HAS_I8MM},
