@@ -17,15 +17,20 @@
 
 enum {
     NT = 4,        /* tokens that share a load of the weights */
-    SPAN = 24,     /* blocks of a panel: 12 KiB of levels */
-    PREFETCH = 16, /* blocks ahead, of a lone token */
+    SPAN = 24,     /* blocks of a panel: 12 KiB of levels; half as many where they are signed */
+    PREFETCH = 32, /* blocks ahead, of a lone token */
 };
 
-/* 16 rows by up to SPAN blocks. */
+/* 16 rows by up to SPAN blocks. A block of signed levels has their sizes behind it. */
 typedef struct {
     uint8_t q[SPAN][512];
     scales s[SPAN];
 } panel;
+
+INLINE int places(kind k) /* of a block in a panel */
+{
+    return k.is_signed ? 2 : 1;
+}
 
 INLINE __m256i four(const int8_t *q)
 {
@@ -49,8 +54,8 @@ INLINE __m256i widened(__m256i sum, __m256i pairs, __m256i by, int goes_on)
 
 /* The sums of a block's products by their integer scales, less those of its zero points, of
  * `tokens` rows of x; both halves of the 16 rows share a broadcast. */
-INLINE void block_sums(__m256i isum[NT][2], const uint8_t *p, kind k, const scales *s,
-                       const int8_t *x, size_t stride, int tokens)
+INLINE void block_sums(__m256i isum[NT][2], const uint8_t *p, kind k, int in_panel,
+                       const scales *s, const int8_t *x, size_t stride, int tokens)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     const int halves = k.step == QE_STEP_HALVES || k.step == QE_STEP_HALVES_MIN;
@@ -63,7 +68,9 @@ INLINE void block_sums(__m256i isum[NT][2], const uint8_t *p, kind k, const scal
             __m256i w[2], size[2];
             for (int h = 0; h < 2; h++) {
                 w[h] = levels(p, k, g, h);
-                size[h] = k.is_signed ? _mm256_abs_epi8(w[h]) : w[h];
+                size[h] = !k.is_signed ? w[h]
+                          : in_panel   ? bytes_at(p + 512 + 64 * g + 32 * h)
+                                       : _mm256_abs_epi8(w[h]);
             }
 #pragma GCC unroll 4
             for (int j = 0; j < tokens; j++) {
@@ -71,12 +78,15 @@ INLINE void block_sums(__m256i isum[NT][2], const uint8_t *p, kind k, const scal
                 for (int h = 0; h < 2; h++) {
                     const __m256i product = _mm256_maddubs_epi16(
                         size[h], k.is_signed ? _mm256_sign_epi8(v, w[h]) : v);
-                    pairs[j][h] =
-                        in_order(g == c ? product : _mm256_add_epi16(pairs[j][h], product));
+                    if (most == 1)
+                        isum[j][h] = widened(isum[j][h], product, ones, g > 0);
+                    else
+                        pairs[j][h] =
+                            in_order(g == c ? product : _mm256_add_epi16(pairs[j][h], product));
                 }
             }
         }
-        for (int h = 0; h < 2; h++) {
+        for (int h = 0; h < 2 && most > 1; h++) {
             const __m256i by = halves                  ? load_pairs(s->s[c / 4], h)
                                : k.step == QE_STEP_ROW ? load_pairs(s->s[0], h)
                                                        : ones;
@@ -131,14 +141,17 @@ INLINE void multiply(const panel *p, kind k, uint32_t first, uint32_t count, con
             _mm256_storeu_ps(out + j * stride + 8 * h, _mm256_setzero_ps());
     for (uint32_t b = 0; b < count; b++, q += 32) {
         __m256i isum[NT][2];
-        block_sums(isum, p->q[b], k, &p->s[b], q, act->stride, tokens);
+        block_sums(isum, p->q[b * places(k)], k, 1, &p->s[b], q, act->stride, tokens);
 #pragma GCC unroll 4
-        for (int j = 0; j < tokens; j++)
-            for (int h = 0; h < 2; h++) {
-                float *to = out + j * stride + 8 * h;
-                _mm256_storeu_ps(to, step(_mm256_loadu_ps(to), k, &p->s[b], h, isum[j][h],
-                                          d[j * row + b], s + 2 * (j * row + b)));
-            }
+        for (int j = 0; j < tokens; j++) {
+            float *to = out + j * stride;
+            __m256 acc[2];
+            for (int h = 0; h < 2; h++) /* both before a store, of which d and s might be */
+                acc[h] = step(_mm256_loadu_ps(to + 8 * h), k, &p->s[b], h, isum[j][h],
+                              d[j * row + b], s + 2 * (j * row + b));
+            for (int h = 0; h < 2; h++)
+                _mm256_storeu_ps(to + 8 * h, acc[h]);
+        }
     }
     for (int j = 0; row_scale && j < tokens; j++)
         for (int h = 0; h < 2; h++) {
@@ -167,7 +180,7 @@ INLINE void lone_token(const uint8_t *w, kind k, uint32_t blocks, const qe_act *
             for (size_t line = 0; line < bytes + head / k.period; line += 64)
                 _mm_prefetch((const char *)p + PREFETCH * 288 + line, _MM_HINT_T0);
             read_scales(&of, w, k, i);
-            block_sums(isum, p, k, &of, q + 32 * b, 0, 1);
+            block_sums(isum, p, k, 0, &of, q + 32 * b, 0, 1);
             for (int h = 0; h < 2; h++)
                 acc[h] = step(acc[h], k, &of, h, isum[0][h], d[b], s + 2 * b);
         }
@@ -189,9 +202,13 @@ INLINE void unpack(panel *p, const uint8_t *w, kind k, uint32_t first, uint32_t 
         read_scales(&p->s[b], head, k, i);
 #pragma GCC unroll 8
         for (int g = 0; g < 8; g++)
-            for (int h = 0; h < 2; h++)
-                _mm256_storeu_si256((__m256i *)(void *)(p->q[b] + 64 * g + 32 * h),
-                                    levels(from, k, g, h));
+            for (int h = 0; h < 2; h++) {
+                uint8_t *to = p->q[b * places(k)] + 64 * g + 32 * h;
+                const __m256i w = levels(from, k, g, h);
+                _mm256_storeu_si256((__m256i *)(void *)to, w);
+                if (k.is_signed)
+                    _mm256_storeu_si256((__m256i *)(void *)(to + 512), _mm256_abs_epi8(w));
+            }
     }
 }
 
@@ -227,7 +244,8 @@ INLINE void groups(const qe_matmul *m, kind k, uint32_t first, uint32_t count)
             continue;
         }
         panel p;
-        const uint32_t spans = (blocks + SPAN - 1) / SPAN, span = (blocks + spans - 1) / spans;
+        const uint32_t most = SPAN / places(k), spans = (blocks + most - 1) / most,
+                       span = (blocks + spans - 1) / spans;
         for (uint32_t b = 0; b < blocks; b += span) {
             const uint32_t now = blocks - b < span ? blocks - b : span;
             const int last = b + now == blocks && k.step == QE_STEP_ROW;
@@ -278,7 +296,7 @@ INLINE void score_heads(const uint8_t *w, uint32_t blocks, const qe_act *act, si
         __m256i isum[NT][2];
         scales of;
         read_scales(&of, w, KIND_Q8_0, 0);
-        block_sums(isum, w + 32, KIND_Q8_0, &of, q + 32 * b, act->stride, heads);
+        block_sums(isum, w + 32, KIND_Q8_0, 0, &of, q + 32 * b, act->stride, heads);
         for (int j = 0; j < heads; j++)
             for (int h = 0; h < 2; h++)
                 acc[j][h] =
