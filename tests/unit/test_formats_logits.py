@@ -34,24 +34,20 @@ SCALES: dict[str, tuple[int, ...]] = {
     "TQ1_0": (52,),
     "TQ2_0": (64,),
     "Q1_0": (0,),
-    "Q2_0": (0,),
     "MXFP4": (),
 }
 MIDDLE = {"Q4_1": -7.5, "Q5_1": -15.5, "Q2_K": 1.5, "Q4_K": 7.5, "Q5_K": 15.5}
 TERNARY = np.array([n for n in range(256) if not n & n >> 1 & 0x55], np.uint8)
-SIZES = {"Q1_0": (128, 18), "Q2_0": (64, 18)}  # weights and bytes; not in every gguf-py
+SIZES = {"Q1_0": (128, 18)}  # weights and bytes: gguf-py reads none of it
 
 
 def values_of(stored: np.ndarray, kind: str) -> np.ndarray:
-    if kind not in SIZES:
-        return gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[kind])
+    if kind != "Q1_0":
+        return np.asarray(gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[kind]))
     blocks = stored.reshape(len(stored), -1, 18)
     scales = np.ascontiguousarray(blocks[..., :2]).view("<f2").astype(np.float32)
-    step = 1 if kind == "Q1_0" else 2
-    levels = blocks[..., 2:, None] >> np.arange(0, 8, step, dtype=np.uint8) & (2**step - 1)
-    levels = levels.reshape(*blocks.shape[:2], -1).astype(np.float32)
-    levels = levels * 2 - 1 if kind == "Q1_0" else levels - 1
-    return (levels * scales).reshape(len(stored), -1)
+    bits = np.unpackbits(blocks[..., 2:], axis=-1, bitorder="little").astype(np.float32)
+    return np.asarray((bits * 2 - 1) * scales).reshape(len(stored), -1)
 
 
 def blocks_of(kind: str, rows: int, columns: int, seed: int) -> np.ndarray:
@@ -59,11 +55,11 @@ def blocks_of(kind: str, rows: int, columns: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     weights, size = SIZES.get(kind) or gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     found = rng.integers(0, 256, (rows, columns // weights, size), np.uint8)
-    if kind in ("TQ2_0", "Q2_0"):  # -1, 0 and 1 alone: about zero too
+    if kind == "TQ2_0":  # -1, 0 and 1 alone: about zero too
         found = rng.choice(TERNARY, found.shape)
 
     def set_scales(d: np.ndarray) -> np.ndarray:
-        for at, factor in zip(SCALES[kind], (1, MIDDLE.get(kind)), strict=False):
+        for at, factor in zip(SCALES[kind], (1.0, MIDDLE.get(kind, 0.0)), strict=False):
             found[..., at : at + 2] = (d * factor).astype("<f2").view(np.uint8)
         return found.reshape(rows, -1)
 
@@ -92,7 +88,7 @@ def test_kept_weights_compute_what_the_same_weights_in_f32_do(
     raw = {}
     for number, (name, values) in enumerate(weights.items()):
         if name.startswith("blk.") and values.ndim == 2:
-            raw[name] = (blocks_of(kind, *values.shape, seed=number), kind)
+            raw[name] = (blocks_of(kind, values.shape[0], values.shape[1], number), kind)
     plain = weights | {name: values_of(stored, kind) for name, (stored, _) in raw.items()}
     rest = {name: values for name, values in weights.items() if name not in raw}
     kept = write_gguf(tmp_path / "kept.gguf", CONFIG, rest, raw=raw)
