@@ -1,8 +1,7 @@
 """The two models of the comparison, each in both engines' formats, made once and kept.
 
-SmolLM2-135M comes from `qedge pull`; its GGUF is requantized by llama.cpp for llama.cpp and
-built by
-qedge for qedge, from the same file.  The 1B shape has random weights.
+SmolLM2-135M comes from `qedge pull`; llama.cpp requantizes its file, and qedge keeps these very
+weights.  The 1B shape has random weights.
 """
 
 from __future__ import annotations
@@ -120,18 +119,26 @@ def source_of(name: str) -> Path:
     return source
 
 
-def image(name: str, quant: str, context: int | None = None) -> Path:
-    """qedge's image of a model (smollm2 or 1b) in a type, made when it is missing; with a
-    context of its own, in an image of its own."""
+def image(
+    name: str, quant: str, context: int | None = None, source: Path | None = None
+) -> Path:
+    """qedge's image of a model (smollm2 or 1b) in a type, made when it is missing, out of its
+    own file or out of one that is quantized; with a context of its own, in an image of its
+    own. Rounded as ggml does: how well a model is rounded is not what is timed."""
     file = f"{name}-{quant}-{context}.qimg" if context else f"{name}-{quant}.qimg"
-    context = context or CONTEXTS[name]
-    build(source_of(name), load("host"), folder() / file, quant=quant, context=context)
-    return folder() / file
+    path, board, context = folder() / file, load("host"), context or CONTEXTS[name]
+    if source is not None:
+        build(source, board, path, quant="keep", context=context)
+    else:
+        rounding = "ggml" if quant in ("q4_0", "q8_0") else "search"
+        build(source_of(name), board, path, quant=quant, context=context, rounding=rounding)
+    return path
 
 
 def pair(name: str, quant: str, context: int | None = None) -> Pair:
-    """The files of a model in a type for both engines, from one source."""
+    """The files of a model in a type for both engines, with the very same weights: qedge takes
+    llama.cpp's over."""
     gguf = folder() / f"{name}-{quant}.gguf"
     if not gguf.exists():
         requantize(source_of(name), gguf, quant)
-    return Pair(name, quant, gguf, image(name, quant, context))
+    return Pair(name, quant, gguf, image(name, quant, context, gguf))
