@@ -78,7 +78,10 @@ class Built:
 
 
 def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEntry]:
-    """The tensor table, in the one order that the engine takes (SPEC 3.5)."""
+    """The tensor table, in the one order that the engine takes (SPEC 3.5). UsageError for types
+    that the board refuses."""
+    if (why := refused(recipe, board)) is not None:
+        raise UsageError(why)
     names = ["token_embd.weight", "output_norm.weight"]
     if not source.config.tied:
         names.append("output.weight")
@@ -87,7 +90,6 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
     entries = []
     for name in names:
         tensor, kind = source.tensors[name], recipe.type_of(name)
-        _refuse_table(name, kind, board)
         parts = name.split(".")
         layer, role = (int(parts[1]), parts[2]) if parts[0] == "blk" else (0, parts[0])
         layout = layout_for(kind, board.layout_rows)
@@ -100,14 +102,17 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
     return entries
 
 
-def _refuse_table(name: str, kind: str, board: Board) -> None:
-    """UsageError for a type whose levels are looked up, on a board without an operating system:
-    its processor has no instruction for that."""
-    if board.device is not None and kind in TABLE_TYPES:
-        raise UsageError(
-            f"{name} is {kind}, whose weights are looked up in a table one by one: too slow on "
-            f"{board.name}; take --quant q4_0, or q8_0, which loses next to nothing more"
-        )
+def refused(recipe: Recipe, board: Board) -> str | None:
+    """Why a board takes no such types: their levels are looked up, and a processor of a board
+    without an operating system has no instruction for that. None: it takes them."""
+    looked_up = {name: kind for name, kind in recipe.types.items() if kind in TABLE_TYPES}
+    if board.device is None or not looked_up:
+        return None
+    name, kind = next(iter(looked_up.items()))
+    return (
+        f"{name} is {kind}, whose weights are looked up in a table one by one: too slow on "
+        f"{board.name}; take --quant q4_0, or q8_0, which loses next to nothing more"
+    )
 
 
 def sized(
