@@ -126,7 +126,7 @@ def test_zig_builds_where_the_user_has_no_home(
     source = tmp_path / "one.c"
     source.write_text("int one(void) { return 1; }")
     done = subprocess.run(
-        [*chosen.command, *chosen.bare, "-c", str(source), "-o", str(tmp_path / "one.o")],
+        [*chosen.command, *chosen.target, "-c", str(source), "-o", str(tmp_path / "one.o")],
         env=kept.zig_environment(),
         capture_output=True,
         text=True,

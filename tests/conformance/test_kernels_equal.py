@@ -6,7 +6,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.toolchains import ARM32, ARM64, EMULATED, NATIVE, THUMB, VNNI, ZIG, Machine, Programs
+from support.toolchains import (
+    ARM32,
+    ARM64,
+    EMULATED,
+    NATIVE,
+    THUMB,
+    VNNI,
+    ZIG,
+    Machine,
+    Programs,
+)
 
 from qedge.runtime.machine import kernel_sets
 

@@ -1,13 +1,13 @@
 """Fixtures of the unit tests: for conversations a tiny model of transformers' folder format
 with special tokens, and templates that are rendered without another process; for the command
-line models that take their time or their room."""
+line models that take their time or their room; a model whose formats are compared."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.tiny_models import TinyConfig, make_weights, write_gguf, write_hf
@@ -17,6 +17,9 @@ from qedge.runtime.model import Model
 from qedge.toolkit.board import load
 from qedge.toolkit.chat import Rendered, renderer, tokens
 from qedge.toolkit.make.build import build
+
+if TYPE_CHECKING:
+    from qedge.toolkit.quality.compare import Comparison
 
 MORE_TOKENS = {
     "pad_token": "<|endoftext|>",
@@ -83,3 +86,21 @@ def big_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = TinyConfig(layers=2, dim=256, ffn=512, vocab_size=600)
     path = tmp_path_factory.mktemp("big") / "big.gguf"
     return write_gguf(path, config, make_weights(1, config))
+
+
+@pytest.fixture(scope="session")
+def compared_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from support.compared import CONFIG
+
+    path = tmp_path_factory.mktemp("compare") / "tiny.gguf"
+    return write_gguf(path, CONFIG, make_weights(1, CONFIG))
+
+
+@pytest.fixture(scope="session")
+def compared(compared_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    from support.compared import PI5, QUANTS, TEXT
+
+    from qedge.toolkit.quality.compare import compare
+
+    cache = tmp_path_factory.mktemp("cache")
+    return compare(compared_model, PI5, quant=QUANTS, text=TEXT, cache=cache)

@@ -43,18 +43,24 @@ def test_build_without_a_board_is_for_this_machine_and_says_so(
 ) -> None:
     done = qedge("build", gguf, "--json", cwd=tmp_path)
     found = answer(done)
-    assert found["board"] == host_name() and found["image"] == "tiny.qimg"
+    assert found["board"] == host_name() and found["image"] == "tiny-a4_M.qimg"
     assert f"for this machine ({host_name()}); -b names another board" in done.stderr
     assert "for this machine" not in qedge("build", gguf, "-b", "host", cwd=tmp_path).stderr
     assert answer(qedge("advise", gguf, "--json"))["board"] == host_name()
 
 
-def test_images_for_two_boards_have_two_names(qedge: Call, gguf: Path, tmp_path: Path) -> None:
+def test_images_of_two_formats_or_for_two_boards_have_two_names(
+    qedge: Call, gguf: Path, tmp_path: Path
+) -> None:
+    words = (("host", "-q", "Q4_0"), ("pico", "-q", "Q4_0"), ("mps2-m4", "-q", "Q4_0"))
     names = [
-        answer(qedge("build", gguf, "-b", board, "-q", "Q4_0", "--json", cwd=tmp_path))["image"]
-        for board in ("host", "pico", "mps2-m4")
+        answer(qedge("build", gguf, "-b", *more, "--json", cwd=tmp_path))["image"]
+        for more in (*words, ("host",), ("pico",))
     ]
-    assert names == ["tiny-q4_0.qimg", "tiny-q4_0-pico.qimg", "tiny-q4_0-mps2-m4.qimg"]
+    assert names == [
+        *("tiny-q4_0.qimg", "tiny-q4_0-pico.qimg", "tiny-q4_0-mps2-m4.qimg"),
+        *("tiny-a4_M.qimg", "tiny-q8_0-pico.qimg"),
+    ]
     assert all((tmp_path / name).is_file() for name in names)
 
 
@@ -75,7 +81,7 @@ def test_a_hub_repositorys_image_has_the_models_name(qedge: Call, tmp_path: Path
     snapshot = tmp_path / "models--acme--tiny" / "snapshots" / ("a" * 40)
     write_hf(snapshot, CONFIG, WEIGHTS)
     done = qedge("build", snapshot.parents[1], "--json", cwd=tmp_path)
-    assert answer(done)["image"] == "tiny.qimg"
+    assert answer(done)["image"] == "tiny-a4_M.qimg"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +240,7 @@ def test_every_verb_takes_names_in_any_bytes(gguf: Path, tmp_path: Path) -> None
         )
         assert done.returncode == 0, (words, done.stderr)
     assert sorted(os.listdir(folder)) == sorted(
-        [b"mod\xe8le.gguf", b"im\xe8ge.qimg", b"mod\xe8le.qimg"]
+        [b"mod\xe8le.gguf", b"im\xe8ge.qimg", b"mod\xe8le-a4_M.qimg"]
         + [b"t\xe9xte", b"mesur\xe9.jsonl", b"r\xe9sum\xe9.html"]
     )
     with open(page, "rb") as file:

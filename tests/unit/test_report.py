@@ -164,7 +164,7 @@ def test_invalid_run_is_marked_with_its_reason_and_does_not_count_for_its_board(
     assert "throttled: the firmware slowed the board" in text
     runs, _, boards, _ = drawn(text)
     hollow = [one.get("class") for one in runs.iter("circle")]
-    assert hollow == ["mark", "mark no", "mark"]
+    assert hollow == ["mark", "mark hollow", "mark"]
     assert [one.text for one in boards.iter("title")] == [
         "pi5, story.qimg, 4 threads: 102.0, median of 2 valid runs"
     ]

@@ -27,8 +27,8 @@ from qedge.toolkit.files import cache_folder
 from qedge.toolkit.kept import made_folder, zig_environment
 
 FLAGS = ["-O3", "-Wall", "-Wextra"]  # beside those of runtime/engine/FLAGS
-BARE = ["-ffunction-sections", "-fdata-sections"]
-GCC_BARE = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
+SECTIONS = ["-ffunction-sections", "-fdata-sections"]  # so that LINK can drop what is not used
+GCC = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
 GCC_CALLS = ["-fcallgraph-info=su"]  # who calls whom, and the stack of each: bare/calls.py
 LINK = ["-Wl,--gc-sections"]
 ELF, CALLS = "firmware.elf", "calls.ci"
@@ -56,7 +56,7 @@ class Compiler:
 
     name: str
     command: tuple[str, ...]
-    bare: tuple[str, ...]
+    target: tuple[str, ...]  # its flags for the device's processor
 
 
 def folders() -> tuple[Path, Path]:
@@ -80,16 +80,16 @@ def compilers(device: Device) -> list[Compiler]:
             if path := shutil.which(name):
                 found.append(Compiler(name, (path,), tuple(device.cpu)))
     elif path := shutil.which("arm-none-eabi-gcc"):
-        flags = (*GCC_BARE, *GCC_CALLS, *device.cpu, *BARE)
-        found.append(Compiler("arm-none-eabi-gcc", (path,), flags))
+        target = (*GCC, *GCC_CALLS, *device.cpu, *SECTIONS)
+        found.append(Compiler("arm-none-eabi-gcc", (path,), target))
     if find_spec("ziglang") and (device.is_process or device.zig_cpu):
         command = (sys.executable, "-m", "ziglang", "cc")
-        bare: tuple[str, ...] = tuple(device.cpu)
+        target = tuple(device.cpu)
         if not device.is_process:
             hard = "hf" if "-mfloat-abi=hard" in device.cpu else ""
-            target = ["-target", f"thumb-freestanding-eabi{hard}", f"-mcpu={device.zig_cpu}"]
-            bare = (*target, *BARE)
-        found.append(Compiler("zig", command, bare))
+            names = ("-target", f"thumb-freestanding-eabi{hard}", f"-mcpu={device.zig_cpu}")
+            target = (*names, *SECTIONS)
+        found.append(Compiler("zig", command, target))
     return found
 
 
@@ -209,15 +209,15 @@ def build(
     chosen = _choose(board, device, compiler)
     firmware, engine = folders()
     sources = _sources(firmware, engine, device)
-    command = [*chosen.command, *chosen.bare, *engine_flags(), *FLAGS, *flags, f"-I{engine}"]
+    command = [*chosen.command, *chosen.target, *engine_flags(), *FLAGS, *flags, f"-I{engine}"]
     if not device.is_process:
         command.append(f"-isystem{firmware / 'cortex' / 'include'}")
     own = [*command, f"-I{firmware}", *defines(board, device)]
     if key is not None:
         own.append(f"-DQF_KEY={{{','.join(str(byte) for byte in key)}}}")
     script = _script(firmware, device)
-    engine_rooms = (engine / "engine",)
-    rooms = (*engine_rooms, firmware, firmware / "ports" / device.port)
+    core = engine / "engine"
+    rooms = (core, firmware, firmware / "ports" / device.port)
     cache = folder or cache_folder() / "firmware"
 
     def objects(line: list[str], files: list[Path], rooms: Iterable[Path]) -> dict[Path, Path]:
@@ -228,8 +228,8 @@ def build(
         return dict(zip(files, sorted(made.glob("*.o"))))
 
     def make(work: Path) -> None:  # the engine knows no board: those of one processor share it
-        shared = [path for path in sources if engine_rooms[0] in path.parents]
-        found = objects(command, shared, engine_rooms)
+        shared = [path for path in sources if core in path.parents]
+        found = objects(command, shared, [core])
         found |= objects(own, [path for path in sources if path not in shared], rooms)
         _link(work, board, device, chosen, command, [found[path] for path in sources], script)
 
@@ -254,12 +254,12 @@ def _compile(
 ) -> None:
     """Compiles each file for itself, as many at a time as there are processors."""
 
-    def one(source: Path) -> None:
-        output = work / f"{sources.index(source):02}-{source.stem}.o"
+    def one(number: int, source: Path) -> None:
+        output = work / f"{number:03}-{source.stem}.o"
         _call(board, compiler, [*command, "-c", str(source), "-o", str(output)])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one, sources))
+        list(pool.map(one, range(len(sources)), sources))
 
 
 def _link(

@@ -38,7 +38,7 @@ def advise(
     ram: str | None,
     as_json: bool,
 ) -> None:
-    """Say which types of MODEL fit a board, how fast they should be, and which to take."""
+    """Say which formats of MODEL fit a board, how fast they should be, and which to take."""
     from qedge.toolkit.cli import show
     from qedge.toolkit.make.advise import Choice
     from qedge.toolkit.make.advise import advise as find
@@ -62,7 +62,7 @@ def advise(
             "predicted_tokens_per_second_at_context": choice.deep,
             "predicted_load_seconds": choice.prediction.load_seconds,
             "accuracy": choice.accuracy,
-            "llama3_8b_perplexity_percent": choice.perplexity_percent,
+            "smollm2_kl_mean": choice.reference,
             "measured_kl_mean": choice.kl,
         }
 

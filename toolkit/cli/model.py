@@ -49,7 +49,7 @@ def pull(name: str, as_json: bool) -> None:
 @click.option(
     "-q",
     "--quant",
-    help="A type, a mixture or keep; default: keep what is quantized already, else q8_0.",
+    help="A type, a mixture or keep; default: keep what is quantized, else a4_M or q8_0.",
 )
 @click.option(
     "--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits."
@@ -74,7 +74,7 @@ def pull(name: str, as_json: bool) -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Default: MODEL[-QUANT].qimg here, or MODEL[-QUANT]-BOARD.qimg for another machine.",
+    help="Default: MODEL-QUANT.qimg here, or MODEL-QUANT-BOARD.qimg for another machine.",
 )
 @ram_option
 @click.option("--sign", type=click.Path(path_type=Path), help="Sign it with a private key.")
@@ -101,14 +101,11 @@ def build(
     from qedge.toolkit.cli import show
     from qedge.toolkit.make.auto import model_for
     from qedge.toolkit.make.build import build as build_image
-    from qedge.toolkit.make.build import output_path, replaced
 
     chosen = board_with_ram(board or "host", ram)
     if not os.path.lexists(model):
         with show.bar(True) as tell:
             model = model_for(os.fspath(model), show.say, tell)
-    output = output_path(model, chosen, quant, output)
-    other = replaced(output, chosen)
     key = None
     if sign is not None:
         from qedge.toolkit.make import signature
@@ -156,8 +153,6 @@ def build(
     notes = list(found.notes)
     if board is None:
         notes.insert(0, f"for this machine ({chosen.name}); -b names another board")
-    if other is not None:
-        notes.append(f"{output} was {other}, and is replaced")
     for note in notes:
         show.say(f"note: {note}")
 

@@ -15,7 +15,7 @@ from qedge.runtime.sizes import show_size
 from qedge.runtime.text import printable
 
 if TYPE_CHECKING:
-    from qedge.toolkit.make.advise import Advice
+    from qedge.toolkit.make.advise import Advice, Choice
     from qedge.toolkit.make.build import Built
 
 
@@ -161,19 +161,20 @@ def _predicted(found: Built) -> dict[str, str]:
 
 
 def advice(found: Advice) -> None:
-    """The types that a board could have, and which to take: the answer itself."""
+    """The formats that a board could have, and which to take: the answer itself."""
     known = any(choice.prediction.tokens_per_second for choice in found.choices)
-    heads = ["type", "context", "image", "arena", "resident", "fits"]
-    heads += ["decode, predicted", "with a full context", "load"] if known else []
+    heads = ["format", "context", "image", "arena", "resident", "fits", "KL"]
+    heads += ["tokens/s", "when full", "load"] if known else []
     rows = []
     for choice in found.choices:
         plan = choice.plan
         row = [choice.quant, f"{plan.context:,}"]
         row += [show_size(n) for n in (plan.image_bytes, plan.arena_bytes, plan.resident_bytes)]
-        row.append("yes" if choice.fits else "no")
+        row += ["yes" if choice.fits else "no", _loss(choice)]
         if known:
             load = choice.prediction.load_seconds
-            row += [rate(choice.prediction.tokens_per_second), rate(choice.deep)]
+            rates = (choice.prediction.tokens_per_second, choice.deep)
+            row += ["-" if value is None else f"{value:,.1f}" for value in rates]
             row.append("-" if load is None else f"{load:,.1f} s")
         rows.append(row)
     print(printable(f"{found.model} (mostly {found.stored}) on {found.board}"))
@@ -185,8 +186,18 @@ def advice(found: Advice) -> None:
             print(f"{choice.quant} {choice.lacks}")
     for pick in found.picks:
         print(f"{pick.goal}: {pick.quant}: {pick.reason}")
-    if not known:
+    if known:
+        print("tokens/s (with an empty and with a full context) and load are predicted")
+    else:
         print("no speed is predicted: no published figure is known for this board")
+
+
+def _loss(choice: Choice) -> str:
+    """KL in nats a token; ~ before another model's."""
+    if choice.loss is None:
+        return "-"
+    another = "~" if choice.kl is None and choice.loss else ""
+    return f"{another}{choice.loss:.4f}" if choice.loss else "0"
 
 
 def rate(value: float | None) -> str:

@@ -1,5 +1,5 @@
-"""Which type to build for a board, before building: sizes, predicted speed, what accuracy is
-known to cost, and three picks with their reasons.  Nothing is quantized."""
+"""Which format to build for a board, before building: sizes, predicted speed, what is known of
+the loss, and three picks with their reasons.  Nothing is quantized."""
 
 from __future__ import annotations
 
@@ -19,52 +19,40 @@ from qedge.toolkit.make.budget import (
     longest_context,
     memory_plan,
 )
-from qedge.toolkit.make.build import sized, tensor_table
+from qedge.toolkit.make.build import refused, sized, tensor_table
 from qedge.toolkit.make.predict import Prediction, kv_bytes, of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
-from qedge.toolkit.quant.recipe import Recipe
+from qedge.toolkit.quant.recipe import KEEP, SMOLLM2_KL, Recipe, own_precision, usual
 from qedge.toolkit.source.model import SourceModel
 from qedge.toolkit.source.opening import open_source
 
-ORDER = ("f32", "f16", "q8_0", "q4_0")  # the most exact first
 USUAL_CONTEXT = 2048  # tokens that "auto" asks for, if the model was trained for them
-USEFUL_CONTEXT = 512  # a type with less is picked only where every type has less
+USEFUL_CONTEXT = 512  # a format with less is picked only where every one has less
 NATS_WORTH = 3.0
 READABLE = 5.0  # tokens/s: below it a balance is struck for speed
+POOR = 1.0  # nats a token: above it a format is picked only where nothing else fits
 
-# Perplexity on WikiText-2, in percent over f16: Llama 3 8B in llama.cpp's types (6.2332 f16,
-# 6.2343 q8_0, 6.7001 q4_0: the LLaMA 3 8b scoreboard in llama.cpp's README on perplexity).
-PERPLEXITY_PERCENT = {"f32": None, "f16": 0.0, "q8_0": 0.02, "q4_0": 7.49}
-ACCURACY = {
-    "f32": "rounds no weight; its perplexity was not measured apart from f16's",
-    "f16": "perplexity 6.2332 (Llama 3 8B), the reference",
-    "q8_0": "perplexity 6.2343 where f16 has 6.2332 (Llama 3 8B): +0.02 %",
-    "q4_0": "perplexity 6.7001 where f16 has 6.2332 (Llama 3 8B): +7.5 %; 28.76 where q8_0 has "
-    "22.60 (SmolLM2-135M): +27 %",
-}
-# Parameters below which neither those figures nor a speed by memory alone say anything.
+# Parameters below which neither SmolLM2's figures nor a speed by memory alone say anything.
 TINY = 20_000_000
 # Of a tiny model, what is known: commander's, from examples/commander/README.md.
 TINY_ACCURACY = {
-    "f32": "rounds no weight",
-    "f16": "not measured for so small a model",
-    "q8_0": "not measured for so small a model; commander (0.6 M parameters) had 100 % right "
-    "in f32, 99.95 % in q8_0",
-    "q4_0": "not measured for so small a model; commander (0.6 M parameters) had 99.95 % right "
-    "in q4_0, 100 % in f32; `qedge eval` of both on your own text tells",
+    "q8_0": "commander (0.6 M parameters) had 100 % right in f32, 99.95 % in q8_0",
+    "q4_0": "commander (0.6 M parameters) had 99.95 % right in q4_0, 100 % in f32; `qedge "
+    "eval` of both on your own text tells",
 }
 TINY_NOTE = (
     "a model of {parameters:,} parameters: predicted speeds count memory alone, and are too "
     "high for it; measure it (qedge bench)"
 )
-# The smallest type that holds what a file's own type holds. bf16 has 8 bits of significand and
-# f16 11: what f16 loses of it lies below 6e-8.
-_HOLDS = {"F32": "f32", "F16": "f16", "BF16": "f16", "Q8_0": "q8_0", "Q4_0": "q4_0"}
+ANOTHER_NOTE = (
+    "~ KL, nats a token, was measured of SmolLM2-135M, not of this model: a larger one loses "
+    "less; `qedge compare` measures it"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One type on the board. Sizes are bytes."""
+    """One format on the board. Sizes are bytes, losses KL in nats a token."""
 
     quant: str
     embedding: str
@@ -74,17 +62,21 @@ class Choice:
     prediction: Prediction
     deep: float | None  # tokens/s with a full context
     accuracy: str
-    perplexity_percent: float | None  # Llama 3 8B's over f16; None: says nothing of this model
-    kl: float | None = None  # of this model, measured: nats a token
+    reference: float | None  # SmolLM2-135M's loss; None: says nothing of this model
+    kl: float | None = None  # this model's own loss, where it was measured
 
     @property
     def fits(self) -> bool:
         return self.lacks is None
 
+    @property
+    def loss(self) -> float | None:
+        return self.reference if self.kl is None else self.kl
+
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A type to take, and why."""
+    """A format to take, and why."""
 
     goal: str
     quant: str
@@ -104,29 +96,40 @@ class Advice:
 
 
 def _choice(
-    source: SourceModel, vocabulary: bytes, board: Board, quant: str, context: int | None
+    source: SourceModel, vocabulary: bytes, board: Board, recipe: Recipe, context: int | None
 ) -> Choice:
-    recipe = Recipe.of(source, quant, None, None)
     entries = tensor_table(source, recipe, board)
     size = sized(source, entries, vocabulary, board)
-    config, tiny = source.config, _parameters(source) < TINY
+    config = source.config
     longest = longest_context(config, board, recipe.kv, size, config.longest)
     wanted = context or min(config.longest, USUAL_CONTEXT)
     tokens = wanted if context or not longest else min(wanted, longest)
     planned = memory_plan(config, board, tokens, recipe.kv, size)
     weights = of_entries(entries)
     full = predict(board, weights, planned.image_bytes, kv_bytes(config, recipe.kv, tokens))
+    accuracy, reference = _known_loss(source, recipe.quant)
     return Choice(
-        quant=quant,
+        quant=recipe.quant,
         embedding=recipe.embedding,
         plan=planned,
         lacks=Room.of(board).lacks(planned),
         longest=longest,
         prediction=predict(board, weights, planned.image_bytes),
         deep=full.tokens_per_second,
-        accuracy=(TINY_ACCURACY if tiny else ACCURACY)[quant],
-        perplexity_percent=None if tiny else PERPLEXITY_PERCENT[quant],
+        accuracy=accuracy,
+        reference=reference,
     )
+
+
+def _known_loss(source: SourceModel, quant: str) -> tuple[str, float | None]:
+    """What other models tell of a format's loss, in words and as SmolLM2's KL."""
+    tiny = _parameters(source) < TINY
+    if quant == own_precision(source.stored_type()):
+        return "the file's own precision", None if tiny else 0.0
+    if tiny:
+        unknown = "not measured for so small a model"
+        return "; ".join(filter(None, (unknown, TINY_ACCURACY.get(quant)))), None
+    return f"KL {SMOLLM2_KL[quant]:.4f} (SmolLM2-135M)", SMOLLM2_KL[quant]
 
 
 def _with_measured(choice: Choice, table: Mapping[str, Any]) -> Choice:
@@ -140,7 +143,7 @@ def _with_measured(choice: Choice, table: Mapping[str, Any]) -> Choice:
         f"{table['base']}'s, perplexity {found['perplexity']:.2f} for "
         f"{found['perplexity_base']:.2f} (measured)"
     )
-    return replace(choice, accuracy=told, perplexity_percent=None, kl=found["kl_mean"])
+    return replace(choice, accuracy=told, kl=found["kl_mean"])
 
 
 def worth(image_bytes: int, kl: float) -> float:
@@ -160,9 +163,9 @@ def advise(
     tokenizer: Path | None = None,
     measured: Mapping[str, Any] | None = None,
 ) -> Advice:
-    """What to build of a model for a board. With "auto" each type has 2,048 tokens, or what the
-    model was trained for, or the most that fits. measured: the table that `qedge compare` kept
-    of the model (quality/measured.py), which then counts in place of other models' figures.
+    """What to build of a model for a board. With "auto" each format has 2,048 tokens, or what
+    the model was trained for, or the most that fits. measured: the table that `qedge compare`
+    kept of the model (quality/measured.py), which then counts in place of SmolLM2's figures.
 
     ImageError for a bad model, UsageError for a bad context, BudgetError when nothing fits: it
     names what would."""
@@ -171,20 +174,28 @@ def advise(
         check_context(source.config, context)
     wanted = context if isinstance(context, int) else None
     vocabulary = pack_vocabulary(source.vocabulary)
-    choices = tuple(_choice(source, vocabulary, board, quant, wanted) for quant in ORDER)
+    stored = source.stored_type()
+    notes: list[str] = []
+    choices: tuple[Choice, ...] = ()
+    for quant in usual(own_precision(stored)):
+        recipe = Recipe.of(source, quant, None, None)
+        if (why := refused(recipe, board)) is not None:
+            notes.append(f"{quant} is left out: {why}")
+            continue
+        choices += (_choice(source, vocabulary, board, recipe, wanted),)
     if measured is not None:
         choices = tuple(_with_measured(choice, measured) for choice in choices)
     if not any(choice.fits for choice in choices):
         raise BudgetError(_nothing(source, vocabulary, board, choices, wanted))
-    stored = source.stored_type()
     useful = min(USEFUL_CONTEXT, wanted or source.config.longest)
     picks = _picks(choices, stored, useful)
-    notes = []
     if measured is not None:
         notes.append(
             f"accuracy is that of this model as `qedge compare` measured it, over "
             f"{measured['chunks']:,} chunks of {measured['text']}"
         )
+    if any(choice.kl is None and choice.reference for choice in choices):
+        notes.append(ANOTHER_NOTE)
     speeds = any(choice.prediction.tokens_per_second for choice in choices)
     if speeds and (count := _parameters(source)) < TINY:
         notes.append(TINY_NOTE.format(parameters=count))
@@ -192,33 +203,25 @@ def advise(
 
 
 def _picks(choices: tuple[Choice, ...], stored: str, useful: int) -> tuple[Pick, ...]:
-    """A type that is more exact than the file is never picked: it holds nothing more."""
-    enough = ORDER.index(_HOLDS.get(stored, "q8_0"))
-    able = [choice for choice in choices[enough:] if choice.fits]
-    if not able:  # a tiny model in q4_0, with its embedding in q8_0
-        able = [choice for choice in choices if choice.fits]
+    able = [choice for choice in choices if choice.fits]
     able = [choice for choice in able if choice.plan.context >= useful] or able
-    exact, small = able[0], min(able, key=lambda choice: choice.plan.image_bytes)
-    middle = next((choice for choice in able if choice.quant == "q8_0"), small)
-    if known := [
-        (worth(one.plan.image_bytes, one.kl), one) for one in able if one.kl is not None
-    ]:
-        middle = min(known, key=lambda pair: pair[0])[1]
-    picks = [
-        Pick("accuracy", exact.quant, _why_exact(exact, choices, stored, enough)),
-        _balance(exact, middle, small),
+    good = [choice for choice in able if (choice.loss or 0.0) <= POOR] or able
+    exact, small = able[0], min(good, key=lambda choice: choice.plan.image_bytes)
+    return (
+        Pick("accuracy", exact.quant, _why_exact(exact, choices, stored)),
+        _balance(exact, good),
         Pick("smallest", small.quant, _why_small(small, exact)),
-    ]
-    return tuple(picks)
+    )
 
 
-def _why_exact(exact: Choice, choices: tuple[Choice, ...], stored: str, enough: int) -> str:
-    at = ORDER.index(exact.quant)
-    if at > enough:
+def _why_exact(exact: Choice, choices: tuple[Choice, ...], stored: str) -> str:
+    if at := choices.index(exact):
         tight = choices[at - 1]
         why = tight.lacks or f"leaves room for {tight.plan.context:,} tokens only"
         return f"the most exact that fits: {tight.quant} {why}"
-    if stored in _HOLDS:
+    if exact.quant == KEEP:
+        return f"the file is {stored} already, and is taken over with its very values"
+    if exact.quant == own_precision(stored):
         return f"holds all that the file does, which is {stored}"
     return f"the file is {stored} already, and {exact.quant} is finer"
 
@@ -234,12 +237,21 @@ def _share(one: Choice, other: Choice) -> str:
     return f"{one.plan.image_bytes / other.plan.image_bytes:.0%} of {other.quant}'s bytes"
 
 
-def _balance(exact: Choice, middle: Choice, small: Choice) -> Pick:
-    """q8_0, which costs next to nothing, unless it is slow to read along and q4_0 is faster."""
-    speed, faster = middle.prediction.tokens_per_second, small.prediction.tokens_per_second
+def _balance(exact: Choice, good: list[Choice]) -> Pick:
+    """What is worth most, unless it is slow to read along and another is faster. Where no loss
+    is known, what loses next to nothing in any model."""
+    known = [
+        (worth(one.plan.image_bytes, one.loss), one) for one in good if one.loss is not None
+    ]
+    if known:
+        middle = min(known, key=lambda pair: pair[0])[1]
+    else:
+        middle = next((one for one in good if one.quant in (KEEP, "q8_0")), good[0])
+    fast = max(good, key=lambda one: one.prediction.tokens_per_second or 0.0)
+    speed, faster = middle.prediction.tokens_per_second, fast.prediction.tokens_per_second
     if speed and faster and speed < READABLE and faster > speed:
         gain = f"{faster:.1f} tokens/s where {middle.quant} has {speed:.1f}"
-        return Pick("balance", small.quant, f"{gain}; {small.accuracy}")
+        return Pick("balance", fast.quant, f"{gain}; {fast.accuracy}")
     if middle.quant == exact.quant:
         return Pick("balance", middle.quant, "the accuracy pick is it already")
     return Pick("balance", middle.quant, f"{_share(middle, exact)}; {middle.accuracy}")
@@ -267,11 +279,13 @@ def _nothing(
     others = [
         other for other in every() if other.device or (other.linux and not other.linux.emulator)
     ]
+    recipe = Recipe.of(source, least.quant, None, None)
     able = [
         other.name
         for other in others
         if other.name != board.name
-        and _choice(source, vocabulary, other, least.quant, context).fits
+        and refused(recipe, other) is None
+        and _choice(source, vocabulary, other, recipe, context).fits
     ]
     cures.append(f"it would fit {', '.join(able)}" if able else "take a smaller model")
     return f"{found}; {'; '.join(cures)}"

@@ -43,12 +43,10 @@ from qedge.toolkit.quant.quantize import (
 )
 from qedge.toolkit.quant.recipe import (
     KEEP,
-    QUANTS,
     WHY,
     Recipe,
     default_quant,
     kept_type,
-    type_named,
 )
 from qedge.toolkit.source.locate import model_name
 from qedge.toolkit.source.model import SourceModel, SourceTensor
@@ -78,7 +76,10 @@ class Built:
 
 
 def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[TensorEntry]:
-    """The tensor table, in the one order that the engine takes (SPEC 3.5)."""
+    """The tensor table, in the one order that the engine takes (SPEC 3.5). UsageError for types
+    that the board refuses."""
+    if (why := refused(recipe, board)) is not None:
+        raise UsageError(why)
     names = ["token_embd.weight", "output_norm.weight"]
     if not source.config.tied:
         names.append("output.weight")
@@ -87,7 +88,6 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
     entries = []
     for name in names:
         tensor, kind = source.tensors[name], recipe.type_of(name)
-        _refuse_table(name, kind, board)
         parts = name.split(".")
         layer, role = (int(parts[1]), parts[2]) if parts[0] == "blk" else (0, parts[0])
         layout = layout_for(kind, board.layout_rows)
@@ -100,14 +100,17 @@ def tensor_table(source: SourceModel, recipe: Recipe, board: Board) -> list[Tens
     return entries
 
 
-def _refuse_table(name: str, kind: str, board: Board) -> None:
-    """UsageError for a type whose levels are looked up, on a board without an operating system:
-    its processor has no instruction for that."""
-    if board.device is not None and kind in TABLE_TYPES:
-        raise UsageError(
-            f"{name} is {kind}, whose weights are looked up in a table one by one: too slow on "
-            f"{board.name}; take --quant q4_0, or q8_0, which loses next to nothing more"
-        )
+def refused(recipe: Recipe, board: Board) -> str | None:
+    """Why a board takes no such types: their levels are looked up, and a processor of a board
+    without an operating system has no instruction for that. None: it takes them."""
+    looked_up = {name: kind for name, kind in recipe.types.items() if kind in TABLE_TYPES}
+    if board.device is None or not looked_up:
+        return None
+    name, kind = next(iter(looked_up.items()))
+    return (
+        f"{name} is {kind}, whose weights are looked up in a table one by one: too slow on "
+        f"{board.name}; take --quant q4_0, or q8_0, which loses next to nothing more"
+    )
 
 
 def sized(
@@ -182,17 +185,19 @@ def check_output(output: Path) -> None:
         raise WriteError(f"{output}: {folder} is not a folder; name another output")
 
 
-def output_path(model: Path, board: Board, quant: str | None, given: Path | None) -> Path:
-    """Where an image goes: the file that was given, or one in the working folder.
-
-    The name then is MODEL-QUANT.qimg (MODEL.qimg where nothing was asked for), with the board's
-    name when that is not this machine, so that images for two boards do not take each other's
-    place."""
-    if given is not None:
-        return given
-    kind = "" if quant is None else f"-{type_named('--quant', quant, QUANTS)}"
+def output_path(model: Path, board: Board, quant: str) -> Path:
+    """Where an image goes when no file is named: MODEL-QUANT.qimg in the working folder, with
+    the board's name when that is not this machine, so that images of two formats or for two
+    boards do not take each other's place."""
     there = "" if board.name == _here() else f"-{board.name}"
-    return Path(f"{model_name(model)}{kind}{there}.qimg")
+    return Path(f"{model_name(model)}-{quant}{there}.qimg")
+
+
+def _refuse_same(output: Path, files: Iterable[Path | None], what: str) -> None:
+    """UsageError when an output is one of some files."""
+    for file in filter(None, files):
+        if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
+            raise UsageError(f"{output}: is {what}; name another output")
 
 
 def _here() -> str | None:
@@ -202,15 +207,16 @@ def _here() -> str | None:
         return None
 
 
-def replaced(output: Path, board: Board) -> str | None:
-    """What an output that is there already is, when it is no image for this board."""
+def _replaced(output: Path, board: Board) -> Iterable[str]:
+    """That an output which is there already is no image for this board, if so."""
     if not output.is_file():
-        return None
+        return
     try:
-        found = open_image(output).plan["board"]
+        found = f"an image for {open_image(output).plan['board']}"
     except QedgeError:
-        return "no image that can be opened"
-    return None if found == board.name else f"an image for {found}"
+        found = "no image that can be opened"
+    if found != f"an image for {board.name}":
+        yield f"{output} was {found}, and is replaced"
 
 
 def _notes(
@@ -311,7 +317,7 @@ def _write(
 def build(
     model: Path,
     board: Board,
-    output: Path,
+    output: Path | None = None,
     *,
     quant: str | None = None,
     context: int | str = "auto",
@@ -326,6 +332,7 @@ def build(
     """Builds the image of a model for a board.
 
     model      see source.open_source; quant, kv, embedding: see Recipe.of
+    output     the image's file; None: see output_path
     calibrate  what decides how much a weight's error counts: "samples" of the model itself, a
                text's path, or "none"
     rounding   see pack
@@ -336,18 +343,19 @@ def build(
     """
     began = time.perf_counter()
     tell = progress or (lambda step, done, of: None)
-    for given in filter(None, (model, tokenizer)):
-        if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
-            raise UsageError(f"{output}: is the model itself; name another output")
-    check_output(output)
+    if output is not None:
+        _refuse_same(output, (model, tokenizer), "the model itself")
+        check_output(output)
     source = open_source(model, tokenizer)
-    for file in source.files:  # one of a folder's, or another part
-        if os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file):
-            raise UsageError(f"{output}: is a file of the model; name another output")
     unasked = quant is None
     if quant is None:
         quant = default_quant(source, quick=at_once or board.device is not None)
     recipe = Recipe.of(source, quant, kv, embedding)
+    if output is None:
+        output = output_path(model, board, recipe.quant)
+        check_output(output)
+    _refuse_same(output, source.files, "a file of the model")  # of a folder, or another part
+    replaces = tuple(_replaced(output, board))
     needs = rounding == SEARCH and any(
         kind != "q8_0" and is_searched(source.tensors[name], kind)
         for name, kind in recipe.types.items()
@@ -385,5 +393,5 @@ def build(
             seconds=time.perf_counter() - began,
             tokens_per_second=expected.tokens_per_second,
             load_seconds=expected.load_seconds,
-            notes=tuple(_notes(source, recipe, planned, context, unasked)),
+            notes=(*_notes(source, recipe, planned, context, unasked), *replaces),
         )

@@ -23,7 +23,7 @@ from qedge.toolkit.files import cache_folder, is_locked, locked, private_folder,
 from qedge.toolkit.kept import keep, kept
 from qedge.toolkit.quality import pieces, pool, speeds
 from qedge.toolkit.quality.digest import model_digest
-from qedge.toolkit.quality.formats import Facts, Images, in_memory, own_precision, usual
+from qedge.toolkit.quality.formats import Facts, Images, in_memory
 from qedge.toolkit.quality.measured import keep_table
 from qedge.toolkit.quality.pieces import Piece, Ref
 from qedge.toolkit.quality.recommend import Pick, recommend
@@ -39,7 +39,7 @@ from qedge.toolkit.quality.scoring import (
 )
 from qedge.toolkit.quality.speeds import PREDICTED, UNKNOWN, Speed
 from qedge.toolkit.quality.statistics import Divergence, joined, summary
-from qedge.toolkit.quant.recipe import FORMATS, QUANTS, type_named
+from qedge.toolkit.quant.recipe import FORMATS, QUANTS, own_precision, type_named, usual
 
 Say = Callable[[str], None]
 Progress = Callable[..., None]  # step, done, of

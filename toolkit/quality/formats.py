@@ -24,7 +24,7 @@ from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
 from qedge.toolkit.quality.digest import made_by, model_digest
 from qedge.toolkit.quality.pieces import Ref
-from qedge.toolkit.quant.recipe import FORMATS, Recipe, kept_type
+from qedge.toolkit.quant.recipe import Recipe
 from qedge.toolkit.source import locate
 from qedge.toolkit.source.model import SourceModel
 from qedge.toolkit.source.opening import open_source
@@ -216,21 +216,6 @@ def _is_right(path: Path) -> bool:
 
 def _hash_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.built")
-
-
-def own_precision(stored: str) -> str:
-    """The format that holds what a file holds, to compare the others with: the file's own type
-    of floats, its blocks as they are where an image can keep them, else f16."""
-    kept = kept_type(stored)
-    if kept in ("f32", "f16", "bf16"):
-        return kept
-    return "keep" if kept is not None else "f16"
-
-
-def usual(base: str) -> list[str]:
-    """The formats that are compared unasked: of floats and kept blocks the base alone."""
-    others = ("f32", "bf16", "f16", "keep")
-    return [name for name in FORMATS if name == base or name not in others]
 
 
 def in_memory() -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 from qedge.runtime.errors import ToolError
@@ -12,9 +11,10 @@ from qedge.toolkit.quality.compare import Comparison, Format
 from qedge.toolkit.quality.speeds import MEASURED, UNKNOWN
 from qedge.toolkit.quality.statistics import interval
 from qedge.toolkit.quality.table import HEADS, cells, title
+from qedge.toolkit.results import pages
 from qedge.toolkit.results.scatter import Axis, Scatter, Spot, scatter, shades
 
-# From the slowest to the fastest; report.html's page and the PNG have the same.
+# From the slowest to the fastest; the page and the PNG have the same.
 COLOURS = ("#3b4cc0", "#4f9bd9", "#7a7a7a", "#e8863b", "#b40426")
 MB = 1e6
 
@@ -45,19 +45,12 @@ def _spot(row: Format, x: float, shade: int | None) -> Spot:
 
 def write_page(found: Comparison, path: Path) -> None:
     """The page. Whatever a model says of itself is text on it, never markup. WriteError."""
-    page = render(found).encode("utf-8", "replace")
-    with new_file(path) as file:
-        file.write(page)
+    pages.write(render(found), path)
 
 
 def render(found: Comparison) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = (resources.files("qedge.toolkit.quality") / "compare.html").read_text("utf-8")
-    return environment.from_string(template).render(
+    return pages.render(
+        "quality/compare.html",
         title=title(found),
         plots=plots(found),
         colours=COLOURS,

@@ -44,21 +44,32 @@ class Mark:
     predicted: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """What is drawn: axes as (pixel, label), marks, and whether they are bars."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What is drawn around marks: axes as (pixel, label)."""
 
     title: str
-    unit: str
-    bars: bool
+    x_unit: str
     rows: list[tuple[float, str]]
     columns: list[tuple[float, str]]
-    marks: list[Mark]
-    floor: float = HEIGHT - BOTTOM
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
     right: int = WIDTH - RIGHT
+    top: int = TOP
+
+    @property
+    def floor(self) -> int:
+        return self.height - BOTTOM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot(Frame):
+    """Marks, and whether they are bars."""
+
+    unit: str
+    bars: bool
+    marks: list[Mark]
 
 
 def plot(
@@ -103,6 +114,7 @@ def plot(
     every = 1 if bars else math.ceil(len(labels) / _LABELS)
     return Plot(
         title=title,
+        x_unit="" if bars else "run",
         unit=unit,
         bars=bars,
         rows=[(y_of(n * step) or 0.0, f"{n * step:,g}") for n in range(round(top / step) + 1)],

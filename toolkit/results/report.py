@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from qedge.runtime.errors import UsageError
 from qedge.runtime.measure.rounds import median
-from qedge.toolkit.files import new_file
 from qedge.toolkit.make.build import check_output
+from qedge.toolkit.results import pages
 from qedge.toolkit.results.plot import Plot, Point, plot
 from qedge.toolkit.results.record import Records, read
 
@@ -56,25 +55,17 @@ def write_report(paths: Sequence[str | os.PathLike[str]], output: Path) -> Recor
             raise UsageError(f"{output}: holds results; name another output")
     check_output(output)
     records = read(paths)
-    # a file's name may hold bytes that are no text
-    page = render(records).encode("utf-8", "replace")
-    with new_file(output) as file:
-        file.write(page)
+    pages.write(render(records), output)
     return records
 
 
 def render(records: Records) -> str:
     """The page. Whatever a line says is text on it, never markup."""
-    import jinja2
-
     lines = sorted(records.lines, key=lambda line: _text(line.get("when")))  # stable
     groups = list(dict.fromkeys(_group(line) for line in lines))
     rows = [_row(n, line, groups.index(_group(line))) for n, line in enumerate(lines, 1)]
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = (resources.files("qedge.toolkit.results") / "report.html").read_text("utf-8")
-    return environment.from_string(template).render(
+    return pages.render(
+        "results/report.html",
         rows=rows,
         groups=groups,
         plots=[one for one in _plots(rows, groups) if one is not None],

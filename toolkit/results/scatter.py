@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qedge.toolkit.results.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from qedge.toolkit.results.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Frame
 
 TALL = HEIGHT + 80
 SHADES = 5  # from the slowest to the fastest; the page has as many colours
@@ -51,22 +51,13 @@ class Dot:
     label_y: float
 
 
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """What is drawn: axes as (pixel, label), and dots."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter(Frame):
+    """Dots over two units."""
 
-    title: str
-    x_unit: str
     y_unit: str
-    rows: list[tuple[float, str]]
-    columns: list[tuple[float, str]]
     dots: list[Dot]
-    width: int = WIDTH
     height: int = TALL
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    floor: float = TALL - BOTTOM
 
 
 def shades(values: Sequence[float | None]) -> list[int | None]:
@@ -108,7 +99,9 @@ def scatter(title: str, x_unit: str, y_unit: str, spots: Sequence[Spot]) -> Scat
         dots.append(Dot(*words, *label))
     rows = [(y_of(value) or 0.0, f"{value:g}") for value in up.ticks()]
     columns = [(x_of(value), f"{value:,g}") for value in across.ticks()]
-    return Scatter(title, x_unit, y_unit, rows, columns, dots)
+    return Scatter(
+        title=title, x_unit=x_unit, y_unit=y_unit, rows=rows, columns=columns, dots=dots
+    )
 
 
 def _free(x: float, y: float, dots: Sequence[Dot]) -> tuple[float, float]:
