@@ -208,8 +208,8 @@ static void attend_head(const qe_pass *p, uint32_t token, uint32_t head, uint32_
     const size_t row = row_of(p, token, c->heads) + part;
     const uint8_t *keys = qe_head_kv(s, AT_KEYS, p->layer, head);
     const uint8_t *values = qe_head_kv(s, AT_VALUES, p->layer, head);
-    float *scores = qe_floats(s, AT_SCORES) +
-                    (size_t)worker * group * qe_ceil(s->options.context, 32);
+    float *scores =
+        qe_floats(s, AT_SCORES) + (size_t)worker * group * qe_ceil(s->options.context, 32);
     const float *q = qe_floats(s, AT_Q) + row;
     float *out = qe_floats(s, AT_A) + row;
     if (s->options.kv == QE_KV_Q8_0)
@@ -372,20 +372,19 @@ uint32_t qe_attention_steps(qe_pass *p, qe_step *steps)
     const qe_config *c = &p->s->image->config;
     const uint32_t tokens = (p->count + p->token_share - 1) / p->token_share;
     uint32_t n = 0;
-    if (is_split(p)) {
+    if (qe_threads(p->s) > 1 && is_split(p)) {
         const uint32_t tiles = (p->first + 16) / 16, parts = qe_parts(p->s, c->kv_heads, tiles),
                        share = (tiles + parts - 1) / parts;
         p->positions =
             (qe_cut){.units = tiles, .share = share, .chunks = (tiles + share - 1) / share};
         const int q8 = p->s->options.kv == QE_KV_Q8_0;
         steps[n++] = (qe_step){prepare_chunk, p, c->kv_heads, p->sections};
-        steps[n++] =
-            (qe_step){score_chunk, p, c->kv_heads * p->positions.chunks, p->sections};
+        steps[n++] = (qe_step){score_chunk, p, c->kv_heads * p->positions.chunks, p->sections};
         steps[n++] = (qe_step){softmax_chunk, p, c->heads, p->sections};
         steps[n++] =
             q8 ? (qe_step){mix_chunk, p, c->kv_heads * ((c->head_size + 31) / 32), p->sections}
                : (qe_step){mix_plain_chunk, p, c->heads, p->sections};
-    } else if (p->count == 1) {
+    } else if (qe_threads(p->s) > 1 && p->count == 1) {
         steps[n++] = (qe_step){lone_chunk, p, c->kv_heads, p->sections};
     } else {
         steps[n++] = (qe_step){store_chunk, p, tokens, 1};

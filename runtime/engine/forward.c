@@ -20,7 +20,8 @@ void qe_quantize_input(const qe_pass *p, enum qe_role role, uint32_t token, cons
     const qe_act act = qe_act_of(p->s, role, width);
     const size_t at = (size_t)token * width + first;
     if (quantized(p, role))
-        qe_set(p->s)->quantize(row + first, count, act.q + at, act.d + at / 32, act.s + at / 16);
+        qe_set(p->s)->quantize(row + first, count, act.q + at, act.d + at / 32,
+                               act.s + at / 16);
 }
 
 /* ---- products ---- */
@@ -86,19 +87,41 @@ static void qkv_chunk(void *argument, uint32_t chunk, uint32_t worker)
     }
 }
 
+/* A worker's flag: it has met a logit that is not finite. */
+static uint32_t *not_finite(const qe_session *s, uint32_t worker)
+{
+    const size_t room = (size_t)qe_group(&s->image->config) * qe_ceil(s->options.context, 32);
+    return (uint32_t *)(void *)(qe_floats(s, AT_SCORES) + worker * room);
+}
+
+/* Logits, of which the last token's have to be finite. */
+static void output_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const qe_pass *p = argument;
+    const uint32_t vocab = p->s->image->config.vocab_size;
+    uint32_t first;
+    const uint32_t count = qe_cut_part(&p->output, chunk, &first);
+    const float *last = p->logits + (p->count - 1) * p->logits_stride;
+    int32_t wrong = 0;
+    multiply(p, QE_OUTPUT, first, count);
+    for (uint32_t i = 16 * first; i < 16 * (first + count) && i < vocab; i++)
+        wrong |= (int32_t)(qe_bits(last[i]) & 0x7FFFFFFFu) >= (int32_t)QE_INF_BITS;
+    if (wrong)
+        *not_finite(p->s, worker) = 1;
+}
+
 /* Matrices with one input, as they follow one another in a layer. */
 typedef struct {
     const qe_pass *p;
     enum qe_role from, to;
 } roles;
 
-/* Rows of the one matrix `from`. */
+/* Rows of the one matrix `from`, wo or w_down. */
 static void product_chunk(void *argument, uint32_t chunk, uint32_t worker)
 {
     const roles *r = argument;
-    const qe_cut *cut = r->from == QE_OUTPUT ? &r->p->output : &r->p->dim;
     uint32_t first;
-    const uint32_t count = qe_cut_part(cut, chunk, &first);
+    const uint32_t count = qe_cut_part(&r->p->dim, chunk, &first);
     (void)worker;
     multiply(r->p, r->from, first, count);
 }
@@ -220,23 +243,14 @@ static void observe_chunk(void *argument, uint32_t chunk, uint32_t worker)
 
 /* ---- the steps ---- */
 
-static uint32_t common_divisor(uint32_t a, uint32_t b)
-{
-    while (b) {
-        const uint32_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 uint32_t qe_parts(const qe_session *s, uint32_t sections, uint32_t most)
 {
-    const uint32_t threads = qe_threads(s), even = threads / common_divisor(sections, threads);
-    uint32_t parts = even;
-    while (sections * parts < 3 * threads)
-        parts += even;
-    return threads == 1 || !most ? 1 : parts < most ? parts : most;
+    const uint32_t threads = qe_threads(s);
+    uint32_t parts = 1;
+    while (threads > 1 && parts < most &&
+           (sections * parts < 3 * threads || sections * parts % threads))
+        parts++;
+    return parts;
 }
 
 /* Two chunks for each worker, a large one and then a small one, so that claims are few and a
@@ -244,12 +258,13 @@ uint32_t qe_parts(const qe_session *s, uint32_t sections, uint32_t most)
 static qe_cut cut(const qe_session *s, uint32_t units, uint32_t sections)
 {
     const uint32_t threads = qe_threads(s);
-    const uint32_t shares = sections > 1    ? qe_parts(s, sections, units)
-                            : threads == 1 ? 1
-                                           : threads * 4;
-    qe_cut c = {.units = units, .share = (units + shares - 1) / shares};
+    const uint32_t shares = sections > 1 ? qe_parts(s, sections, units) : threads * 4;
+    qe_cut c = {.units = units, .share = units, .chunks = 1};
+    if (threads == 1)
+        return c;
+    c.share = (units + shares - 1) / shares;
     c.chunks = (units + c.share - 1) / c.share;
-    c.large = sections == 1 && threads > 1 && c.chunks > 3 * threads ? threads : 0;
+    c.large = sections == 1 && c.chunks > 3 * threads ? threads : 0;
     c.chunks -= 2 * c.large;
     return c;
 }
@@ -260,11 +275,12 @@ static uint32_t sections_of(const qe_session *s, uint32_t count)
 {
     const qe_config *c = &s->image->config;
     uint32_t sections = c->kv_heads;
+    if (count > 1 || qe_threads(s) == 1)
+        return 1;
     while (sections > QE_MOST_SECTIONS && sections % 2 == 0)
         sections /= 2;
     const uint32_t rows = c->kv_heads / sections * c->head_size;
-    return count > 1 || sections > QE_MOST_SECTIONS || rows % 16 || qe_threads(s) == 1 ? 1
-                                                                                      : sections;
+    return sections > QE_MOST_SECTIONS || rows % 16 ? 1 : sections;
 }
 
 static qe_pass new_pass(qe_session *s, const uint32_t *tokens, uint32_t count)
@@ -301,7 +317,7 @@ static void run_layers(qe_pass *p)
 {
     const qe_session *s = p->s;
     roles qkv = {p, QE_Q, QE_V}, wo = {p, QE_O, QE_O}, ffn = {p, QE_GATE, QE_UP},
-         down = {p, QE_DOWN, QE_DOWN};
+          down = {p, QE_DOWN, QE_DOWN};
     const uint32_t watched = s->observer != NULL, tokens = token_chunks(p);
     qe_step steps[10 + QE_ATTENTION_STEPS];
     uint32_t n = 0;
@@ -322,7 +338,8 @@ static void run_layers(qe_pass *p)
     p->layer = 0;
 }
 
-/* Logits of the pass' tokens from `first` on, whose last layer's output is still in n. */
+/* Logits of the pass' tokens from `first` on, whose last layer's output is still in n; whether
+ * the last token's are finite. */
 static void head(qe_pass *p, uint32_t first, float *out, size_t out_stride)
 {
     const size_t dim = qe_ceil(p->s->image->config.dim, 32);
@@ -337,16 +354,14 @@ static void head(qe_pass *p, uint32_t first, float *out, size_t out_stride)
     roles output = {p, QE_OUTPUT, QE_OUTPUT};
     const qe_step steps[] = {step(out_norm_chunk, p, token_chunks(p)),
                              step(observe_chunk, &output, p->s->observer != NULL),
-                             step(product_chunk, &output, p->output.chunks)};
+                             step(output_chunk, p, p->output.chunks)};
+    for (uint32_t i = 0; i < qe_threads(p->s); i++)
+        *not_finite(p->s, i) = 0;
     qe_run(p->s, steps, 3);
-}
-
-static int is_finite(const float *x, uint32_t n)
-{
-    int32_t wrong = 0;
-    for (uint32_t i = 0; i < n; i++)
-        wrong |= (int32_t)(qe_bits(x[i]) & 0x7FFFFFFFu) >= (int32_t)QE_INF_BITS;
-    return !wrong;
+    p->s->finite = 1;
+    for (uint32_t i = 0; i < qe_threads(p->s); i++)
+        if (*not_finite(p->s, i))
+            p->s->finite = 0;
 }
 
 int qe_session_eval(qe_session *s, const uint32_t *tokens, uint32_t count, float *all_logits)
@@ -377,6 +392,5 @@ int qe_session_eval(qe_session *s, const uint32_t *tokens, uint32_t count, float
     }
     if (all_logits)
         memcpy(logits, all_logits - stride, (size_t)c->vocab_size * 4);
-    s->finite = is_finite(logits, c->vocab_size);
     return s->finite ? QE_OK : QE_ERR_NUMERIC;
 }

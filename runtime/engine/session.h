@@ -6,12 +6,12 @@
 #include "kernels/kernels.h"
 
 enum array {
-    AT_X,       /* (batch, dim') f32: the residual stream */
-    AT_N,       /* (batch, dim') f32: normed input, then a projection's output */
-    AT_Q,       /* (batch, att) f32; behind attention (batch, dim') quantized: n, for gate and up */
-    AT_A,       /* (batch, att) f32: attention's output */
-    AT_K,       /* (batch, kv) f32 */
-    AT_V,       /* (batch, kv) f32 */
+    AT_X, /* (batch, dim') f32: the residual stream */
+    AT_N, /* (batch, dim') f32: normed input, then a projection's output */
+    AT_Q, /* (batch, att) f32; behind attention (batch, dim') quantized: n, for gate and up */
+    AT_A, /* (batch, att) f32: attention's output */
+    AT_K, /* (batch, kv) f32 */
+    AT_V, /* (batch, kv) f32 */
     AT_GATE,    /* (batch, ffn') f32; before (batch, dim') quantized: n, for q, k and v */
     AT_UP,      /* (batch, ffn') f32 */
     AT_ACT,     /* (batch, wide) int8: a or the hidden row, quantized */
@@ -88,7 +88,7 @@ static inline qe_act qe_act_at(void *place, uint64_t rows, uint32_t width)
  * while the step beside it writes its output. */
 static inline qe_act qe_act_of(const qe_session *s, enum qe_role role, uint32_t width)
 {
-    const enum array place = role == QE_O || role == QE_DOWN      ? AT_ACT
+    const enum array place = role == QE_O || role == QE_DOWN    ? AT_ACT
                              : role == QE_GATE || role == QE_UP ? AT_Q
                                                                 : AT_GATE;
     return qe_act_at(qe_at(s, place), s->options.batch, width);
@@ -119,16 +119,22 @@ typedef struct {
     size_t logits_stride;
 } qe_pass;
 
-/* Threads that share the work. */
+/* Threads that share the work. QE_ONE_THREAD, as firmware is built: there are no workers, and
+ * what only several threads need is left out. */
 static inline uint32_t qe_threads(const qe_session *s)
 {
+#ifdef QE_ONE_THREAD
+    (void)s;
+    return 1;
+#else
     return s->workers ? s->workers->threads : 1;
+#endif
 }
 
 /* Runs the steps on the session's workers, or here. */
 static inline void qe_run(const qe_session *s, const qe_step *steps, uint32_t count)
 {
-    if (s->workers) {
+    if (qe_threads(s) > 1) {
         s->workers->run(s->workers->self, steps, count);
         return;
     }
@@ -137,9 +143,9 @@ static inline void qe_run(const qe_session *s, const qe_step *steps, uint32_t co
             steps[i].task(steps[i].argument, chunk, 0);
 }
 
-/* forward.c: values first .. first + count - 1 of a token's row, `width` values with its padding,
- * become a part of what the layer's matrix takes, where that takes quantized rows. first is a
- * multiple of 32, and so is count but at the row's end. */
+/* forward.c: values first .. first + count - 1 of a token's row, `width` values with its
+ * padding, become a part of what the layer's matrix takes, where that takes quantized rows.
+ * first is a multiple of 32, and so is count but at the row's end. */
 void qe_quantize_input(const qe_pass *p, enum qe_role role, uint32_t token, const float *row,
                        uint32_t width, uint32_t first, uint32_t count);
 

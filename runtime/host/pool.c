@@ -208,7 +208,8 @@ static void work(qe_pool *pool, uint32_t index)
     }
     if (!index)
         pool->ran += ran;
-    /* the stretch cannot end before what was run here is counted: the ticket is still its own */
+    /* the stretch cannot end before what was run here is counted: the ticket is still its own
+     */
     const uint32_t chunks = (uint32_t)ticket >> 16;
     if (ran && atomic_fetch_add(&pool->done.value, ran) + ran == chunks) {
         if (to - from > 1)

@@ -29,6 +29,7 @@ SOURCES = {
     "cpus_check": ("cpus_check.c",),
     "engine_check": ("engine_check.c",),
     "numeric_check": ("numeric_check.c",),
+    "pool_check": ("pool_check.c",),
     "sampler_check": ("sampler_check.c",),
     "self_check": ("self_check.c",),
     "soft_check": ("soft_check.c",),
