@@ -13,8 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A wait for the last chunks is a stall when it takes this much longer than three chunks. */
-static const uint64_t STALL_NS = 100 * 1000;
+/* A wait for others is a stall when it takes this much longer than three chunks of the stretch,
+ * or, where the caller has run none of them, this long. */
+static const uint64_t STALL_NS = 100 * 1000, UNKNOWN_STALL_NS = 2 * 1000 * 1000;
 /* How long the caller goes on alone after a stall: doubled by each that follows within CALM_NS.
  */
 static const uint64_t ALONE_NS = 2 * 1000 * 1000, ALONE_MOST_NS = 512 * 1000 * 1000;
@@ -53,7 +54,7 @@ struct qe_pool {
     counter busy;                         /* the job is not done */
     counter sleepers;
     _Atomic int quit;
-    /* The caller's only. Times in nanoseconds; began, ran: of this job, chunks run by it. */
+    /* The caller's only. Times in nanoseconds; began, ran: of the stretch, chunks run by it. */
     uint64_t alone_until, alone, stalled_at, began;
     uint32_t ran;
     pthread_mutex_t lock;
@@ -90,8 +91,10 @@ static void wait_turn(int turn)
  */
 static void judge(qe_pool *pool, uint64_t idle)
 {
-    const uint64_t end = now(), chunk = pool->ran ? (idle - pool->began) / pool->ran : 0;
-    if (end - idle < 3 * chunk + STALL_NS)
+    const uint64_t end = now();
+    const uint64_t most =
+        pool->ran ? 3 * (idle - pool->began) / pool->ran + STALL_NS : UNKNOWN_STALL_NS;
+    if (end - idle < most)
         return;
     if (end - pool->stalled_at > pool->alone + CALM_NS)
         pool->alone = ALONE_NS;
@@ -204,10 +207,10 @@ static void work(qe_pool *pool, uint32_t index)
         else
             steps[from].task(steps[from].argument, first + next, index);
         ran++;
+        if (!index)
+            pool->ran = ran;
         ticket = atomic_load(&pool->ticket);
     }
-    if (!index)
-        pool->ran += ran;
     /* the stretch cannot end before what was run here is counted: the ticket is still its own
      */
     const uint32_t chunks = (uint32_t)ticket >> 16;
@@ -222,9 +225,7 @@ static void work(qe_pool *pool, uint32_t index)
 static void run(void *self, const qe_step *steps, uint32_t count)
 {
     qe_pool *pool = self;
-    pool->began = now();
-    pool->ran = 0;
-    if (pool->began < pool->alone_until) {
+    if (now() < pool->alone_until) {
         for (uint32_t i = 0; i < count; i++)
             for (uint32_t chunk = 0; chunk < steps[i].chunks; chunk++)
                 steps[i].task(steps[i].argument, chunk, 0);
@@ -235,6 +236,8 @@ static void run(void *self, const qe_step *steps, uint32_t count)
     atomic_store(&pool->busy.value, 1);
     open_stretch(pool, 0, 0, 0);
     while (atomic_load(&pool->busy.value)) {
+        pool->began = now();
+        pool->ran = 0;
         work(pool, 0);
         if (has_chunks(atomic_load(&pool->ticket)) || !atomic_load(&pool->busy.value))
             continue;
