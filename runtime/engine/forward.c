@@ -1,129 +1,154 @@
-/* forward.c - the pass of SPEC 2.8, read from top to bottom. Shapes are in session.h; which
- * token and which row runs where never changes a result. */
+/* forward.c - the pass of SPEC 2.8, read from top to bottom: what the chunks of each step do,
+ * then the steps of a layer. Shapes are in session.h; which token and which row runs where
+ * never changes a result. */
 #include "layout.h"
 #include "session.h"
 
-typedef struct {
-    qe_session *s;
-    qe_matmul m[3]; /* matrices with one input, run together */
-    uint32_t groups[3], matrices;
-    uint32_t share, large; /* the first `large` chunks are 3 shares of groups, the others one */
-} products;
-
-static void product_chunk(void *argument, uint32_t chunk, uint32_t worker)
+static qe_tensor layer_tensor(const qe_pass *p, enum qe_role role)
 {
-    const products *p = argument;
-    uint32_t left = chunk < p->large ? 3 * p->share : p->share,
-             first = (chunk < p->large ? 3 * chunk : chunk + 2 * p->large) * p->share;
+    return qe_image_tensor(p->s->image, qe_tensor_index(&p->s->image->config, p->layer, role));
+}
+
+static int quantized(const qe_pass *p, enum qe_role role)
+{
+    return qe_format_of(layer_tensor(p, role).type) != NULL;
+}
+
+void qe_quantize_input(const qe_pass *p, enum qe_role role, uint32_t token, const float *row,
+                       uint32_t width, uint32_t first, uint32_t count)
+{
+    const qe_act act = qe_act_of(p->s, role, width);
+    const size_t at = (size_t)token * width + first;
+    if (quantized(p, role))
+        qe_set(p->s)->quantize(row + first, count, act.q + at, act.d + at / 32,
+                               act.s + at / 16);
+}
+
+/* ---- products ---- */
+
+/* What a role's matrix is multiplied with. */
+static float *input_of(const qe_pass *p, enum qe_role role)
+{
+    return qe_floats(p->s, role == QE_O ? AT_A : role == QE_DOWN ? AT_GATE : AT_N);
+}
+
+static float *output_of(const qe_pass *p, enum qe_role role)
+{
+    switch (role) {
+    case QE_OUTPUT: return p->logits;
+    case QE_Q: return qe_floats(p->s, AT_Q);
+    case QE_K: return qe_floats(p->s, AT_K);
+    case QE_V: return qe_floats(p->s, AT_V);
+    case QE_GATE: return qe_floats(p->s, AT_GATE);
+    case QE_UP: return qe_floats(p->s, AT_UP);
+    default: return qe_floats(p->s, AT_N);
+    }
+}
+
+/* Row groups first .. first + count - 1 of a matrix, for all tokens; a group is 16 rows. */
+static void multiply(const qe_pass *p, enum qe_role role, uint32_t first, uint32_t count)
+{
+    const qe_tensor t = layer_tensor(p, role);
+    const uint32_t width = qe_ceil(t.columns, 32);
+    const qe_matmul m = {.w = t.data,
+                         .type = t.type,
+                         .layout = t.layout,
+                         .rows = t.rows,
+                         .columns = t.columns,
+                         .act = qe_act_of(p->s, role, width),
+                         .x = input_of(p, role),
+                         .x_stride = width,
+                         .out = output_of(p, role),
+                         .out_stride =
+                             role == QE_OUTPUT ? p->logits_stride : qe_ceil(t.rows, 32),
+                         .tokens = p->count};
+    qe_set(p->s)->matmul(&m, first, count);
+}
+
+static void qkv_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const qe_pass *p = argument;
+    const qe_config *c = &p->s->image->config;
+    const uint32_t section = chunk / p->qkv.chunks,
+                   q = (c->heads * c->head_size / p->sections + 15) / 16,
+                   kv = (c->kv_heads * c->head_size / p->sections + 15) / 16;
+    const uint32_t groups[3] = {q, kv, kv};
+    uint32_t first, left = qe_cut_part(&p->qkv, chunk % p->qkv.chunks, &first);
     (void)worker;
-    for (uint32_t i = 0; i < p->matrices && left; i++) {
-        if (first >= p->groups[i]) {
-            first -= p->groups[i];
+    for (uint32_t i = 0; i < 3 && left; i++) {
+        if (first >= groups[i]) {
+            first -= groups[i];
             continue;
         }
-        const uint32_t here = p->groups[i] - first < left ? p->groups[i] - first : left;
-        qe_set(p->s)->matmul(&p->m[i], first, here);
+        const uint32_t here = groups[i] - first < left ? groups[i] - first : left;
+        multiply(p, (enum qe_role)(QE_Q + i), section * groups[i] + first, here);
         left -= here;
         first = 0;
     }
 }
 
-/* Adds out = W x for the tensor; x and its quantized form are shared by all of p. */
-static void add_product(products *p, uint32_t tensor, const float *x, size_t x_stride,
-                        float *out, size_t out_stride, uint32_t tokens)
+/* A worker's flag: it has met a logit that is not finite. */
+static uint32_t *not_finite(const qe_session *s, uint32_t worker)
 {
-    const qe_tensor t = qe_image_tensor(p->s->image, tensor);
-    const qe_act act = {.q = qe_at(p->s, AT_ACT),
-                        .d = qe_at(p->s, AT_ACT_D),
-                        .s = qe_at(p->s, AT_ACT_S),
-                        .stride = qe_ceil(t.columns, 32)};
-    p->m[p->matrices] = (qe_matmul){.w = t.data,
-                                    .type = t.type,
-                                    .layout = t.layout,
-                                    .rows = t.rows,
-                                    .columns = t.columns,
-                                    .act = act,
-                                    .x = x,
-                                    .x_stride = x_stride,
-                                    .out = out,
-                                    .out_stride = out_stride,
-                                    .tokens = tokens};
-    p->groups[p->matrices++] = (t.rows + 15) / 16;
-    if (p->s->observer)
-        p->s->observer->input(p->s->observer->self, tensor, x, x_stride, t.columns, tokens);
+    const size_t room = (size_t)qe_group(&s->image->config) * qe_ceil(s->options.context, 32);
+    return (uint32_t *)(void *)(qe_floats(s, AT_SCORES) + worker * room);
 }
 
-/* Two chunks for each worker, a large one and then a small one, so that claims are few and a
- * slow worker does not hold up the others for long. */
-static void run_products(products *p)
+/* Logits, of which the last token's have to be finite. */
+static void output_chunk(void *argument, uint32_t chunk, uint32_t worker)
 {
-    const uint32_t threads = p->s->workers ? p->s->options.threads : 1;
-    uint32_t groups = 0;
-    for (uint32_t i = 0; i < p->matrices; i++)
-        groups += p->groups[i];
-    const uint32_t shares = threads == 1 ? 1 : threads * 4;
-    p->share = (groups + shares - 1) / shares;
-    uint32_t chunks = (groups + p->share - 1) / p->share;
-    p->large = threads > 1 && chunks > 3 * threads ? threads : 0;
-    chunks -= 2 * p->large;
-    qe_run(p->s, product_chunk, p, chunks);
-    p->matrices = 0;
+    const qe_pass *p = argument;
+    const uint32_t vocab = p->s->image->config.vocab_size;
+    uint32_t first;
+    const uint32_t count = qe_cut_part(&p->output, chunk, &first);
+    const float *last = p->logits + (p->count - 1) * p->logits_stride;
+    int32_t wrong = 0;
+    multiply(p, QE_OUTPUT, first, count);
+    for (uint32_t i = 16 * first; i < 16 * (first + count) && i < vocab; i++)
+        wrong |= (int32_t)(qe_bits(last[i]) & 0x7FFFFFFFu) >= (int32_t)QE_INF_BITS;
+    if (wrong)
+        *not_finite(p->s, worker) = 1;
 }
 
-static int quantized(const qe_session *s, uint32_t tensor)
-{
-    return qe_format_of(qe_image_tensor(s->image, tensor).type) != NULL;
-}
-
-static const float *norm_weights(const qe_session *s, uint32_t tensor)
-{
-    return (const float *)(const void *)qe_image_tensor(s->image, tensor).data;
-}
-
-/* ---- work on single tokens, in chunks of tokens ---- */
-
+/* Matrices with one input, as they follow one another in a layer. */
 typedef struct {
-    qe_session *s;
-    const float *norm;          /* rmsnorm x to n with it, or NULL */
-    const float *added;         /* add these rows to x first, or NULL */
-    float *input;               /* rows to quantize */
-    uint32_t n, stride, tokens; /* of input */
-    int silu, quantize;
-} token_step;
+    const qe_pass *p;
+    enum qe_role from, to;
+} roles;
 
-static void token_chunk(void *argument, uint32_t chunk, uint32_t worker)
+/* Rows of the one matrix `from`, wo or w_down. */
+static void product_chunk(void *argument, uint32_t chunk, uint32_t worker)
 {
-    const token_step *p = argument;
-    const qe_config *c = &p->s->image->config;
-    const qe_kernels *k = qe_set(p->s);
-    const uint32_t dim = qe_ceil(c->dim, 32),
-                   end = chunk * 8 + 8 < p->tokens ? chunk * 8 + 8 : p->tokens;
+    const roles *r = argument;
+    uint32_t first;
+    const uint32_t count = qe_cut_part(&r->p->dim, chunk, &first);
     (void)worker;
-    for (uint32_t t = chunk * 8; t < end; t++) {
-        float *x = qe_floats(p->s, AT_X) + (size_t)t * dim,
-              *in = p->input + (size_t)t * p->stride;
-        if (p->added)
-            for (uint32_t i = 0; i < c->dim; i++)
-                x[i] = x[i] + p->added[(size_t)t * dim + i];
-        if (p->norm)
-            k->rmsnorm(in, x, p->norm, c->dim, c->norm_eps);
-        if (p->silu)
-            k->silu_mul(in, qe_floats(p->s, AT_UP) + (size_t)t * p->stride, c->ffn);
-        for (uint32_t i = p->n; i < p->stride; i++)
-            in[i] = 0.0f;
-        if (p->quantize) {
-            const size_t row = (size_t)t * p->stride;
-            k->quantize(in, p->n, (int8_t *)qe_at(p->s, AT_ACT) + row,
-                        qe_floats(p->s, AT_ACT_D) + row / 32,
-                        (int16_t *)qe_at(p->s, AT_ACT_S) + row / 16);
-        }
+    multiply(r->p, r->from, first, count);
+}
+
+/* The same rows of gate and up, by 32, and what becomes of them: h = silu(gate) * up. */
+static void hidden_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const qe_pass *p = argument;
+    const uint32_t ffn = p->s->image->config.ffn, width = qe_ceil(ffn, 32);
+    uint32_t first, count = qe_cut_part(&p->ffn, chunk, &first);
+    const uint32_t groups = (ffn + 15) / 16 - 2 * first;
+    (void)worker;
+    multiply(p, QE_GATE, 2 * first, groups < 2 * count ? groups : 2 * count);
+    multiply(p, QE_UP, 2 * first, groups < 2 * count ? groups : 2 * count);
+    first *= 32;
+    count = ffn - first < 32 * count ? ffn - first : 32 * count;
+    for (uint32_t t = 0; t < p->count; t++) {
+        float *h = qe_floats(p->s, AT_GATE) + (size_t)t * width;
+        const float *up = qe_floats(p->s, AT_UP) + (size_t)t * width;
+        qe_set(p->s)->silu_mul(h + first, up + first, count);
+        for (uint32_t i = first + count; i < qe_ceil(first + count, 32); i++)
+            h[i] = 0.0f;
+        qe_quantize_input(p, QE_DOWN, t, h, width, first, count);
     }
 }
 
-static void run_tokens(token_step *step)
-{
-    qe_run(step->s, token_chunk, step, (step->tokens + 7) / 8);
-}
+/* ---- work on single tokens ---- */
 
 /* x = row `token` of the embedding, dequantized. */
 static void embed(const qe_session *s, uint32_t token, float *x)
@@ -146,111 +171,202 @@ static void embed(const qe_session *s, uint32_t token, float *x)
     }
 }
 
-static int is_finite(const float *x, uint32_t n)
+/* Of each token of a chunk: x = x + n, n = rmsnorm(x), and that quantized for whom it is. */
+static void normalize(const qe_pass *p, uint32_t chunk, enum qe_role norm, int added,
+                      enum qe_role user, int quantize)
 {
-    uint32_t worst = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t bits = qe_bits(x[i]) & 0x7FFFFFFFu;
-        worst = bits > worst ? bits : worst;
+    const qe_config *c = &p->s->image->config;
+    const uint32_t dim = qe_ceil(c->dim, 32), first = chunk * p->token_share,
+                   end = p->count - first < p->token_share ? p->count : first + p->token_share;
+    const float *weights = (const float *)(const void *)layer_tensor(p, norm).data;
+    const qe_act act = qe_act_of(p->s, user, dim);
+    for (uint32_t t = first; t < end; t++) {
+        const size_t at = (size_t)t * dim;
+        float *x = qe_floats(p->s, AT_X) + at, *n = qe_floats(p->s, AT_N) + at;
+        if (added)
+            for (uint32_t i = 0; i < c->dim; i++)
+                x[i] = x[i] + n[i];
+        qe_set(p->s)->rmsnorm(n, x, weights, c->dim, c->norm_eps);
+        for (uint32_t i = c->dim; i < dim; i++)
+            n[i] = 0.0f;
+        if (quantize)
+            qe_set(p->s)->quantize(n, c->dim, act.q + at, act.d + at / 32, act.s + at / 16);
     }
-    return worst < QE_INF_BITS;
 }
 
-/* Logits of tokens first .. first + rows - 1 of the batch, whose last layer's output is still
- * in n: x = x + n, n = rmsnorm(x), out = W_output n. */
-static void head(qe_session *s, uint32_t first, uint32_t rows, float *out, size_t out_stride)
+static void embed_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const qe_pass *p = argument;
+    const uint32_t dim = qe_ceil(p->s->image->config.dim, 32), first = chunk * p->token_share;
+    (void)worker;
+    for (uint32_t t = first; t < p->count && t < first + p->token_share; t++)
+        embed(p->s, p->tokens[t], qe_floats(p->s, AT_X) + (size_t)t * dim);
+}
+
+static void attn_norm_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const qe_pass *p = argument;
+    if (!p->layer)
+        embed_chunk(argument, chunk, worker);
+    normalize(p, chunk, QE_ATTN_NORM, p->layer > 0, QE_Q,
+              quantized(p, QE_Q) || quantized(p, QE_K) || quantized(p, QE_V));
+}
+
+static void ffn_norm_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const qe_pass *p = argument;
+    (void)worker;
+    normalize(p, chunk, QE_FFN_NORM, 1, QE_GATE, quantized(p, QE_GATE) || quantized(p, QE_UP));
+}
+
+static void out_norm_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const qe_pass *p = argument;
+    (void)worker;
+    normalize(p, chunk, QE_OUT_NORM, 1, QE_OUTPUT, quantized(p, QE_OUTPUT));
+}
+
+/* For the observer: a step of its own, behind the one that makes the matrices' input. */
+static void observe_chunk(void *argument, uint32_t chunk, uint32_t worker)
+{
+    const roles *r = argument;
+    const qe_observer *observer = r->p->s->observer;
+    (void)chunk;
+    (void)worker;
+    for (enum qe_role role = r->from; role <= r->to; role++) {
+        const qe_tensor t = layer_tensor(r->p, role);
+        observer->input(observer->self,
+                        qe_tensor_index(&r->p->s->image->config, r->p->layer, role),
+                        input_of(r->p, role), qe_ceil(t.columns, 32), t.columns, r->p->count);
+    }
+}
+
+/* ---- the steps ---- */
+
+uint32_t qe_parts(const qe_session *s, uint32_t sections, uint32_t most)
+{
+    const uint32_t threads = qe_threads(s);
+    uint32_t parts = 1;
+    while (threads > 1 && parts < most &&
+           (sections * parts < 3 * threads || sections * parts % threads))
+        parts++;
+    return parts;
+}
+
+/* Two chunks for each worker, a large one and then a small one, so that claims are few and a
+ * slow worker does not hold up the others for long; of a section's rows equal ones. */
+static qe_cut cut(const qe_session *s, uint32_t units, uint32_t sections)
+{
+    const uint32_t threads = qe_threads(s);
+    const uint32_t shares = sections > 1 ? qe_parts(s, sections, units) : threads * 4;
+    qe_cut c = {.units = units, .share = units, .chunks = 1};
+    if (threads == 1)
+        return c;
+    c.share = (units + shares - 1) / shares;
+    c.chunks = (units + c.share - 1) / c.share;
+    c.large = sections == 1 && c.chunks > 3 * threads ? threads : 0;
+    c.chunks -= 2 * c.large;
+    return c;
+}
+
+/* Sections of key-value heads that q, k, v and attention may run through each for itself: whole
+ * groups of rows, and no more than a pool keeps apart. */
+static uint32_t sections_of(const qe_session *s, uint32_t count)
 {
     const qe_config *c = &s->image->config;
-    const uint32_t dim = qe_ceil(c->dim, 32), output = qe_tensor_index(c, 0, QE_OUTPUT);
-    float *x = qe_floats(s, AT_X), *n = qe_floats(s, AT_N);
-    products p = {.s = s};
+    uint32_t sections = c->kv_heads;
+    if (count > 1 || qe_threads(s) == 1)
+        return 1;
+    while (sections > QE_MOST_SECTIONS && sections % 2 == 0)
+        sections /= 2;
+    const uint32_t rows = c->kv_heads / sections * c->head_size;
+    return sections > QE_MOST_SECTIONS || rows % 16 ? 1 : sections;
+}
+
+static qe_pass new_pass(qe_session *s, const uint32_t *tokens, uint32_t count)
+{
+    const qe_config *c = &s->image->config;
+    const uint32_t share = (count + 4 * qe_threads(s) - 1) / (4 * qe_threads(s)),
+                   sections = sections_of(s, count),
+                   q = (c->heads * c->head_size / sections + 15) / 16,
+                   kv = (c->kv_heads * c->head_size / sections + 15) / 16;
+    return (qe_pass){.s = s,
+                     .tokens = tokens,
+                     .first = s->position,
+                     .count = count,
+                     .token_share = share < 8 ? share : 8,
+                     .sections = sections,
+                     .qkv = cut(s, q + 2 * kv, sections),
+                     .dim = cut(s, (c->dim + 15) / 16, 1),
+                     .ffn = cut(s, (c->ffn + 31) / 32, 1),
+                     .output = cut(s, (c->vocab_size + 15) / 16, 1)};
+}
+
+static qe_step step(void (*task)(void *, uint32_t, uint32_t), void *argument, uint32_t chunks)
+{
+    return (qe_step){.task = task, .argument = argument, .chunks = chunks, .sections = 1};
+}
+
+static uint32_t token_chunks(const qe_pass *p)
+{
+    return (p->count + p->token_share - 1) / p->token_share;
+}
+
+/* All tokens of the pass through all layers. */
+static void run_layers(qe_pass *p)
+{
+    const qe_session *s = p->s;
+    roles qkv = {p, QE_Q, QE_V}, wo = {p, QE_O, QE_O}, ffn = {p, QE_GATE, QE_UP},
+          down = {p, QE_DOWN, QE_DOWN};
+    const uint32_t watched = s->observer != NULL, tokens = token_chunks(p);
+    qe_step steps[10 + QE_ATTENTION_STEPS];
+    uint32_t n = 0;
+    steps[n++] = step(attn_norm_chunk, p, tokens);
+    steps[n++] = step(observe_chunk, &qkv, watched);
+    steps[n] = step(qkv_chunk, p, p->sections * p->qkv.chunks);
+    steps[n++].sections = p->sections;
+    n += qe_attention_steps(p, steps + n);
+    steps[n++] = step(observe_chunk, &wo, watched);
+    steps[n++] = step(product_chunk, &wo, p->dim.chunks);
+    steps[n++] = step(ffn_norm_chunk, p, tokens);
+    steps[n++] = step(observe_chunk, &ffn, watched);
+    steps[n++] = step(hidden_chunk, p, p->ffn.chunks);
+    steps[n++] = step(observe_chunk, &down, watched);
+    steps[n++] = step(product_chunk, &down, p->dim.chunks);
+    for (p->layer = 0; p->layer < s->image->config.layers; p->layer++)
+        qe_run(s, steps, n);
+    p->layer = 0;
+}
+
+/* Logits of the pass' tokens from `first` on, whose last layer's output is still in n; whether
+ * the last token's are finite. */
+static void head(qe_pass *p, uint32_t first, float *out, size_t out_stride)
+{
+    const size_t dim = qe_ceil(p->s->image->config.dim, 32);
+    float *x = qe_floats(p->s, AT_X), *n = qe_floats(p->s, AT_N);
+    p->count -= first;
+    p->logits = out;
+    p->logits_stride = out_stride;
     if (first) {
-        memmove(x, x + (size_t)first * dim, (size_t)rows * dim * 4);
-        memmove(n, n + (size_t)first * dim, (size_t)rows * dim * 4);
+        memmove(x, x + first * dim, p->count * dim * 4);
+        memmove(n, n + first * dim, p->count * dim * 4);
     }
-    token_step step = {.s = s,
-                       .norm = norm_weights(s, QE_OUT_NORM),
-                       .added = n,
-                       .input = n,
-                       .n = c->dim,
-                       .stride = dim,
-                       .tokens = rows,
-                       .quantize = quantized(s, output)};
-    run_tokens(&step);
-    add_product(&p, output, n, dim, out, out_stride, rows);
-    run_products(&p);
-}
-
-static void layer_pass(qe_session *s, uint32_t layer, uint32_t first, uint32_t tokens)
-{
-    const qe_config *c = &s->image->config;
-    const uint32_t dim = qe_ceil(c->dim, 32), att = qe_ceil(c->heads * c->head_size, 32),
-                   kv = qe_ceil(c->kv_heads * c->head_size, 32), ffn = qe_ceil(c->ffn, 32);
-    /* where this layer's tensors stand */
-    const uint32_t attn_norm = qe_tensor_index(c, layer, QE_ATTN_NORM),
-                   wq = qe_tensor_index(c, layer, QE_Q), wk = qe_tensor_index(c, layer, QE_K),
-                   wv = qe_tensor_index(c, layer, QE_V), wo = qe_tensor_index(c, layer, QE_O),
-                   ffn_norm = qe_tensor_index(c, layer, QE_FFN_NORM),
-                   w_gate = qe_tensor_index(c, layer, QE_GATE),
-                   w_up = qe_tensor_index(c, layer, QE_UP),
-                   w_down = qe_tensor_index(c, layer, QE_DOWN);
-    float *n = qe_floats(s, AT_N), *a = qe_floats(s, AT_A), *gate = qe_floats(s, AT_GATE);
-    products p = {.s = s};
-
-    token_step norm = {.s = s,
-                       .norm = norm_weights(s, attn_norm),
-                       .added = layer ? n : NULL,
-                       .input = n,
-                       .n = c->dim,
-                       .stride = dim,
-                       .tokens = tokens,
-                       .quantize = quantized(s, wq) || quantized(s, wk) || quantized(s, wv)};
-    run_tokens(&norm);
-    add_product(&p, wq, n, dim, qe_floats(s, AT_Q), att, tokens);
-    add_product(&p, wk, n, dim, qe_floats(s, AT_K), kv, tokens);
-    add_product(&p, wv, n, dim, qe_floats(s, AT_V), kv, tokens);
-    run_products(&p);
-
-    qe_attend(s, layer, first, tokens);
-    token_step mixed = {.s = s,
-                        .input = a,
-                        .n = c->heads * c->head_size,
-                        .stride = att,
-                        .tokens = tokens,
-                        .quantize = quantized(s, wo)};
-    run_tokens(&mixed);
-    add_product(&p, wo, a, att, n, dim, tokens);
-    run_products(&p);
-
-    token_step norm2 = {.s = s,
-                        .norm = norm_weights(s, ffn_norm),
-                        .added = n,
-                        .input = n,
-                        .n = c->dim,
-                        .stride = dim,
-                        .tokens = tokens,
-                        .quantize = quantized(s, w_gate) || quantized(s, w_up)};
-    run_tokens(&norm2);
-    add_product(&p, w_gate, n, dim, gate, ffn, tokens);
-    add_product(&p, w_up, n, dim, qe_floats(s, AT_UP), ffn, tokens);
-    run_products(&p);
-
-    token_step hidden = {.s = s,
-                         .input = gate,
-                         .n = c->ffn,
-                         .stride = ffn,
-                         .tokens = tokens,
-                         .silu = 1,
-                         .quantize = quantized(s, w_down)};
-    run_tokens(&hidden);
-    add_product(&p, w_down, gate, ffn, n, dim, tokens);
-    run_products(&p);
+    roles output = {p, QE_OUTPUT, QE_OUTPUT};
+    const qe_step steps[] = {step(out_norm_chunk, p, token_chunks(p)),
+                             step(observe_chunk, &output, p->s->observer != NULL),
+                             step(output_chunk, p, p->output.chunks)};
+    for (uint32_t i = 0; i < qe_threads(p->s); i++)
+        *not_finite(p->s, i) = 0;
+    qe_run(p->s, steps, 3);
+    p->s->finite = 1;
+    for (uint32_t i = 0; i < qe_threads(p->s); i++)
+        if (*not_finite(p->s, i))
+            p->s->finite = 0;
 }
 
 int qe_session_eval(qe_session *s, const uint32_t *tokens, uint32_t count, float *all_logits)
 {
     const qe_config *c = &s->image->config;
-    const uint32_t dim = qe_ceil(c->dim, 32);
     const size_t stride = qe_ceil(c->vocab_size, 32);
     float *logits = qe_floats(s, AT_LOGITS);
     if (!count)
@@ -264,20 +380,17 @@ int qe_session_eval(qe_session *s, const uint32_t *tokens, uint32_t count, float
 
     for (uint32_t done = 0, now; done < count; done += now) {
         now = count - done < s->options.batch ? count - done : s->options.batch;
-        for (uint32_t t = 0; t < now; t++)
-            embed(s, tokens[done + t], qe_floats(s, AT_X) + (size_t)t * dim);
-        for (uint32_t layer = 0; layer < c->layers; layer++)
-            layer_pass(s, layer, s->position, now);
+        qe_pass pass = new_pass(s, tokens + done, now);
+        run_layers(&pass);
         s->position += now;
         if (all_logits) {
-            head(s, 0, now, all_logits, stride);
+            head(&pass, 0, all_logits, stride);
             all_logits += now * stride;
         } else if (done + now == count) {
-            head(s, now - 1, 1, logits, 0);
+            head(&pass, now - 1, logits, 0);
         }
     }
     if (all_logits)
         memcpy(logits, all_logits - stride, (size_t)c->vocab_size * 4);
-    s->finite = is_finite(logits, c->vocab_size);
     return s->finite ? QE_OK : QE_ERR_NUMERIC;
 }

@@ -186,18 +186,29 @@ uint32_t qe_image_tensor_count(const qe_image *image);
 
 /* ---- session ---- */
 
-/* Who runs the engine's loops. `run` calls task(argument, chunk, worker) once for every chunk
- * in 0 .. chunks - 1, worker in 0 .. threads - 1, no two calls of one worker at once, and
- * returns when all are done. NULL workers: the engine runs the chunks itself, in order. */
+/* A step of the engine's work: task(argument, chunk, worker) once for every chunk in 0 ..
+ * chunks - 1. With `sections` > 1 the chunks are so many equal parts, one behind another. */
+enum { QE_MOST_SECTIONS = 16 };
+typedef struct {
+    void (*task)(void *argument, uint32_t chunk, uint32_t worker);
+    void *argument;
+    uint32_t chunks, sections;
+} qe_step;
+
+/* Who runs the engine's steps, one behind another: a chunk begins when the step before is done,
+ * or, where both have the same number of sections, may begin when all steps before that have it
+ * too are done in its own section. worker is in 0 .. threads - 1, no two calls of one worker at
+ * once; run returns when all is done. threads: at most the session's. NULL workers: the engine
+ * runs the chunks itself, in order. */
 typedef struct {
     void *self;
-    void (*run)(void *self, void (*task)(void *argument, uint32_t chunk, uint32_t worker),
-                void *argument, uint32_t chunks);
+    uint32_t threads;
+    void (*run)(void *self, const qe_step *steps, uint32_t count);
 } qe_workers;
 
 /* Who sees what matrices are multiplied with: `tokens` rows of x, `stride` floats apart, before
  * tensor number `tensor` (qe_image_tensor) is multiplied with them; of those that share x,
- * each. Called by the thread that evaluates. */
+ * each. Called by any of the workers, by one at a time, in the order of the pass. */
 typedef struct {
     void *self;
     void (*input)(void *self, uint32_t tensor, const float *x, size_t stride, uint32_t columns,

@@ -12,15 +12,17 @@ static void lay_out(const qe_config *c, const qe_session_options *o, uint64_t at
                    vocab = qe_ceil(c->vocab_size, 32), head = qe_ceil(c->head_size, 32);
     uint64_t wide = dim > att ? dim : att;
     wide = wide > ffn ? wide : ffn;
+    /* what norms give, quantized, lies where there is room at that time: qe_act_of */
+    const uint64_t normed = qe_act_bytes(B, dim);
     const uint64_t cache = c->layers * c->kv_heads * qe_head_kv_bytes(c, o);
     const uint64_t bytes[AT_END] = {
         [AT_X] = B * dim * 4,
         [AT_N] = B * dim * 4,
-        [AT_Q] = B * att * 4,
+        [AT_Q] = B * att * 4 > normed ? B * att * 4 : normed,
         [AT_A] = B * att * 4,
         [AT_K] = B * kv * 4,
         [AT_V] = B * kv * 4,
-        [AT_GATE] = B * ffn * 4,
+        [AT_GATE] = B * ffn * 4 > normed ? B * ffn * 4 : normed,
         [AT_UP] = B * ffn * 4,
         [AT_ACT] = B * wide,
         [AT_ACT_D] = B * wide / 32 * 4,
@@ -59,7 +61,8 @@ int qe_session_init(qe_session *session, const qe_image *image,
 {
     uint64_t at[AT_END + 1];
     const uint64_t need = qe_session_size(&image->config, options);
-    if (!need || !kernels || (uintptr_t)arena % 64 || options->context > image->rope_context)
+    if (!need || !kernels || (uintptr_t)arena % 64 || options->context > image->rope_context ||
+        (workers && (!workers->threads || workers->threads > options->threads)))
         return QE_ERR_USAGE;
     if (arena_bytes < need)
         return QE_ERR_ARENA;

@@ -69,13 +69,13 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
 
 
 @pytest.fixture(scope="session")
-def make_image(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape], Path]:
+def make_image(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """An image of a shape, built once."""
     folder = tmp_path_factory.mktemp("images")
-    images: dict[Shape, Path] = {}
+    images: dict[tuple[Shape, int], Path] = {}
 
-    def make(shape: Shape) -> Path:
-        if shape not in images:
+    def make(shape: Shape, context: int = 96) -> Path:
+        if (key := (shape, context)) not in images:
             weights = make_weights(11, shape.config)
             if shape.rough:
                 weights["blk.0.ffn_down.weight"][3] = 0.0
@@ -87,16 +87,16 @@ def make_image(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape], Pa
             path = folder / f"{len(images)}"
             write_gguf(path.with_suffix(".gguf"), shape.config, weights)
             planned = replace(board.load("x86-64"), layout_rows=shape.layout)
-            images[shape] = path.with_suffix(".qimg")
+            images[key] = path.with_suffix(".qimg")
             build(
                 path.with_suffix(".gguf"),
                 planned,
-                images[shape],
+                images[key],
                 quant=shape.quant,
                 kv=shape.kv,
-                context=96,
+                context=context,
             )
-        return images[shape]
+        return images[key]
 
     return make
 

@@ -75,12 +75,12 @@ void encode_some(const qe_image *image)
 }
 
 /* Chunks from the last to the first, on workers in turn: neither may matter. */
-static void run_backwards(void *self, void (*task)(void *, uint32_t, uint32_t), void *argument,
-                          uint32_t chunks)
+static void run_backwards(void *self, const qe_step *steps, uint32_t count)
 {
     const uint32_t threads = *(const uint32_t *)self;
-    for (uint32_t chunk = chunks; chunk--;)
-        task(argument, chunk, chunk % threads);
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t chunk = steps[i].chunks; chunk--;)
+            steps[i].task(steps[i].argument, chunk, chunk % threads);
 }
 
 static void sample_some(qe_session *session, int finite)
@@ -112,7 +112,7 @@ static int evaluate(const qe_image *image, const void *kernels, uint32_t batch,
                     uint32_t threads, uint32_t kv, const uint32_t *tokens, uint32_t count,
                     int backwards, int all, float *logits)
 {
-    const qe_workers workers = {&threads, run_backwards};
+    const qe_workers workers = {&threads, threads, run_backwards};
     const uint32_t vocab = image->config.vocab_size, spare = (uint32_t)below(3);
     qe_session_options options = {count + spare, batch, threads, kv};
     if (options.context > image->rope_context)

@@ -29,6 +29,7 @@ SOURCES = {
     "cpus_check": ("cpus_check.c",),
     "engine_check": ("engine_check.c",),
     "numeric_check": ("numeric_check.c",),
+    "pool_check": ("pool_check.c",),
     "sampler_check": ("sampler_check.c",),
     "self_check": ("self_check.c",),
     "soft_check": ("soft_check.c",),
@@ -75,12 +76,7 @@ TARGETS = {
         # With the kernels of the smallest microcontrollers, which are plain C.
         Target("thumb", ("cc",), "gcc", ("-DQE_WITH_THUMB",)),
         # With AVX-512's and AVX-VNNI's products on any x86-64-v3.
-        Target(
-            "vnni",
-            ("cc",),
-            "gcc",
-            ("-O1", "-DQE_EMULATE_VNNI", f"-I{PROGRAMS}", "-Wno-psabi"),
-        ),
+        Target("vnni", ("cc",), "gcc", ("-O1", "-DQE_EMULATE_VNNI", "-Wno-psabi")),
         Target(
             "aarch64",
             ("aarch64-linux-gnu-gcc",),

@@ -26,7 +26,8 @@ from qedge.toolkit.board import Board, Device, device_of
 from qedge.toolkit.files import cache_folder
 from qedge.toolkit.kept import made_folder, zig_environment
 
-FLAGS = ["-O3", "-Wall", "-Wextra"]  # beside those of runtime/engine/FLAGS
+# Beside those of runtime/engine/FLAGS. The engine has no workers there.
+FLAGS = ["-O3", "-Wall", "-Wextra", "-DQE_ONE_THREAD"]
 SECTIONS = ["-ffunction-sections", "-fdata-sections"]  # so that LINK can drop what is not used
 GCC = ["-mthumb", "-nostdlib", "-fno-tree-loop-distribute-patterns"]
 GCC_CALLS = ["-fcallgraph-info=su"]  # who calls whom, and the stack of each: bare/calls.py

@@ -32,12 +32,16 @@ typedef struct {
     scales s[SPAN];
 } panel;
 
-#define LOAD(type, from)                                                                       \
-    ({                                                                                         \
+#define LOADED(type)                                                                           \
+    INLINE type load_##type(const void *from)                                                  \
+    {                                                                                          \
         type loaded;                                                                           \
         memcpy(&loaded, from, sizeof loaded);                                                  \
-        loaded;                                                                                \
-    })
+        return loaded;                                                                         \
+    }
+LOADED(vb)
+LOADED(vi)
+LOADED(vf)
 
 INLINE vi every(int32_t x)
 {
@@ -67,18 +71,18 @@ INLINE vb unsigned_levels(const uint8_t *p, kind k, int g, int r)
 {
     p += VB * r;
     switch (k.bits) {
-    case 8: return LOAD(vb, p + 64 * g) ^ (vb)((vb){0} + (uint8_t)128);
-    case 1: return masked(LOAD(vb, p), g - 1, 2);
-    case 2: return masked(LOAD(vb, p + g / 4 * 64), g % 4 * 2, 3);
+    case 8: return load_vb(p + 64 * g) ^ (vb)((vb){0} + (uint8_t)128);
+    case 1: return masked(load_vb(p), g - 1, 2);
+    case 2: return masked(load_vb(p + g / 4 * 64), g % 4 * 2, 3);
     case 3:
-        return masked(LOAD(vb, p + g / 4 * 64), g % 4 * 2, 3) |
-               masked(LOAD(vb, p + 128), g - 2, 4);
+        return masked(load_vb(p + g / 4 * 64), g % 4 * 2, 3) |
+               masked(load_vb(p + 128), g - 2, 4);
     }
-    const vb low = masked(LOAD(vb, p + g % 4 * 64), g < 4 ? 0 : 4, 15);
+    const vb low = masked(load_vb(p + g % 4 * 64), g < 4 ? 0 : 4, 15);
     if (k.bits == 5)
-        return low | masked(LOAD(vb, p + 256), g - 4, 16);
+        return low | masked(load_vb(p + 256), g - 4, 16);
     if (k.bits == 6)
-        return low | masked(LOAD(vb, p + 256 + g / 4 * 64), g % 4 * 2 - 4, 48);
+        return low | masked(load_vb(p + 256 + g / 4 * 64), g % 4 * 2 - 4, 48);
     if (!k.table)
         return low;
     return lookup(k.type == QE_MXFP4 ? qe_mxfp4_levels : qe_iq4_levels, low) ^
@@ -116,7 +120,7 @@ INLINE void block_sums(vi isum[NT][REGS], const block *w, kind k, int in_panel, 
             vb u[REGS];
             for (int r = 0; r < registers; r++) {
                 const uint8_t *p = w->q[r / R];
-                u[r] = in_panel ? LOAD(vb, p + 64 * g + VB * (r % R))
+                u[r] = in_panel ? load_vb(p + 64 * g + VB * (r % R))
                                 : unsigned_levels(p, k, g, r % R);
             }
 #pragma GCC unroll 4
@@ -128,7 +132,7 @@ INLINE void block_sums(vi isum[NT][REGS], const block *w, kind k, int in_panel, 
         }
         for (int r = 0; r < registers && (halves || (k.step == QE_STEP_ROW && in_panel)); r++) {
             /* a row's scale lies in both halves of its lane */
-            const vi by = LOAD(vi, w->s[r / R]->s[half] + 2 * W * (r % R)) >> 16;
+            const vi by = load_vi(w->s[r / R]->s[half] + 2 * W * (r % R)) >> 16;
             for (int j = 0; j < tokens; j++)
                 sum[j][r] = sum[j][r] * by;
         }
@@ -143,10 +147,10 @@ INLINE vf step(vf acc, kind k, const scales *s, int r, vi isum, float dx, const 
 {
     const vf x = every_float(dx);
     const vi xsum = four((const int8_t *)xs);
-    const vi n = LOAD(vi, s->n + 2 * W * r);
+    const vi n = load_vi(s->n + 2 * W * r);
     if (k.step == QE_STEP_ROW)
         return acc + x * floats_of(isum - pairs(xsum, n));
-    const vf d = LOAD(vf, s->d + W * r), m = LOAD(vf, s->m + W * r);
+    const vf d = load_vf(s->d + W * r), m = load_vf(s->m + W * r);
     if (k.step == QE_STEP_AFFINE)
         return acc +
                ((d * x) * floats_of(isum) + m * every_float(dx * (float)qe_block_sum(xs)));
@@ -171,7 +175,7 @@ INLINE void multiply(const panel *p, kind k, int groups, uint32_t first, uint32_
     vf acc[NT][REGS];
     for (int j = 0; j < tokens; j++)
         for (int r = 0; r < registers; r++)
-            acc[j][r] = first ? LOAD(vf, out + j * stride + W * r) : (vf){0};
+            acc[j][r] = first ? load_vf(out + j * stride + W * r) : (vf){0};
     for (uint32_t b = 0; b < count; b++, q += 32) {
         block w;
         for (int n = 0; n < groups; n++) {
@@ -189,7 +193,7 @@ INLINE void multiply(const panel *p, kind k, int groups, uint32_t first, uint32_
     for (int r = 0; r < registers; r++)
         for (int j = 0; j < tokens; j++) {
             if (row_scales)
-                acc[j][r] *= LOAD(vf, row_scales + (size_t)(r / R) * step_bytes + VB * (r % R));
+                acc[j][r] *= load_vf(row_scales + (size_t)(r / R) * step_bytes + VB * (r % R));
             memcpy(out + j * stride + W * r, &acc[j][r], sizeof acc[j][r]);
         }
 }
@@ -234,7 +238,7 @@ INLINE void lone_token(const uint8_t *w, kind k, uint32_t blocks, const qe_act *
         }
     for (int r = 0; r < R; r++) {
         if (k.step == QE_STEP_ROW)
-            acc[r] *= LOAD(vf, row_scales + VB * r);
+            acc[r] *= load_vf(row_scales + VB * r);
         memcpy(out + W * r, &acc[r], sizeof acc[r]);
     }
 }
