@@ -87,8 +87,8 @@ typedef struct {
     uint32_t (*first_largest)(const float *x, uint32_t n);
 } qe_kernels;
 
-extern const qe_kernels qe_portable, qe_avx2, qe_avxvnni, qe_avx512, qe_amx, qe_neon, qe_dotprod, qe_i8mm,
-    qe_armv7, qe_dsp, qe_mve, qe_thumb;
+extern const qe_kernels qe_portable, qe_avx2, qe_avxvnni, qe_avx512, qe_amx, qe_neon,
+    qe_dotprod, qe_i8mm, qe_armv7, qe_dsp, qe_mve, qe_thumb;
 
 /* Bytes of a q8_0 key tile (16 positions) or value tile (32 positions) of one head. */
 static inline size_t qe_key_tile_bytes(uint32_t head_size)
