@@ -1,4 +1,4 @@
-"""Error compensation: less error of a matrix's output, the same bytes however rows are spread."""
+"""Error compensation: less error of the output, the same bytes however rows are spread."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor

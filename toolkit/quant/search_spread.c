@@ -28,9 +28,9 @@ typedef struct {
     qs_frame frame[ROWS];
     float d[ROWS]; /* of rows of a3 to a6 */
     uint8_t *out[ROWS];
-    void *fits;    /* work of a row of a3 to a6 */
-    lanes *error;        /* of a piece's columns: what was wanted less what is stored */
-    lanes *x;            /* of a block's: what is to be rounded */
+    void *fits;   /* work of a row of a3 to a6 */
+    lanes *error; /* of a piece's columns: what was wanted less what is stored */
+    lanes *x;     /* of a block's: what is to be rounded */
     uint32_t rows, columns;
 } sheet;
 
@@ -73,16 +73,11 @@ static void pass_on(lanes *x, const lanes *error, const float *factors, uint32_t
 static float bottom_of(qs_kind kind)
 {
     switch (kind) {
-    case QS_Q4_0:
-        return -8;
-    case QS_Q5_0:
-        return -16;
-    case QS_Q3_K:
-        return -4;
-    case QS_Q6_K:
-        return -32;
-    default:
-        return 0;
+    case QS_Q4_0: return -8;
+    case QS_Q5_0: return -16;
+    case QS_Q3_K: return -4;
+    case QS_Q6_K: return -32;
+    default: return 0;
     }
 }
 

@@ -32,8 +32,7 @@ def pieces_of(columns: int, widest: int) -> list[tuple[int, int]]:
     count = -(-columns // widest)
     piece = -(-columns // count // STEP) * STEP
     return [
-        (at, -(-min(piece, columns - at) // _BLOCK) * _BLOCK)
-        for at in range(0, columns, piece)
+        (at, -(-min(piece, columns - at) // _BLOCK) * _BLOCK) for at in range(0, columns, piece)
     ]
 
 
