@@ -45,7 +45,7 @@ LENGTH = 512  # tokens of each, or chunks of a text: as llama.cpp's tool counts 
 TEXT_TOKENS = 16_384  # of a text, at most
 NUMBERS = 64 << 20  # correlations of a model, at most: pieces are as wide as that allows
 _WIDTHS = (2048, 1024, 512, STEP)
-_RAM_BYTES = 1_200_000_000  # that image and sums may take, or else
+_RAM_BYTES = 1_100_000_000  # that image and sums may take, or else
 _LEAST_SUMS = 16 << 20  # so many numbers at once
 _TOKENS_AT_ONCE = 64
 _VERSION = 2  # of what is kept
@@ -141,10 +141,10 @@ def _measured(model: Model, text: bytes | None, tell: Progress) -> Calibration:
                 now = tasks[start : start + at_once]
                 # added in the order of the tasks, however many run at once
                 seen = list(pool.map(run, sessions, now, range(start, start + len(now))))
-                for session, tokens in zip(sessions, seen):
+                for session, of_task in zip(sessions, seen):
                     for total, (index, _) in zip(sums, names.values()):
                         total += np.frombuffer(session.observed(index))
-                    ran.append(tokens)
+                    ran.append(of_task)
         finally:
             stop.set()  # after an interruption nobody waits for half a text
         rows = sum(map(len, ran))
