@@ -235,20 +235,7 @@ cdef class Image:
         return bool(qe_vocab_is_stop(&self.image.vocab, token))
 
 
-cdef struct moments:  # sums of squares: (tensors, wide), of what each matrix is multiplied with
-    uint32_t wide
-    double *sums
-
-
-cdef void add_squares(void *self, uint32_t tensor, const float *x, size_t stride,
-                      uint32_t columns, uint32_t tokens) noexcept nogil:
-    cdef moments *m = <moments *>self
-    cdef double *sums = m.sums + <size_t>tensor * m.wide
-    cdef uint32_t i
-    for _ in range(tokens):
-        for i in range(columns):
-            sums[i] += <double>x[i] * x[i]
-        x += stride
+include "_engine_observe.pxi"
 
 
 cdef class Session:
@@ -265,6 +252,7 @@ cdef class Session:
     cdef readonly uint64_t arena_bytes
     cdef bint at_work  # read and written with the GIL held
     cdef moments squares
+    cdef kept_rows inputs
     cdef qe_observer observer
 
     def __cinit__(self, Image image not None, uint32_t context, uint32_t batch, uint32_t threads,
@@ -296,6 +284,8 @@ cdef class Session:
 
     def __dealloc__(self):
         PyMem_Free(self.squares.sums)
+        PyMem_Free(self.inputs.rows)
+        PyMem_Free(self.inputs.slots)
         if self.pool != NULL:
             qe_pool_close(self.pool)
         if self.arena != NULL:
@@ -404,7 +394,7 @@ cdef class Session:
         cdef const qe_config *c = &self.image.image.config
         cdef size_t size
         self.check_free()
-        self.squares.wide = max(c.dim, c.heads * c.head_size, c.ffn)
+        self.squares.wide = widest_input(c)
         size = qe_image_tensor_count(&self.image.image) * <size_t>self.squares.wide
         if self.squares.sums == NULL:
             self.squares.sums = <double *>PyMem_Malloc(size * sizeof(double))
@@ -424,6 +414,52 @@ cdef class Session:
         return PyBytes_FromStringAndSize(
             <const char *>(self.squares.sums + <size_t>tensor * self.squares.wide),
             sizeof(double) * min(t.columns, self.squares.wide))
+
+    def keep_inputs(self, tensors, uint32_t tokens):
+        """Begins to keep what the matrices with these numbers are multiplied with, so many
+        tokens at most, and ends observe()."""
+        cdef uint32_t count = qe_image_tensor_count(&self.image.image), number
+        cdef size_t size
+        self.check_free()
+        if any(not 0 <= tensor < count for tensor in tensors):
+            raise EngineError(QE_ERR_USAGE)
+        qe_session_observe(&self.session, NULL)
+        PyMem_Free(self.inputs.rows)
+        PyMem_Free(self.inputs.slots)
+        self.inputs.rows, self.inputs.slots = NULL, NULL
+        self.inputs.wide, self.inputs.room = widest_input(&self.image.image.config), tokens
+        size = <size_t>len(tensors) * tokens * self.inputs.wide
+        self.inputs.rows = <float *>PyMem_Malloc(size * sizeof(float))
+        self.inputs.slots = <input_slot *>PyMem_Malloc(count * sizeof(input_slot))
+        if self.inputs.rows == NULL or self.inputs.slots == NULL:
+            raise MemoryError
+        memset(self.inputs.slots, 0, count * sizeof(input_slot))
+        for number, tensor in enumerate(tensors):
+            self.inputs.slots[<uint32_t>tensor].number = number + 1
+        self.observer.self, self.observer.input = &self.inputs, keep_rows
+        qe_session_observe(&self.session, &self.observer)
+
+    def inputs_of(self, uint32_t tensor):
+        """What keep_inputs kept of a matrix since this was last asked: float32 bytes, (tokens,
+        columns)."""
+        cdef uint32_t columns, held, row
+        cdef input_slot *slot
+        cdef bytes found
+        cdef char *to
+        self.check_free()
+        if self.inputs.slots == NULL or tensor >= qe_image_tensor_count(&self.image.image):
+            raise EngineError(QE_ERR_USAGE)
+        slot = &self.inputs.slots[tensor]
+        if slot.number == 0 or slot.held > self.inputs.room:
+            raise EngineError(QE_ERR_USAGE)
+        columns = qe_image_tensor(&self.image.image, tensor).columns
+        held, slot.held = slot.held, 0
+        found = PyBytes_FromStringAndSize(NULL, sizeof(float) * <size_t>held * columns)
+        to = found
+        for row in range(held):
+            memcpy(to + sizeof(float) * <size_t>row * columns,
+                   row_at(&self.inputs, slot.number - 1, row), sizeof(float) * columns)
+        return found
 
     def hash_reset(self):
         qe_sha256_init(&self.sha)

@@ -24,7 +24,7 @@ from qedge.toolkit.chat.facts import facts_of
 from qedge.toolkit.files import new_file
 from qedge.toolkit.make import rope
 from qedge.toolkit.make.budget import MemoryPlan, plan
-from qedge.toolkit.make.calibrate import LENGTH, Importance, importance_of
+from qedge.toolkit.make.calibrate import LENGTH, Calibration, calibrated
 from qedge.toolkit.make.image import (
     Golden,
     ImageWriter,
@@ -269,7 +269,7 @@ def _write(
     context: int | str,
     tell: Progress,
     name: Path | None,
-    importance: Importance | None = None,
+    calibration: Calibration | None = None,
     shown: str = "none",
     rounding: str = SEARCH,
 ) -> MemoryPlan:
@@ -285,8 +285,8 @@ def _write(
     def packed(entry: TensorEntry) -> Iterable[bytes]:
         nonlocal done
         tensor: SourceTensor = source.tensors[entry.name]
-        counts = (importance or {}).get(entry.name)
-        for piece in pack(tensor, entry.type, entry.layout, counts, rounding):
+        counts, together = (calibration or Calibration()).of(entry.name)
+        for piece in pack(tensor, entry.type, entry.layout, counts, rounding, together):
             yield cast(bytes, piece.data)
             done += piece.nbytes
             tell("quantize", done, weight_bytes)
@@ -360,12 +360,12 @@ def build(
         kind != "q8_0" and is_searched(source.tensors[name], kind)
         for name, kind in recipe.types.items()
     )
-    importance: Importance = {}
+    calibration: Calibration | None = None
     shown = "none"
     if needs and calibrate != "none":
         text = None if calibrate == "samples" else _text_of(calibrate)
         shown = "samples" if text is None else hashlib.sha256(text).hexdigest()
-        importance = importance_of(source.sha256(), partial(_plain_image, source), text, tell)
+        calibration = calibrated(source.sha256(), partial(_plain_image, source), text, tell)
     planned = _write(
         source,
         recipe,
@@ -374,7 +374,7 @@ def build(
         context,
         tell,
         model,
-        importance=importance,
+        calibration=calibration,
         shown=shown,
         rounding=rounding,
     )

@@ -21,6 +21,7 @@ from qedge.runtime.errors import ImageError, UsageError
 from qedge.runtime.machine import cpus
 from qedge.toolkit.quant import _tiles as tiles
 from qedge.toolkit.quant import search
+from qedge.toolkit.quant.spread import Correlations, Spread
 from qedge.toolkit.source.model import Bytes, SourceTensor
 
 SEARCH, GGML = "search", "ggml"  # ways to round
@@ -65,11 +66,13 @@ def pack(
     layout: int,
     importance: npt.NDArray[np.float32] | None = None,
     rounding: str = SEARCH,
+    correlations: Correlations | None = None,
 ) -> Iterator[Bytes]:
     """The tensor's bytes in the image, a few rows at a time (uint8 arrays, C order).
 
-    importance   of the columns, or None: all count the same
-    rounding     SEARCH, or GGML for q4_0 and q8_0 as ggml's reference makes them
+    importance    of the columns, or None: all count the same
+    rounding      SEARCH, or GGML for q4_0 and q8_0 as ggml's reference makes them
+    correlations  of the columns, with importance: errors are made good in later columns
 
     ImageError when a weight is not finite, UsageError for an unknown type."""
     if kind not in TYPES:
@@ -78,7 +81,10 @@ def pack(
     spans = [(at, min(at + step, tensor.rows)) for at in range(0, tensor.rows, step)]
     part = _floats if kind in PLAIN else _rounded
     if rounding == SEARCH and is_searched(tensor, kind):
-        part = partial(_searched, importance)
+        spread = None
+        if importance is not None and correlations is not None and search.can_spread(kind):
+            spread = Spread.of(importance, correlations)
+        part = partial(_searched, importance, spread)
     at_once = cpus()
     with ThreadPoolExecutor(at_once) as pool:
         ahead: deque[Future[Bytes]] = deque()
@@ -130,6 +136,7 @@ def _is_kept(tensor: SourceTensor, kind: str) -> bool:
 
 def _searched(
     importance: npt.NDArray[np.float32] | None,
+    spread: Spread | None,
     tensor: SourceTensor,
     kind: str,
     layout: int,
@@ -145,7 +152,7 @@ def _searched(
             f"{tensor.path}: {tensor.name} holds weights above {most:,.0f}, which no scale of "
             f"{kind} reaches; take a4 or f32"
         )
-    stored = search.quantize_rows(values, kind, importance)
+    stored = search.quantize_rows(values, kind, importance, spread)
     padded = columns if kind.endswith("_K") else -(-columns // BLOCK) * BLOCK
     tiles.pack(stored, None, padded, to, to, 0, rows, layout, out)
     return out

@@ -42,8 +42,7 @@ size_t qs_work_bytes(qs_kind kind, uint32_t columns)
     return is_own(kind) ? blocks_of(kind, columns) * QS_OWN_WORK : 0;
 }
 
-/* The smallest power of two above every size in a row; 0 where one is not finite. */
-static float unit_of(const float *row, uint32_t columns)
+float qs_unit_of(const float *row, uint32_t columns)
 {
     uint32_t most = 0;
     float unit;
@@ -69,12 +68,11 @@ static float factor_of(const float *importance, uint32_t columns, float *mean)
     for (uint32_t j = 0; j < columns; j++)
         sum += importance[j];
     *mean = (float)(sum / columns);
-    const float unit = unit_of(mean, 1);
+    const float unit = qs_unit_of(mean, 1);
     return 1.0f / unit;
 }
 
-int64_t qs_quantize(qs_kind kind, const float *values, uint32_t rows, uint32_t columns,
-                    const float *importance, void *work, uint8_t *out)
+qs_frame qs_frame_of(const float *importance, uint32_t columns)
 {
     qs_frame frame = {importance, 1, 0, 0};
     if (importance) {
@@ -82,8 +80,28 @@ int64_t qs_quantize(qs_kind kind, const float *values, uint32_t rows, uint32_t c
         frame.factor = factor_of(importance, columns, &mean);
         frame.ridge = 1e-6f * (mean * frame.factor);
     }
+    return frame;
+}
+
+void qs_search_block(qs_kind kind, const qs_frame *frame, const float *row, uint32_t first,
+                     uint32_t stop, uint8_t *out)
+{
+    if (kind == QS_IQ4_NL)
+        qs_search_table(frame, row, first, stop, out);
+    else if (!is_super(kind))
+        qs_search_plain(kind, frame, row, first, stop, out);
+    else if (kind == QS_Q3_K || kind == QS_Q6_K)
+        qs_search_super_symmetric(kind, frame, row, first, stop, out);
+    else
+        qs_search_super_affine(kind, frame, row, first, stop, out);
+}
+
+int64_t qs_quantize(qs_kind kind, const float *values, uint32_t rows, uint32_t columns,
+                    const float *importance, void *work, uint8_t *out)
+{
+    qs_frame frame = qs_frame_of(importance, columns);
     for (uint32_t r = 0; r < rows; r++, values += columns) {
-        frame.unit = unit_of(values, columns);
+        frame.unit = qs_unit_of(values, columns);
         if (!(frame.unit > 0))
             return r;
         if (is_own(kind)) {
@@ -92,14 +110,7 @@ int64_t qs_quantize(qs_kind kind, const float *values, uint32_t rows, uint32_t c
             continue;
         }
         for (uint32_t at = 0; at < columns; at += qs_block(kind), out += block_bytes(kind))
-            if (kind == QS_IQ4_NL)
-                qs_search_table(&frame, values, at, columns, out);
-            else if (!is_super(kind))
-                qs_search_plain(kind, &frame, values, at, columns, out);
-            else if (kind == QS_Q3_K || kind == QS_Q6_K)
-                qs_search_super_symmetric(kind, &frame, values, at, columns, out);
-            else
-                qs_search_super_affine(kind, &frame, values, at, columns, out);
+            qs_search_block(kind, &frame, values, at, columns, out);
     }
     return -1;
 }

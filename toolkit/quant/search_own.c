@@ -88,36 +88,68 @@ static pair refine(const qs_group *g, block_fit *f, float unit, int bits)
     return best;
 }
 
+static void fit_block(int bits, const qs_group *g, block_fit *f)
+{
+    const qs_fit fit = qs_fit_affine(g, (float)((1 << bits) - 1), QS_ZERO_POINT);
+    take(g, &fit.sums, fit.scale, f);
+}
+
+float qs_fit_own(int bits, const qs_frame *frame, const float *row, uint32_t columns,
+                 void *work)
+{
+    block_fit *fits = work;
+    qs_group g;
+    float most = 0;
+    for (uint32_t at = 0; at < columns; at += 32, fits++) {
+        qs_load(frame, row, at, columns, 32, &g);
+        fit_block(bits, &g, fits);
+        most = fits->scale > most ? fits->scale : most;
+    }
+    /* smaller ones, which clip, were tried: nothing gained */
+    const float step = most / 255 / (float)(1 << (7 - bits)) * frame->unit;
+    return step < MOST ? step : MOST;
+}
+
+/* A block whose best by itself is f. */
+static void store_block(int bits, const qs_group *g, float unit, block_fit *f, uint8_t *out)
+{
+    pair p = {0, 0};
+    int8_t levels[32] = {0};
+    if (unit > 0 && f->scale > 0) {
+        const qs_range range = {0, (float)((1 << bits) - 1)};
+        p = refine(g, f, unit, bits);
+        const float scale = unit * (float)p.s;
+        qs_levels(g, range, scale, -scale * (float)p.z / (float)(1 << (7 - bits)), levels);
+    }
+    qs_put_own(bits, (uint8_t)p.s, (uint8_t)p.z, (const uint8_t *)levels, out);
+}
+
+/* What a scale of 1 stands for, in parts of frame->unit; exact but for tiny rows. */
+static float unit_of(int bits, const qs_frame *frame, float d)
+{
+    return d / frame->unit * (float)(1 << (7 - bits));
+}
+
+void qs_search_own_block(int bits, const qs_frame *frame, float d, const float *block,
+                         uint32_t columns, uint8_t *out)
+{
+    qs_group g;
+    block_fit fit;
+    qs_load(frame, block, 0, columns, 32, &g);
+    fit_block(bits, &g, &fit);
+    store_block(bits, &g, unit_of(bits, frame, d), &fit, out);
+}
+
 void qs_search_own(int bits, const qs_frame *frame, const float *row, uint32_t columns,
                    void *work, uint8_t *out)
 {
     block_fit *fits = work;
     qs_group g;
-    const uint32_t blocks = (columns + 31) / 32;
-    const int shift = 7 - bits;
-    const float top = (float)((1 << bits) - 1);
-    float most = 0;
-    for (uint32_t b = 0; b < blocks; b++) {
-        qs_load(frame, row, b * 32, columns, 32, &g);
-        const qs_fit fit = qs_fit_affine(&g, top, QS_ZERO_POINT);
-        take(&g, &fit.sums, fit.scale, &fits[b]);
-        most = fit.scale > most ? fit.scale : most;
-    }
-    const float unit = most / 255; /* smaller ones, which clip, were tried: nothing gained */
-    const float step = unit / (float)(1 << shift) * frame->unit; /* exact but for tiny rows */
-    const float d = step < MOST ? step : MOST;
+    const float d = qs_fit_own(bits, frame, row, columns, work);
     memcpy(out, &d, sizeof d);
     out += sizeof d;
-    for (uint32_t b = 0; b < blocks; b++, out += qs_own_bytes(bits)) {
-        pair p = {0, 0};
-        int8_t levels[32] = {0};
-        if (unit > 0 && fits[b].scale > 0) {
-            const qs_range range = {0, top};
-            qs_load(frame, row, b * 32, columns, 32, &g);
-            p = refine(&g, &fits[b], unit, bits);
-            const float scale = unit * (float)p.s;
-            qs_levels(&g, range, scale, -scale * (float)p.z / (float)(1 << shift), levels);
-        }
-        qs_put_own(bits, (uint8_t)p.s, (uint8_t)p.z, (const uint8_t *)levels, out);
+    for (uint32_t at = 0; at < columns; at += 32, out += qs_own_bytes(bits)) {
+        qs_load(frame, row, at, columns, 32, &g);
+        store_block(bits, &g, unit_of(bits, frame, d), fits++, out);
     }
 }
