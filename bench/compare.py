@@ -1,7 +1,7 @@
 """qedge beside llama.cpp: one command, alternating rounds, medians and ratios.
 
     python bench/compare.py [--rounds 5] [--models smollm2,1b] [--json FILE] [--csv FILE]
-                          [--plot FILE]
+                          [--plot FILE] [--depths 0,2048]
 
 Each engine runs in a process of its own and reports its own evaluation timings; the
 limits of the machine (read bandwidth, int8 dot peak) are measured in the same round.
@@ -38,7 +38,7 @@ from models import Pair, folder, pair
 
 from qedge.runtime.image import open_image
 
-DEPTHS = {"smollm2": [0, 512, 2048, 4096], "1b": [0, 512]}
+DEPTHS = {"smollm2": [0, 512, 2048, 4096], "1b": [0, 512]}  # unless --depths says others
 LOWER_IS_BETTER = ("first", "sample ", "peak_mib", "anonymous_mib", "file_mib")
 Round = dict[int, dict[str, Any]]  # by threads: read_gb_s, dot_gmac_s, engines' results
 
@@ -209,7 +209,10 @@ def main() -> None:
     parser.add_argument("--without-xllamacpp", action="store_true")
     for name in ("json", "plot", "csv"):
         parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--depths", type=lambda text: [int(n) for n in text.split(",")])
     options = parser.parse_args()
+    if options.depths:
+        DEPTHS.update({name: options.depths for name in DEPTHS})
     engines = [e for e in PEERS if e != "xllamacpp" or not options.without_xllamacpp]
     about, builds, rows, runs, shares = stamp(), {}, [], [], []
     show_stamp(about)
