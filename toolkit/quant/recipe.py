@@ -25,11 +25,11 @@ FORMATS = (
     *("f32", "bf16", "f16", "keep", "q8_0", "a6", "q5_K_M", "a5", "q4_K_M", "a4_M", "a4"),
     *("q4_0", "a3"),
 )
-# What they lose: mean KL divergence, nats a token, of SmolLM2-135M-Instruct in full precision, its
-# weights off the grid of the file that it comes from, over 12 chunks of WikiText-2's test text
-# (qedge compare MODEL.gguf -b host --text wiki.test.raw --chunks 12). 0.0030 of each is the
-# rounding of activations. Rows of 576 and 1,536 columns: q5_K_M and q4_K_M fall back to q5_0, q5_1
-# and q8_0 in part.
+# What they lose: mean KL divergence, nats a token, of SmolLM2-135M-Instruct in full precision,
+# its weights off the grid of the file that it comes from, over 12 chunks of WikiText-2's test
+# text (qedge compare MODEL.gguf -b host --text wiki.test.raw --chunks 12). 0.0030 of each is
+# the rounding of activations. Rows of 576 and 1,536 columns: q5_K_M and q4_K_M fall back to
+# q5_0, q5_1 and q8_0 in part.
 SMOLLM2_KL = {
     "q8_0": 0.0052,
     "a6": 0.0093,
