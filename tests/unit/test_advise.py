@@ -168,7 +168,8 @@ def test_measured_loss_counts_before_smollm2s(larger: Path) -> None:
         },
     }
     told = advise(larger, board.load("pi5"), measured=table)
-    assert (choice_of(told, "a6").kl, choice_of(told, "a6").reference) == (0.0001, SMOLLM2_KL["a6"])
+    assert choice_of(told, "a6").kl == 0.0001
+    assert choice_of(told, "a6").reference == SMOLLM2_KL["a6"]
     assert choice_of(told, "a5").kl is None
     losses = {one.quant: worth(one.plan.image_bytes, one.loss or 0.0) for one in told.choices}
     assert picked(told)["balance"] == min(losses, key=losses.__getitem__) != "a4_M"
