@@ -36,29 +36,7 @@
 
 int qe_avx512_products(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-#define PRODUCTS(type)                                                                         \
-    case QE_##type: groups_of(m, KIND_##type, first, count); return 1
-    switch (m->type) {
-        PRODUCTS(Q1_0);
-        PRODUCTS(Q2_0);
-        PRODUCTS(TQ2_0);
-        PRODUCTS(Q5_0);
-        PRODUCTS(IQ4_NL);
-        PRODUCTS(IQ4_XS);
-        PRODUCTS(MXFP4);
-        PRODUCTS(Q4_1);
-        PRODUCTS(Q5_1);
-        PRODUCTS(Q4_K);
-        PRODUCTS(Q5_K);
-        PRODUCTS(Q3_K);
-        PRODUCTS(Q6_K);
-        PRODUCTS(Q2_K);
-        PRODUCTS(A3);
-        PRODUCTS(A4);
-        PRODUCTS(A5);
-        PRODUCTS(A6);
-    }
-    return 0;
+    return products_of(m, first, count);
 }
 
 #if defined(__clang__) && !defined(QE_EMULATE_VNNI)

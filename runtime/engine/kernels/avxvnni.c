@@ -33,31 +33,8 @@
 
 void qe_avxvnni_products(const qe_matmul *m, uint32_t first, uint32_t count)
 {
-#define PRODUCTS(type)                                                                         \
-    case QE_##type: groups_of(m, KIND_##type, first, count); break
-    switch (m->type) {
-        PRODUCTS(Q1_0);
-        PRODUCTS(Q2_0);
-        PRODUCTS(TQ2_0);
-        PRODUCTS(Q4_0);
-        PRODUCTS(Q5_0);
-        PRODUCTS(Q8_0);
-        PRODUCTS(IQ4_NL);
-        PRODUCTS(IQ4_XS);
-        PRODUCTS(MXFP4);
-        PRODUCTS(Q4_1);
-        PRODUCTS(Q5_1);
-        PRODUCTS(Q4_K);
-        PRODUCTS(Q5_K);
-        PRODUCTS(Q3_K);
-        PRODUCTS(Q6_K);
-        PRODUCTS(Q2_K);
-        PRODUCTS(A3);
-        PRODUCTS(A4);
-        PRODUCTS(A5);
-        PRODUCTS(A6);
-    default: qe_portable_matmul(m, first, count);
-    }
+    if (!products_of(m, first, count))
+        qe_portable_matmul(m, first, count);
 }
 
 void qe_avxvnni_scores(const uint8_t *k, uint32_t blocks, const qe_act *q, uint32_t heads,

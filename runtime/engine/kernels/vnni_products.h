@@ -306,6 +306,36 @@ INLINE void groups_of(const qe_matmul *m, kind k, uint32_t first, uint32_t count
     }
 }
 
+/* matmul of a type that is listed here; 0 for another. */
+static int products_of(const qe_matmul *m, uint32_t first, uint32_t count)
+{
+    switch (m->type) {
+#if GROUPS == 1 /* avx512.c has tiles of its own for these two */
+    case QE_Q4_0: groups_of(m, KIND_Q4_0, first, count); return 1;
+    case QE_Q8_0: groups_of(m, KIND_Q8_0, first, count); return 1;
+#endif
+    case QE_Q1_0: groups_of(m, KIND_Q1_0, first, count); return 1;
+    case QE_Q2_0: groups_of(m, KIND_Q2_0, first, count); return 1;
+    case QE_TQ2_0: groups_of(m, KIND_TQ2_0, first, count); return 1;
+    case QE_Q5_0: groups_of(m, KIND_Q5_0, first, count); return 1;
+    case QE_IQ4_NL: groups_of(m, KIND_IQ4_NL, first, count); return 1;
+    case QE_IQ4_XS: groups_of(m, KIND_IQ4_XS, first, count); return 1;
+    case QE_MXFP4: groups_of(m, KIND_MXFP4, first, count); return 1;
+    case QE_Q4_1: groups_of(m, KIND_Q4_1, first, count); return 1;
+    case QE_Q5_1: groups_of(m, KIND_Q5_1, first, count); return 1;
+    case QE_Q4_K: groups_of(m, KIND_Q4_K, first, count); return 1;
+    case QE_Q5_K: groups_of(m, KIND_Q5_K, first, count); return 1;
+    case QE_Q3_K: groups_of(m, KIND_Q3_K, first, count); return 1;
+    case QE_Q6_K: groups_of(m, KIND_Q6_K, first, count); return 1;
+    case QE_Q2_K: groups_of(m, KIND_Q2_K, first, count); return 1;
+    case QE_A3: groups_of(m, KIND_A3, first, count); return 1;
+    case QE_A4: groups_of(m, KIND_A4, first, count); return 1;
+    case QE_A5: groups_of(m, KIND_A5, first, count); return 1;
+    case QE_A6: groups_of(m, KIND_A6, first, count); return 1;
+    }
+    return 0;
+}
+
 #if GROUPS == 1
 /* A key tile of whole blocks has the bytes of a q8_0 group. */
 INLINE void score_heads(const uint8_t *w, uint32_t blocks, const qe_act *act, size_t head,
