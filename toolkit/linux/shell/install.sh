@@ -10,7 +10,8 @@ new=./$name.$$.$5.new
 mkdir -p -- "$root"
 cd -P -- "$root"
 trap 'rm -rf -- "$new"' EXIT
-trap 'exit 1' HUP INT TERM PIPE
+# mksh leaves EXIT's out where a signal's comes while `set -e` ends the script
+trap 'rm -rf -- "$new"; exit 1' HUP INT TERM PIPE
 for old in ./runtime-*.new; do
     if is_unfinished "${old#./}" && [ -n "$(find "$old" -prune -mmin +60 2>/dev/null)" ]; then
         process=${old#./*.}
