@@ -1,8 +1,8 @@
-/* serial.c - one evaluation under callgrind: what runs in steps of several chunks, and what on
- * one thread. in_parallel and measured are counted by name; bench/serial.py reads them. Prints
+/* one_thread.c - one evaluation under callgrind: what runs in steps of several chunks, and what on
+ * one thread. in_parallel and measured are counted by name; bench/one_thread.py reads them. Prints
  * one line of JSON: the parallel steps, and how often all wait for all.
  *
- *   serial IMAGE KERNELS THREADS DEPTH TOKENS */
+ *   one_thread IMAGE KERNELS THREADS DEPTH TOKENS */
 #define _GNU_SOURCE
 #include "../../runtime/host/host.h"
 

@@ -1,6 +1,6 @@
 """What runs on one thread, counted: instructions outside of parallel steps, and parallel steps.
 
-    python bench/serial.py [IMAGE] [--threads 2] [--kernels avx2] [--json FILE] [--csv FILE]
+    python bench/one_thread.py [IMAGE] [--threads 2] [--kernels avx2] [--json FILE] [--csv FILE]
 
 callgrind counts (Debian: valgrind), so any machine will do, busy or not; it knows no AVX-512.
 Without IMAGE it takes SmolLM2 in q4_0.
@@ -27,9 +27,9 @@ _COST = re.compile(r"^\s*([\d,]+) .*?:(\w+)(?: \[|$)", re.MULTILINE)
 
 
 def build() -> Path:
-    output = folder() / "serial"
+    output = folder() / "one_thread"
     code = [*ROOT.glob("runtime/engine/**/*.c"), *ROOT.glob("runtime/host/*.c")]
-    sources = [*map(str, sorted(code)), str(HERE / "native" / "serial.c")]
+    sources = [*map(str, sorted(code)), str(HERE / "native" / "one_thread.c")]
     subprocess.run(["cc", *FLAGS, *sources, "-o", output, "-lm", "-pthread"], check=True)
     return output
 
