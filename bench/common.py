@@ -133,6 +133,17 @@ def processor() -> str:
     return platform.machine()
 
 
+def command(words: list[str]) -> str:
+    """What was asked for, without where it was to be written."""
+    kept, written = [], False
+    for word in words[1:]:
+        name = word.split("=")[0]
+        if not written and name not in ("--json", "--csv", "--plot"):
+            kept.append(word)
+        written = not written and word == name and name in ("--json", "--csv", "--plot")
+    return shlex.join(["python", f"bench/{Path(words[0]).name}", *kept])
+
+
 def stamp() -> dict[str, Any]:
     """Where figures come from: machine, commit and command, for every file of them."""
     return {
@@ -140,7 +151,7 @@ def stamp() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release()}",
         "commit": commit(),
-        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": command(sys.argv),
         "date": time.strftime("%Y-%m-%d"),
     }
 
