@@ -42,7 +42,7 @@ TYPES = {
     "q2_K": QE_Q2_K, "q3_K": QE_Q3_K, "q4_K": QE_Q4_K, "q5_K": QE_Q5_K, "q6_K": QE_Q6_K,
     "iq4_nl": QE_IQ4_NL, "iq4_xs": QE_IQ4_XS, "mxfp4": QE_MXFP4,
     "tq2_0": QE_TQ2_0, "q1_0": QE_Q1_0, "q2_0": QE_Q2_0,
-    "a3": QE_A3, "a4": QE_A4, "a5": QE_A5, "a6": QE_A6,
+    "a2": QE_A2, "a3": QE_A3, "a4": QE_A4, "a5": QE_A5, "a6": QE_A6,
 }
 ROLES = {
     "token_embd": QE_EMBED, "output_norm": QE_OUT_NORM, "output": QE_OUTPUT,

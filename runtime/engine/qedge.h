@@ -60,6 +60,7 @@ enum qe_type {
     QE_MXFP4 = 39,
     QE_Q1_0 = 41,
     QE_Q2_0 = 42,
+    QE_A2 = 258,
     QE_A3 = 259,
     QE_A4 = 260,
     QE_A5 = 261,

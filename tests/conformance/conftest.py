@@ -53,6 +53,7 @@ SHAPES = {
     "f32, kv q8_0, heads of 32": Shape("f32", "q8_0", _WIDE),
     "a4, kv q8_0, heads of 32": Shape("a4", "q8_0", _WIDE),
     "a6, kv q8_0, ffn of 172, heads of 8": Shape("a6", "q8_0", TinyConfig(ffn=172)),
+    "a2, kv q8_0, ffn of 172": Shape("a2", "q8_0", TinyConfig(ffn=172)),
     "a3, rough": Shape("a3", "q8_0", _WIDE, rough=True),
     "q5_1, kv q8_0": Shape("q5_1", "q8_0", _WIDE),
     "q4_K, kv q8_0": Shape("q4_K", "q8_0", _K),

@@ -49,7 +49,7 @@ def test_our_rows_are_as_good_as_ggmls_of_the_same_bits(ours, theirs):
     assert error < 1.02 * relative_error(values, theirs, importance)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("a3", 3), ("a4", 4), ("a5", 5)])
+@pytest.mark.parametrize(("kind", "bits"), [("a2", 2), ("a3", 3), ("a4", 4), ("a5", 5)])
 def test_blocks_are_near_the_best_of_every_scale_and_zero(kind, bits):
     values, importance = normal(3, 32, 20), normal(1, 32, 21)[0] ** 2
     stored = quantize_rows(values, kind, importance)
@@ -67,7 +67,7 @@ def test_importance_moves_error_to_where_it_matters_less():
     values = normal(16, 256, 22)
     importance = np.ones(256, np.float32)
     importance[::4] = 100
-    for kind in ("q4_0", "q4_K", "q6_K", "a3", "a4"):
+    for kind in ("q4_0", "q4_K", "q6_K", "a2", "a3", "a4"):
         plain = dequantize_rows(quantize_rows(values, kind, None), kind, 256)
         moved = dequantize_rows(quantize_rows(values, kind, importance), kind, 256)
         error = ((moved - values)[:, ::4] ** 2).sum() / ((plain - values)[:, ::4] ** 2).sum()

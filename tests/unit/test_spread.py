@@ -61,7 +61,7 @@ def test_correlations_are_those_of_the_inputs_in_pieces():
     for first, at in bands:
         band = wanted[at : at + 32, first : at + 32]
         part = correlations.parts[done : done + band.size].reshape(band.shape)
-        assert np.abs(part / 32767 - band).max() < 1e-4
+        assert np.abs(part / 127 - band).max() < 4.1e-3
         done += band.size
     assert done == len(correlations.parts) == numbers_of(288, 256)
 
@@ -76,13 +76,13 @@ def test_factors_are_those_of_the_second_moment():
     believed = spreading.KEPT * moment
     believed += (1 - spreading.KEPT) * np.diag(np.diagonal(moment))
     again = below.T @ np.diag(spread.weights.astype(np.float64)) @ below
-    assert np.abs(again - believed).max() < 1e-4 * np.abs(believed).max()
+    assert np.abs(again - believed).max() < 4.1e-3 * np.abs(believed).max()
 
 
 @pytest.mark.parametrize("kind", COMPENSATED)
 def test_columns_that_do_not_go_together_give_the_bytes_without(kind):
     values, importance = normal(20, 512, 36), np.ones(512, np.float32)
-    alone = Correlations(512, np.zeros(numbers_of(512, 512), np.int16))
+    alone = Correlations(512, np.zeros(numbers_of(512, 512), np.int8))
     spread = quantize_rows(values, kind, importance, Spread.of(importance, alone))
     assert np.array_equal(spread, quantize_rows(values, kind, importance))
 
@@ -144,7 +144,7 @@ def test_inputs_that_run_over_go_with_nothing():
     x[:, 5], x[:, 9] = np.inf, 3e38
     products.add(x)
     parts = products.correlations().parts
-    assert parts[0] == 32767
+    assert parts[0] == 127
     assert not parts[5 * 32 : 6 * 32].any() and not parts[9 * 32 : 10 * 32].any()
 
 
@@ -160,4 +160,4 @@ def test_bytes_are_the_same_on_every_host():
     assert found.hexdigest()[:16] == GOLDEN
 
 
-GOLDEN = "ce16596b3cdb4d9f"
+GOLDEN = "06c1476eadf310db"

@@ -48,7 +48,7 @@ _WIDTHS = (2048, 1024, 512, STEP)
 _RAM_BYTES = 1_100_000_000  # that image and sums may take, or else
 _LEAST_SUMS = 16 << 20  # so many numbers at once
 _TOKENS_AT_ONCE = 64
-_VERSION = 2  # of what is kept
+_VERSION = 3  # of what is kept
 _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 _SAME_INPUT = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
 

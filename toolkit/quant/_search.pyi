@@ -17,7 +17,7 @@ def add_products(
     x: npt.NDArray[np.float32], first: int, sums: npt.NDArray[np.float32]
 ) -> None: ...
 def factor(
-    correlations: npt.NDArray[np.int16],
+    correlations: npt.NDArray[np.int8],
     roots: npt.NDArray[np.float32],
     kept: float,
     factors: npt.NDArray[np.float32],

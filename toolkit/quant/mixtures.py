@@ -118,7 +118,7 @@ MIXTURES = {
 
 # Where a block of 256 does not divide the row.
 FALL_BACKS = {"q2_K": "q4_0", "q3_K": "q4_0", "q4_K": "q5_0", "q5_K": "q5_1", "q6_K": "q8_0"}
-_PADDED = ("a3", "a4", "a5", "a6")  # rows of any length
+_PADDED = ("a2", "a3", "a4", "a5", "a6")  # rows of any length
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 _VALUES = ("attn_v", "attn_qkv")  # a fused matrix is treated as the values in it
 

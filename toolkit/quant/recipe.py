@@ -65,7 +65,8 @@ NEAR = (
     (re.compile(r"q6.*|6_?bits?"), "a6", ""),
     (re.compile(r"q5.*|5_?bits?"), "a5", ""),
     (re.compile(r"i?q4.*|4_?bits?|[iuw](nt)?_?4.*|(mx|nv)?n?fp?4.*|gptq|awq|bnb"), "a4", ""),
-    (re.compile(r"[it]?q[123].*|[123]_?bits?"), "a3", "the smallest that is made here"),
+    (re.compile(r"[it]?q3.*|3_?bits?"), "a3", ""),
+    (re.compile(r"[it]?q[12].*|[12]_?bits?"), "a2", "the smallest that is made here"),
 )
 
 

@@ -12,7 +12,7 @@ static int is_super(qs_kind kind)
 
 static int is_own(qs_kind kind)
 {
-    return kind >= QS_A3;
+    return kind >= QS_A2;
 }
 
 uint32_t qs_block(qs_kind kind)

@@ -1,6 +1,6 @@
 /* search.h - rows of weights to the stored rows of a format, with scales (and minima) searched
  * for the least error sum_j A_j (w_j - stored_j)^2, A the importance of column j. And back.
- * Formats of ggml are byte for byte as GGUF has them; a3 to a6 are the affine rows of SPEC 2.
+ * Formats of ggml are byte for byte as GGUF has them; a2 to a6 are the affine rows of SPEC 2.
  * No state, no allocation; float32 operations of IEEE 754 alone, in one order: the same bytes
  * on every host. It does not know tiles: see tiles.h. */
 #ifndef QEDGE_SEARCH_H
@@ -21,6 +21,7 @@ typedef enum {
     QS_Q4_K,
     QS_Q5_K,
     QS_Q6_K,
+    QS_A2,
     QS_A3,
     QS_A4,
     QS_A5,

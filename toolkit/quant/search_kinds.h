@@ -31,7 +31,7 @@ qs_frame qs_frame_of(const float *importance, uint32_t columns);
 /* The smallest power of two above every size in a row; 0 where one is not finite. */
 float qs_unit_of(const float *row, uint32_t columns);
 
-/* A whole row of a3 to a6; work: qs_work_bytes. */
+/* A whole row of a2 to a6; work: qs_work_bytes. */
 void qs_search_own(int bits, const qs_frame *frame, const float *row, uint32_t columns,
                    void *work, uint8_t *out);
 

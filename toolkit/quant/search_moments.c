@@ -54,11 +54,11 @@ static void subtract(float *restrict row, const float *restrict other, float par
         row[k] -= part * other[k];
 }
 
-void qs_factor(const int16_t *correlations, const float *roots, uint32_t columns, float kept,
+void qs_factor(const int8_t *correlations, const float *roots, uint32_t columns, float kept,
                float *factors, float *weights)
 {
     const size_t numbers = qs_triangle(columns);
-    const float part = kept / 32767, least = (1 - kept) / 2;
+    const float part = kept / 127, least = (1 - kept) / 2;
     for (size_t n = 0; n < numbers; n++)
         factors[n] = part * (float)correlations[n];
     for (uint32_t i = 0; i < columns; i++)

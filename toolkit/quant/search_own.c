@@ -1,4 +1,4 @@
-/* search_own.c - rows of a3 to a6: w = D (float)(s v), v = (q << k) - z, k = 7 - bits. First
+/* search_own.c - rows of a2 to a6: w = D (float)(s v), v = (q << k) - z, k = 7 - bits. First
  * every block's best scale and minimum by itself, whose largest is D; then s and z of every
  * block around them, levels chosen anew. */
 #include "search_kinds.h"

@@ -26,9 +26,9 @@ typedef struct {
     qs_kind kind;
     const qs_spread *spread;
     qs_frame frame[ROWS];
-    float d[ROWS]; /* of rows of a3 to a6 */
+    float d[ROWS]; /* of rows of a2 to a6 */
     uint8_t *out[ROWS];
-    void *fits;   /* work of a row of a3 to a6 */
+    void *fits;   /* work of a row of a2 to a6 */
     lanes *error; /* of a piece's columns: what was wanted less what is stored */
     lanes *x;     /* of a block's: what is to be rounded */
     uint32_t rows, columns;
@@ -83,7 +83,7 @@ static float bottom_of(qs_kind kind)
 
 static int is_own(qs_kind kind)
 {
-    return kind >= QS_A3;
+    return kind >= QS_A2;
 }
 
 static int is_super(qs_kind kind)

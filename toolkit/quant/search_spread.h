@@ -19,9 +19,9 @@ void qs_add_products(const float *x, uint32_t tokens, size_t stride, uint32_t co
                      float *sums);
 
 /* One piece of H to L and D. correlations (qs_triangle(columns)): of columns i and k in parts
- * of 32767, of which the share `kept`, below 1, is believed; roots (columns): of the mean
+ * of 127, of which the share `kept`, below 1, is believed; roots (columns): of the mean
  * squares. factors (qs_triangle(columns)) becomes L, weights (columns) D. */
-void qs_factor(const int16_t *correlations, const float *roots, uint32_t columns, float kept,
+void qs_factor(const int8_t *correlations, const float *roots, uint32_t columns, float kept,
                float *factors, float *weights);
 
 /* Pieces of `piece` columns, the last one of what is left, up to whole blocks of 32; their

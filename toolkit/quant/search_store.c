@@ -46,7 +46,7 @@ static uint16_t get16(const uint8_t *in)
 
 int qs_bits(qs_kind kind)
 {
-    static const uint8_t bits[QS_KINDS] = {4, 4, 5, 5, 8, 4, 2, 3, 4, 5, 6, 3, 4, 5, 6};
+    static const uint8_t bits[QS_KINDS] = {4, 4, 5, 5, 8, 4, 2, 3, 4, 5, 6, 2, 3, 4, 5, 6};
     return bits[kind];
 }
 

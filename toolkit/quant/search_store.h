@@ -31,7 +31,7 @@ size_t qs_super_bytes(qs_kind kind);
 void qs_put_super(qs_kind kind, const qs_super *block, uint8_t *out);
 void qs_get_super(qs_kind kind, const uint8_t *in, qs_super *block);
 
-/* Blocks of a3 to a6: s, z, 32 levels. */
+/* Blocks of a2 to a6: s, z, 32 levels. */
 size_t qs_own_bytes(int bits);
 void qs_put_own(int bits, uint8_t s, uint8_t z, const uint8_t *levels, uint8_t *out);
 void qs_get_own(int bits, const uint8_t *in, uint8_t *s, uint8_t *z, uint8_t *levels);

@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float32]
 KEPT = 0.5  # of a correlation; 0.3 to 0.7 differ little on other texts
 STEP = 256  # columns; pieces are multiples of it: whole blocks of every kind
 _BLOCK = 32
-_WHOLE = 32767.0
+_WHOLE = 127.0
 
 
 def pieces_of(columns: int, widest: int) -> list[tuple[int, int]]:
@@ -43,10 +43,10 @@ def numbers_of(columns: int, widest: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Correlations:
-    """Of a row's columns within each piece: int16, parts of 32767, triangle after triangle."""
+    """Of a row's columns within each piece: int8, parts of 127, triangle after triangle."""
 
     widest: int
-    parts: npt.NDArray[np.int16]
+    parts: npt.NDArray[np.int8]
 
 
 class Products:
@@ -79,7 +79,7 @@ class Products:
                 for at, band in bands:
                     part = band * inverse[at : at + _BLOCK, None] * inverse[: at + _BLOCK]
                     part = np.where(np.abs(part) <= 2, np.clip(part, -1, 1), 0)
-                    found.append(np.rint(part * _WHOLE).astype(np.int16).reshape(-1))
+                    found.append(np.rint(part * _WHOLE).astype(np.int8).reshape(-1))
         return Correlations(self._widest, np.concatenate(found))
 
 

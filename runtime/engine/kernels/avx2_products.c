@@ -274,6 +274,7 @@ void qe_avx2_products(const qe_matmul *m, uint32_t first, uint32_t count)
     case QE_Q3_K: groups(m, KIND_Q3_K, first, count); break;
     case QE_Q6_K: groups(m, KIND_Q6_K, first, count); break;
     case QE_Q2_K: groups(m, KIND_Q2_K, first, count); break;
+    case QE_A2: groups(m, KIND_A2, first, count); break;
     case QE_A3: groups(m, KIND_A3, first, count); break;
     case QE_A4: groups(m, KIND_A4, first, count); break;
     case QE_A5: groups(m, KIND_A5, first, count); break;

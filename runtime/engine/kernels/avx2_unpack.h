@@ -36,6 +36,7 @@ typedef struct {
 #define KIND_Q3_K OTHER(Q3_K, 3, 8, 14, 0, HALVES)
 #define KIND_Q6_K OTHER(Q6_K, 6, 8, 18, 0, HALVES)
 #define KIND_Q2_K OTHER(Q2_K, 2, 8, 20, 0, HALVES_MIN)
+#define KIND_A2 OTHER(A2, 2, 1, 2, 4, ROW)
 #define KIND_A3 OTHER(A3, 3, 1, 2, 4, ROW)
 #define KIND_A4 OTHER(A4, 4, 1, 2, 4, ROW)
 #define KIND_A5 OTHER(A5, 5, 1, 2, 4, ROW)

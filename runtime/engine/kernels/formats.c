@@ -11,8 +11,9 @@ static const qe_format formats[] = {
     {QE_Q5_1, 5, 1, 4, 2, 0, QE_STEP_AFFINE},   {QE_Q4_K, 4, 8, 16, 2, 0, QE_STEP_AFFINE},
     {QE_Q5_K, 5, 8, 16, 2, 0, QE_STEP_AFFINE},  {QE_Q3_K, 3, 8, 14, 1, 0, QE_STEP_HALVES},
     {QE_Q6_K, 6, 8, 18, 1, 0, QE_STEP_HALVES},  {QE_Q2_K, 2, 8, 20, 2, 0, QE_STEP_HALVES_MIN},
-    {QE_A3, 3, 1, 2, 0, 4, QE_STEP_ROW},        {QE_A4, 4, 1, 2, 0, 4, QE_STEP_ROW},
-    {QE_A5, 5, 1, 2, 0, 4, QE_STEP_ROW},        {QE_A6, 6, 1, 2, 0, 4, QE_STEP_ROW},
+    {QE_A2, 2, 1, 2, 0, 4, QE_STEP_ROW},        {QE_A3, 3, 1, 2, 0, 4, QE_STEP_ROW},
+    {QE_A4, 4, 1, 2, 0, 4, QE_STEP_ROW},        {QE_A5, 5, 1, 2, 0, 4, QE_STEP_ROW},
+    {QE_A6, 6, 1, 2, 0, 4, QE_STEP_ROW},
 };
 
 const int8_t qe_iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,

@@ -29,6 +29,7 @@ typedef struct {
     DO(QE_Q3_K, 3, QE_STEP_HALVES, 4)                                                          \
     DO(QE_Q6_K, 6, QE_STEP_HALVES, 32)                                                         \
     DO(QE_Q2_K, 2, QE_STEP_HALVES_MIN, 0)                                                      \
+    DO(QE_A2, 2, QE_STEP_ROW, 0)                                                               \
     DO(QE_A3, 3, QE_STEP_ROW, 0)                                                               \
     DO(QE_A4, 4, QE_STEP_ROW, 0)                                                               \
     DO(QE_A5, 5, QE_STEP_ROW, 0)                                                               \

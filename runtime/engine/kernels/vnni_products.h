@@ -328,6 +328,7 @@ static int products_of(const qe_matmul *m, uint32_t first, uint32_t count)
     case QE_Q3_K: groups_of(m, KIND_Q3_K, first, count); return 1;
     case QE_Q6_K: groups_of(m, KIND_Q6_K, first, count); return 1;
     case QE_Q2_K: groups_of(m, KIND_Q2_K, first, count); return 1;
+    case QE_A2: groups_of(m, KIND_A2, first, count); return 1;
     case QE_A3: groups_of(m, KIND_A3, first, count); return 1;
     case QE_A4: groups_of(m, KIND_A4, first, count); return 1;
     case QE_A5: groups_of(m, KIND_A5, first, count); return 1;

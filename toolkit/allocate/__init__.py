@@ -1,0 +1,1 @@
+"""Bits by need: which type each tensor of a model gets within a budget."""
