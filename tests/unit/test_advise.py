@@ -19,7 +19,7 @@ from qedge.runtime import BudgetError, UsageError
 from qedge.toolkit import board
 from qedge.toolkit.cli import show
 from qedge.toolkit.make import advise as advising
-from qedge.toolkit.make import build as building
+from qedge.toolkit.make import write as writing_images
 from qedge.toolkit.make.advise import Advice, Choice, advise, worth
 from qedge.toolkit.quant.recipe import FORMATS, SMOLLM2_KL, usual
 
@@ -270,7 +270,7 @@ def test_advice_quantizes_nothing(larger: Path, monkeypatch: pytest.MonkeyPatch)
     def refuse(*_: object) -> None:
         raise AssertionError("a weight was packed")
 
-    monkeypatch.setattr(building, "pack", refuse)
+    monkeypatch.setattr(writing_images, "pack", refuse)
     assert advise(larger, board.load("pi4")).picks
 
 

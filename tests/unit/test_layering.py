@@ -17,7 +17,7 @@ ENGINE = ROOT / "runtime" / "engine"
 # A room imports only rooms that stand before it.
 TOOLKIT = [
     *("files", "kept", "flash_map", "board"),  # the ground floor
-    *("source", "fetch", "chat", "quant", "make"),  # to an image
+    *("source", "fetch", "chat", "quant", "make", "learn"),  # to an image
     *(
         "link",
         "lab",
@@ -27,7 +27,7 @@ TOOLKIT = [
         "card",
         "emulators",
     ),  # to a board
-    *("results", "quality", "demo", "pytest_plugin", "cli"),
+    *("results", "quality", "allocate", "demo", "pytest_plugin", "cli"),
 ]
 RUNTIME = [
     *(

@@ -15,7 +15,7 @@ from qedge.runtime import Model
 from qedge.runtime._engine import KV_TYPES, session_size
 from qedge.toolkit import board
 from qedge.toolkit.make.budget import Room, engine_config, memory_plan
-from qedge.toolkit.make.build import build, tensor_table
+from qedge.toolkit.make.build import build
 from qedge.toolkit.make.predict import (
     Weights,
     kv_bytes,
@@ -27,6 +27,7 @@ from qedge.toolkit.make.predict import (
     read_bytes_per_token,
     tokens_per_second,
 )
+from qedge.toolkit.make.write import tensor_table
 from qedge.toolkit.quant.recipe import Recipe
 from qedge.toolkit.source.opening import open_source
 

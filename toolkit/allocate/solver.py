@@ -1,6 +1,6 @@
-"""One of several choices for each item, the least loss for at most so many bytes: the multiple-
-choice knapsack problem (P. Sinha and A. Zoltners, 1979; D. Pisinger, A minimal algorithm for the
-multiple-choice knapsack problem, 1995).
+"""One of several choices for each item, the least loss for at most so many bytes: the
+multiple-choice knapsack problem (P. Sinha and A. Zoltners, 1979; D. Pisinger, A minimal
+algorithm for the multiple-choice knapsack problem, 1995).
 
 A Lagrange multiplier gives a bound that no choice can be below, and its choices; what is left
 between bound and choice is searched exactly. Nothing here knows what an item is.

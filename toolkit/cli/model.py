@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qedge.runtime import UsageError
+from qedge.toolkit.cli.budget import Asked, allocated, budget_options, is_auto
 from qedge.toolkit.cli.common import (
     board_with_ram,
     context_value,
@@ -21,6 +23,9 @@ from qedge.toolkit.cli.common import (
     refuse_board,
     text_of,
 )
+
+if TYPE_CHECKING:
+    from qedge.toolkit.quant.recipe import Recipe
 
 
 @click.command()
@@ -49,8 +54,10 @@ def pull(name: str, as_json: bool) -> None:
 @click.option(
     "-q",
     "--quant",
-    help="A type, a mixture or keep; default: keep what is quantized, else a4_M or q8_0.",
+    help="A type, a mixture, keep or auto; default: keep what is quantized, else a4_M or q8_0.",
 )
+@budget_options
+@click.option("--recipe", type=click.Path(path_type=Path), help="A file with every type.")
 @click.option(
     "--context", default="auto", show_default=True, help="Tokens, or auto: the most that fits."
 )
@@ -84,6 +91,8 @@ def build(
     model: Path,
     board: str | None,
     quant: str | None,
+    recipe: Path | None,
+    asked: Asked,
     context: str,
     kv: str | None,
     embedding: str | None,
@@ -111,13 +120,39 @@ def build(
         from qedge.toolkit.make import signature
 
         key = signature.private_key(sign)
+    types: Path | Recipe | None = recipe
+    tokens = context_value(context)
+    notes: list[str] = []
+    if is_auto(quant, recipe, asked):
+        for option, given in (("--recipe", recipe), ("--embedding", embedding)):
+            if given is not None:
+                raise UsageError(f"{option} {given}: --quant auto says every type")
+        if rounding != "search":
+            raise UsageError(
+                f"--rounding {rounding}: --quant auto takes types that are searched"
+            )
+        with show.bar(True) as tell:
+            best = allocated(
+                asked,
+                model,
+                chosen,
+                context=tokens,
+                kv=kv,
+                tokenizer=tokenizer,
+                progress=tell,
+            )
+        quant, types, tokens = None, best.recipe, best.plan.context
+        notes.append(show.allocation(best))
+    else:
+        asked.refuse()
     with show.bar(True) as tell:
         found = build_image(
             model,
             chosen,
             output,
             quant=quant,
-            context=context_value(context),
+            recipe=types,
+            context=tokens,
             kv=kv,
             embedding=embedding,
             tokenizer=tokenizer,
@@ -150,7 +185,7 @@ def build(
     )
     if not as_json:
         show.built(found)
-    notes = list(found.notes)
+    notes += found.notes
     if board is None:
         notes.insert(0, f"for this machine ({chosen.name}); -b names another board")
     for note in notes:

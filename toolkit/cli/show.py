@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from qedge.runtime.sizes import show_size
 from qedge.runtime.text import printable
 
 if TYPE_CHECKING:
+    from qedge.toolkit.allocate.allocation import Allocated
     from qedge.toolkit.make.advise import Advice, Choice
     from qedge.toolkit.make.build import Built
 
@@ -147,6 +149,17 @@ def built(found: Built) -> None:
             **_predicted(found),
             "built in": f"{found.seconds:.1f} s, golden test passed",
         },
+    )
+
+
+def allocation(found: Allocated) -> str:
+    """What an allocation says of itself."""
+    counts = Counter(found.recipe.types.values())
+    types = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    above = 0.0 if found.loss <= found.bound else 1 - found.bound / found.loss
+    return (
+        f"--quant auto: {types}; its weights lose about {found.loss:.4f} nats a token, within "
+        f"{above:.1%} of the best there is by that estimate"
     )
 
 

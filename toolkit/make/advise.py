@@ -19,9 +19,9 @@ from qedge.toolkit.make.budget import (
     longest_context,
     memory_plan,
 )
-from qedge.toolkit.make.build import refused, sized, tensor_table
 from qedge.toolkit.make.predict import Prediction, kv_bytes, of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
+from qedge.toolkit.make.write import refused, sized, tensor_table
 from qedge.toolkit.quant.recipe import KEEP, SMOLLM2_KL, Recipe, own_precision, usual
 from qedge.toolkit.source.model import SourceModel
 from qedge.toolkit.source.opening import open_source

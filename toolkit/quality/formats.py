@@ -19,9 +19,10 @@ from qedge.toolkit.board import Board, load
 from qedge.toolkit.files import locked, private_folder, sha256_of, writing
 from qedge.toolkit.kept import keep, kept
 from qedge.toolkit.make.budget import Room, longest_context, memory_plan
-from qedge.toolkit.make.build import build, sized, tensor_table
+from qedge.toolkit.make.build import build
 from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
+from qedge.toolkit.make.write import sized, tensor_table
 from qedge.toolkit.quality.digest import made_by, model_digest
 from qedge.toolkit.quality.pieces import Ref
 from qedge.toolkit.quant.recipe import Recipe

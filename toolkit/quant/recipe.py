@@ -18,7 +18,7 @@ from qedge.toolkit.quant.mixtures import MIXTURES, Shape, types_of
 from qedge.toolkit.quant.search import KINDS
 
 if TYPE_CHECKING:
-    from qedge.toolkit.source.model import SourceModel
+    from qedge.toolkit.source.model import SourceModel, SourceTensor
 
 # What is compared unasked, the most exact first.
 FORMATS = (
@@ -71,6 +71,7 @@ NEAR = (
 
 
 KEEP = "keep"
+LONGEST_NAME = 40  # of a recipe, characters
 # Types that are made here; the others are only taken over.
 MADE = ("f32", "f16", "bf16", *KINDS)
 # What --quant takes: mixtures of the K types go by llama.cpp's names.
@@ -140,12 +141,14 @@ def _nearest(plain: str, types: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the types of an image's tensors are. types: of each matrix, by its name."""
+    """What the types of an image's tensors are. quant: what all of it is called; types: of each
+    matrix, by its name."""
 
     quant: str
     embedding: str
     kv: str
     types: Mapping[str, str]
+    loss: float | None = None  # what its weights lose by estimate, nats a token
 
     @classmethod
     def of(
@@ -159,7 +162,7 @@ class Recipe:
             embedding = type_named("--embedding", embedding, MADE)
         if kv is not None:
             kv = type_named("--kv", kv, KV_TYPES)
-        matrices = {name: t for name, t in source.tensors.items() if "norm" not in name}
+        matrices = matrices_of(source)
         if quant in MIXTURES:
             config = source.config
             shape = Shape(config.layers, config.heads, config.kv_heads, config.tied)
@@ -172,8 +175,7 @@ class Recipe:
             types = {name: end if _is_end(name) else quant for name in matrices}
         if embedding is not None:
             types |= {name: embedding for name in matrices if _is_end(name)}
-        layers = {kind for name, kind in types.items() if name.startswith("blk.")}
-        return cls(quant, types["token_embd.weight"], kv or _kv_for(layers), types)
+        return cls(quant, types["token_embd.weight"], kv or kv_for(types), types)
 
     def type_of(self, name: str) -> str:
         return self.types.get(name, "f32")
@@ -183,8 +185,15 @@ def _is_end(name: str) -> bool:
     return name.startswith(("token_embd", "output"))
 
 
-def _kv_for(layers: set[str]) -> str:
-    """Of weights in f32 (or bf16, which f16 does not hold) or f16 alone, their own."""
+def matrices_of(source: SourceModel) -> dict[str, SourceTensor]:
+    """What a recipe says a type of; norms are f32."""
+    return {name: tensor for name, tensor in source.tensors.items() if "norm" not in name}
+
+
+def kv_for(types: Mapping[str, str]) -> str:
+    """Of layers in f32 (or bf16, which f16 does not hold) or f16 alone, their own; else
+    q8_0."""
+    layers = {kind for name, kind in types.items() if name.startswith("blk.")}
     if layers == {"f16"}:
         return "f16"
     return "f32" if layers <= {"f32", "bf16"} else "q8_0"

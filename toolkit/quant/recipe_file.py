@@ -19,14 +19,21 @@ from typing import TYPE_CHECKING, Any
 from qedge.runtime._engine import KV_TYPES
 from qedge.runtime.errors import ImageError, UsageError
 from qedge.toolkit.files import new_file, opened
-from qedge.toolkit.quant.recipe import MADE, Recipe, kv_for, matrices_of, type_named
+from qedge.toolkit.quant.recipe import (
+    LONGEST_NAME,
+    MADE,
+    Recipe,
+    kv_for,
+    matrices_of,
+    type_named,
+)
 
 if TYPE_CHECKING:
     from qedge.toolkit.source.model import SourceModel
 
 FORM = 1
 MOST_BYTES = 16 << 20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _WHERE = "see docs/formats.md for a recipe's form"
 
 
@@ -35,9 +42,15 @@ def read_recipe(path: Path, source: SourceModel, kv: str | None = None) -> Recip
     recipe, UsageError for one that is not of this model: a pattern that fits no matrix, a
     matrix without a type, a type that is not made here."""
     found = _fields(path)
-    name, types = found.get("name", path.stem), found["types"]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ImageError(f"{path}: name is {name!r}; up to 40 letters, digits, . _ + and -")
+    name, types = found.get("name", "recipe"), found["types"]
+    if (
+        not isinstance(name, str)
+        or not _NAME.fullmatch(name[:LONGEST_NAME])
+        or len(name) > LONGEST_NAME
+    ):
+        raise ImageError(
+            f"{path}: name is {name!r}; up to {LONGEST_NAME} letters, digits, . _ + and -"
+        )
     names = list(matrices_of(source))
     chosen: dict[str, str] = {}
     for pattern, kind in types.items():
@@ -54,8 +67,11 @@ def read_recipe(path: Path, source: SourceModel, kv: str | None = None) -> Recip
     stated = found.get("kv")
     if kv is None and stated is not None:
         kv = type_named(f"{path}: kv", stated, KV_TYPES)
+    loss = found.get("estimated_kl")
+    if loss is not None and not isinstance(loss, (int, float)):
+        raise ImageError(f"{path}: estimated_kl is {loss!r}, not a number")
     ordered = {one: chosen[one] for one in names}
-    return Recipe(name, ordered["token_embd.weight"], kv or kv_for(ordered), ordered)
+    return Recipe(name, ordered["token_embd.weight"], kv or kv_for(ordered), ordered, loss)
 
 
 def write_recipe(path: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:

@@ -83,6 +83,35 @@ class Products:
         return Correlations(self._widest, np.concatenate(found))
 
 
+def mean_squares(
+    errors: Floats, importance: Floats | None, correlations: Correlations | None
+) -> Floats:
+    """errors (rows, columns) of a matrix to the mean square of each of its outputs' errors;
+    columns of no known importance count the same, those of no known correlation go alone."""
+    if importance is None:
+        return np.einsum("ij,ij->i", errors, errors)
+    scaled = errors * np.sqrt(importance.astype(np.float32))
+    if correlations is None:
+        return np.einsum("ij,ij->i", scaled, scaled)
+    found, done = np.zeros(len(errors), np.float32), 0
+    for at, wide in pieces_of(len(importance), correlations.widest):
+        stop = done + _search.triangle(wide)
+        part = scaled[:, at : at + wide]
+        square = _square(correlations.parts[done:stop], wide)[: part.shape[1], : part.shape[1]]
+        found += np.einsum("ij,ij->i", part @ square, part)
+        done = stop
+    return np.maximum(found, 0)
+
+
+def _square(triangle: npt.NDArray[np.int8], columns: int) -> Floats:
+    """A triangle of parts as the whole symmetric matrix."""
+    found = np.zeros((columns, columns), np.float32)
+    for at, band in _bands(triangle.astype(np.float32), columns):
+        found[at : at + _BLOCK, : band.shape[1]] = band
+    found = np.tril(found) / np.float32(_WHOLE)
+    return found + np.tril(found, -1).T
+
+
 def _bands(triangle: Floats, columns: int) -> Iterator[tuple[int, Floats]]:
     """(first row, (32, columns up to its last row)) of each band of a triangle."""
     for at in range(0, columns, _BLOCK):
