@@ -89,7 +89,7 @@ def test_a_budget_of_flash_is_kept_and_used(model: Path, tmp_path: Path, size: i
     found = allocated(model, flash_bytes=size)
     built = build(model, load("x86-64"), tmp_path / "i.qimg", recipe=found.recipe, context=64)
     assert built.bytes <= found.plan.image_bytes <= size
-    assert built.bytes > 0.97 * size  # its smallest matrices are a hundredth of it each
+    assert found.plan.image_bytes > 0.995 * size  # what padding may take, with it
     told = provenance_of(open_image(built.image))["recipe"]
     assert (told["quant"], float(told["estimated_kl"])) == (
         "auto",
