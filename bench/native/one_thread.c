@@ -1,6 +1,6 @@
-/* one_thread.c - one evaluation under callgrind: what runs in steps of several chunks, and what on
- * one thread. in_parallel and measured are counted by name; bench/one_thread.py reads them. Prints
- * one line of JSON: the parallel steps, and how often all wait for all.
+/* one_thread.c - one evaluation under callgrind: what runs in steps of several chunks, and what
+ * on one thread. in_parallel and measured are counted by name; bench/one_thread.py reads them.
+ * Prints one line of JSON: the parallel steps, and how often all wait for all.
  *
  *   one_thread IMAGE KERNELS THREADS DEPTH TOKENS */
 #define _GNU_SOURCE
