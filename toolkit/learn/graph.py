@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from qedge.toolkit.make.rope import tables
 from qedge.toolkit.source.model import ModelConfig, SourceModel
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[Any]  # float32; float64 where slopes are checked
 Ints = npt.NDArray[np.int32]
 
 EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
@@ -191,7 +191,8 @@ class Graph:
         sink.vector(name, np.einsum("ij,ij->j", slopes, plain))
         of_plain = slopes * weights[name]
         along = np.einsum("ij,ij->i", of_plain, plain)[:, None] / np.float32(x.shape[1])
-        return scale * (of_plain - plain * along)
+        found: Floats = scale * (of_plain - plain * along)
+        return found
 
     def _heads(self, rows: Floats, shape: tuple[int, ...]) -> Floats:
         """(tokens, heads * size) to (texts, kv_heads, group, length, size)."""
@@ -202,7 +203,8 @@ class Graph:
 
     def _rows(self, heads: Floats) -> Floats:
         texts, _, _, length, _ = heads.shape
-        return heads.transpose(0, 3, 1, 2, 4).reshape(texts * length, -1)
+        found: Floats = heads.transpose(0, 3, 1, 2, 4).reshape(texts * length, -1)
+        return found
 
     def _turned(self, heads: Floats, sign: int) -> Floats:
         """Rotary pairs turned by their position's angle, or back."""

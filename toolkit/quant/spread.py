@@ -88,11 +88,12 @@ def mean_squares(
 ) -> Floats:
     """errors (rows, columns) of a matrix to the mean square of each of its outputs' errors;
     columns of no known importance count the same, those of no known correlation go alone."""
-    if importance is None:
-        return np.einsum("ij,ij->i", errors, errors)
-    scaled = errors * np.sqrt(importance.astype(np.float32))
-    if correlations is None:
-        return np.einsum("ij,ij->i", scaled, scaled)
+    scaled = errors
+    if importance is not None:
+        scaled = errors * np.sqrt(importance.astype(np.float32))
+    if importance is None or correlations is None:
+        alone: Floats = np.einsum("ij,ij->i", scaled, scaled)
+        return alone
     found, done = np.zeros(len(errors), np.float32), 0
     for at, wide in pieces_of(len(importance), correlations.widest):
         stop = done + _search.triangle(wide)
