@@ -146,7 +146,7 @@ class _Layout:
 
     def plan(self, recipe: Recipe) -> MemoryPlan:
         entries = tensor_table(self._source, recipe, self._board)
-        size = sized(self._source, entries, self._vocabulary, self._board)
+        size = sized(self._source, entries, self._vocabulary, self._board, recipe)
         return memory_plan(self._source.config, self._board, self._context, self._kv, size)
 
     def within(self, items: Sequence[Sequence[Choice]], limit: int) -> Allocated:

@@ -28,7 +28,7 @@ from qedge.toolkit.make.image import (
 )
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
 from qedge.toolkit.quant.quantize import GGML, SEARCH, layout_for, pack, packed_bytes
-from qedge.toolkit.quant.recipe import LONGEST_NAME, Recipe
+from qedge.toolkit.quant.recipe import Recipe
 from qedge.toolkit.source.model import SourceModel, SourceTensor
 
 GOLDEN_PROMPT = "Once upon a time"
@@ -76,13 +76,21 @@ def refused(recipe: Recipe, board: Board) -> str | None:
 
 
 def sized(
-    source: SourceModel, entries: list[TensorEntry], vocabulary: bytes, board: Board
+    source: SourceModel,
+    entries: list[TensorEntry],
+    vocabulary: bytes,
+    board: Board,
+    recipe: Recipe | None = None,
 ) -> int:
-    """At most the image's bytes without its rope table."""
+    """At most the image's bytes without its rope table. recipe: one that has a name or facts of
+    its own; None: a type's or a mixture's."""
     texts = [vocabulary, (source.chat_template or "").encode(), conversation(source) or b""]
-    recipe = Recipe("n" * LONGEST_NAME, "iq4_nl", "q8_0", {}, 0.0001234)  # none is longer
-    longest = _provenance(source, recipe, "0" * 64, board, 1 << 24, "0" * 64)
-    return bytes_without_rope(board, entries, [len(text) for text in (*texts, longest)])
+    name, loss = "q5_K_M", None  # no type's name is longer
+    if recipe is not None:
+        name, loss = max(name, recipe.quant, key=len), recipe.loss
+    longest = Recipe(name, "iq4_nl", "q8_0", {}, None if loss is None else 0.0001234)
+    stated = _provenance(source, longest, "0" * 64, board, 1 << 24, "0" * 64)
+    return bytes_without_rope(board, entries, [len(text) for text in (*texts, stated)])
 
 
 def conversation(source: SourceModel) -> bytes | None:
@@ -169,7 +177,7 @@ def write(
     entries = tensor_table(source, recipe, board)
     weight_bytes = sum(entry.bytes for entry in entries)
     vocabulary = pack_vocabulary(source.vocabulary)
-    size = sized(source, entries, vocabulary, board)
+    size = sized(source, entries, vocabulary, board, recipe)
     planned = plan(source.config, board, context, recipe.kv, size)
     provenance = partial(_provenance, source, recipe, shown, board, planned.context)
     done = 0
