@@ -18,15 +18,15 @@ def waiting_build(*words: object) -> "subprocess.Popen[bytes]":
     """`qedge build` in the middle of its weights: it says so, and goes on at the next line of
     its standard input."""
     code = (
-        "import sys, qedge.toolkit.make.build as build, qedge.toolkit.cli as cli\n"
-        "pack, seen = build.pack, []\n"
+        "import sys, qedge.toolkit.make.write as write, qedge.toolkit.cli as cli\n"
+        "pack, seen = write.pack, []\n"
         "def wait(*arguments):\n"
         "    seen.append(1)\n"
         "    if len(seen) == 3:\n"
         "        print('writing', flush=True)\n"
         "        sys.stdin.readline()\n"
         "    return pack(*arguments)\n"
-        "build.pack = wait\n"
+        "write.pack = wait\n"
         "cli.main()\n"
     )
     child = subprocess.Popen(
