@@ -18,7 +18,7 @@ from qedge.toolkit.make.predict import of_entries, predict
 from qedge.toolkit.make.vocabulary_table import pack as pack_vocabulary
 from qedge.toolkit.make.write import sized, tensor_table
 from qedge.toolkit.quant.quantize import layout_for, packed_bytes
-from qedge.toolkit.quant.recipe import Recipe
+from qedge.toolkit.quant.recipe import Recipe, matrices_of
 from qedge.toolkit.source.model import SourceModel
 from qedge.toolkit.source.opening import open_source
 
@@ -115,7 +115,7 @@ class _Layout:
         self._context = (
             min(USUAL_CONTEXT, source.config.longest) if context == "auto" else int(context)
         )
-        self.names = [name for name in source.tensors if "norm" not in name]
+        self.names = list(matrices_of(source))
 
     def recipe(self, chosen: Sequence[int], loss: float = 0.0) -> Recipe:
         types = {name: KINDS[number] for name, number in zip(self.names, chosen)}

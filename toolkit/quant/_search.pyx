@@ -2,8 +2,6 @@
 """Binds search.c and search_spread.c: rows of weights to stored rows and back, without the
 interpreter's lock."""
 
-import numpy as np
-
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
@@ -28,14 +26,8 @@ cdef extern from "search_spread.h" nogil:
     size_t qs_spread_work_bytes(qs_kind, uint32_t, uint32_t)
     int64_t qs_quantize_spread(qs_kind, const float *, uint32_t, uint32_t, const qs_spread *, void *, uint8_t *)
 
-cdef extern from "search_store.h" nogil:
-    size_t qs_own_bytes(int)
-    void qs_put_own(int, uint8_t, uint8_t, const uint8_t *, uint8_t *)
-    void qs_get_own(int, const uint8_t *, uint8_t *, uint8_t *, uint8_t *)
-
 _NAMES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q2_K", "q3_K", "q4_K", "q5_K",
           "q6_K", "a2", "a3", "a4", "a5", "a6")
-OWN = {"a2": 2, "a3": 3, "a4": 4, "a5": 5, "a6": 6}  # bits of a level
 KINDS = {name: kind for kind, name in enumerate(_NAMES)}  # as qs_kind has them
 
 
@@ -158,42 +150,3 @@ def dequantize(str kind, const uint8_t[:, ::1] stored not None, float[:, ::1] va
     if rows and columns:
         with nogil:
             qs_dequantize(source, &stored[0, 0], rows, columns, &values[0, 0])
-
-
-cdef int _own_bits(str kind) except -1:
-    if kind not in OWN:
-        raise ValueError(f"{kind} is none of {', '.join(OWN)}")
-    return OWN[kind]
-
-
-def _check_own(int bits, stored, s, z, levels):
-    rows, blocks = s.shape
-    if (stored.shape != (rows, 4 + blocks * qs_own_bytes(bits)) or z.shape != s.shape
-            or levels.shape != (rows, 32 * blocks)):
-        raise ValueError(f"{stored.shape[0]} stored rows for {rows} of {blocks} blocks")
-
-
-def own_parts(str kind, const uint8_t[:, ::1] stored not None, uint8_t[:, ::1] s not None,
-              uint8_t[:, ::1] z not None, uint8_t[:, ::1] levels not None):
-    """Stored rows of a2 to a6 taken apart: s and z (rows, blocks), levels (rows, 32 blocks)."""
-    cdef int bits = _own_bits(kind)
-    _check_own(bits, *map(np.asarray, (stored, s, z, levels)))
-    cdef size_t row, block, size = qs_own_bytes(bits), blocks = s.shape[1]
-    with nogil:
-        for row in range(<size_t>s.shape[0]):
-            for block in range(blocks):
-                qs_get_own(bits, &stored[row, 4 + block * size], &s[row, block],
-                           &z[row, block], &levels[row, 32 * block])
-
-
-def own_stored(str kind, const uint8_t[:, ::1] s not None, const uint8_t[:, ::1] z not None,
-               const uint8_t[:, ::1] levels not None, uint8_t[:, ::1] stored not None):
-    """The blocks of stored rows (not the four bytes before them) out of their parts."""
-    cdef int bits = _own_bits(kind)
-    _check_own(bits, *map(np.asarray, (stored, s, z, levels)))
-    cdef size_t row, block, size = qs_own_bytes(bits), blocks = s.shape[1]
-    with nogil:
-        for row in range(<size_t>s.shape[0]):
-            for block in range(blocks):
-                qs_put_own(bits, s[row, block], z[row, block], &levels[row, 32 * block],
-                           &stored[row, 4 + block * size])
